@@ -1,0 +1,180 @@
+"""The frozen types that travel between the rooms. No I/O, no Celery, no SQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+MINUS_INFINITY: Final = float("-inf")
+
+PSICHIC_METRIC: Final = "predicted_binding_affinity"
+
+
+class ScoringModel(StrEnum):
+    """The two models that judge molecules (specs/epoch.md §7, §8)."""
+
+    PSICHIC = "psichic"
+    BOLTZ = "boltz"
+
+
+class RejectionCode(StrEnum):
+    """Why a submission is refused (specs/recording.md, 'Rejection codes')."""
+
+    PATH_MALFORMED = "path_malformed"
+    CONTENT_NOT_FOUND = "content_not_found"
+    CONTENT_TOO_LARGE = "content_too_large"
+    HASH_MISMATCH = "hash_mismatch"
+    FORMAT_INVALID = "format_invalid"
+    ROUND_NOT_REACHED = "round_not_reached"
+    DECRYPTION_FAILED = "decryption_failed"
+    UID_MISMATCH = "uid_mismatch"
+    WRONG_MOLECULE_COUNT = "wrong_molecule_count"
+    DUPLICATE_NAMES = "duplicate_names"
+    REACTION_NOT_ALLOWED = "reaction_not_allowed"
+    NOT_IN_DATABASE = "not_in_database"
+    TOO_FEW_HEAVY_ATOMS = "too_few_heavy_atoms"
+    ROTATABLE_BONDS = "rotatable_bonds"
+    ALREADY_USED = "already_used"
+    CHEMICALLY_IDENTICAL = "chemically_identical"
+    INTERNAL_ERROR = "internal_error"
+
+
+class ValidatorError(Exception):
+    """An error for the person who must act: the message names the input and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one submission was refused, in words its miner understands."""
+
+    code: RejectionCode
+    message: str
+    molecule: str | None = None
+    index: int | None = None
+
+
+class SubmissionRejected(Exception):
+    """Raised by the rule that refuses a submission; carries the :class:`Rejection`."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def rejected(
+    code: RejectionCode, message: str, molecule: str | None = None, index: int | None = None
+) -> SubmissionRejected:
+    """The exception for one refusal, to be raised at the rule that decides it."""
+    return SubmissionRejected(Rejection(code, message, molecule, index))
+
+
+@dataclass(frozen=True, slots=True)
+class Neuron:
+    """One row of the metagraph. ``stake`` is in alpha (not rao)."""
+
+    uid: int
+    hotkey: str
+    coldkey: str
+    stake: float
+    validator_permit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What a miner wrote on the chain: ``data`` is a GitHub path, ``block`` the block it was written in."""
+
+    hotkey: str
+    block: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochHeader:
+    """The boundary of one epoch (specs/epoch.md §1). Block hashes carry their ``0x``."""
+
+    netuid: int
+    network: str
+    epoch_length: int
+    start_block: int
+    end_block: int
+    start_block_hash: str
+    end_block_hash: str
+
+    @property
+    def epoch(self) -> int:
+        """``end // epoch_length - 1`` (specs/epoch.md §1)."""
+        return self.end_block // self.epoch_length - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What an epoch's molecules are judged against (specs/epoch.md §2)."""
+
+    targets: tuple[str, ...]
+    antitargets: tuple[str, ...]
+    allowed_reactions: tuple[int | str, ...]
+
+    @property
+    def proteins(self) -> tuple[str, ...]:
+        """Targets, then antitargets: the row order of every score table."""
+        return self.targets + self.antitargets
+
+
+@dataclass(frozen=True, slots=True)
+class Protein:
+    """A protein by its UniProt entry. ``sequence`` is one-letter residues; None where nobody knows it."""
+
+    code: str
+    sequence: str | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sequence: two entries with one sequence share their scores."""
+        text = self.sequence if self.sequence is not None else f"unknown:{self.code}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Molecule:
+    """One accepted molecule of a submission."""
+
+    name: str
+    smiles: str
+    inchikey: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """What a model said of one (protein, SMILES) pair: its metrics, or the reason that there are none.
+
+    ``metrics`` maps the metric's name (``predicted_binding_affinity``, ``affinity_probability_binary``, …) to a
+    finite float and is empty exactly where ``error`` is set (``code: sentence``).
+    """
+
+    protein: str
+    smiles: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+class Scorer(Protocol):
+    """Anything that scores ligands against proteins: PSICHIC, Boltz-2, or a recording.
+
+    One scorer lives as long as its worker process; it loads its model on first use and keeps it.
+    """
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over all that decides a number: weights, code version, precision, library versions."""
+        ...
+
+    def score(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+        """One :class:`PairScore` per protein and SMILES, proteins outermost, in the order given.
+
+        A ligand or protein that cannot be scored is a PairScore with ``error``; an exception means that the
+        *batch* failed for a reason that is not the molecule's (a lost device, a broken installation).
+        """
+        ...

@@ -150,8 +150,8 @@ class Molecule:
 class PairScore:
     """What a model said of one (protein, SMILES) pair: its metrics, or the reason that there are none.
 
-    ``metrics`` maps the metric's name (``predicted_binding_affinity``, ``affinity_probability_binary``, …) to a
-    finite float and is empty exactly where ``error`` is set (``code: sentence``).
+    ``metrics`` maps the metric's name (``predicted_binding_affinity``, …) to a finite float and is empty exactly
+    where ``error`` is set (``code: sentence``).
     """
 
     protein: str
@@ -171,7 +171,7 @@ class Scorer(Protocol):
         """Hex SHA-256 over all that decides a number: weights, code version, precision, library versions."""
         ...
 
-    def score(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+    def pair_scores(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
         """One :class:`PairScore` per protein and SMILES, proteins outermost, in the order given.
 
         A ligand or protein that cannot be scored is a PairScore with ``error``; an exception means that the

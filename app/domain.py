@@ -150,8 +150,8 @@ class Molecule:
 class PairScore:
     """What a model said of one (protein, SMILES) pair: its metrics, or the reason that there are none.
 
-    ``metrics`` maps the metric's name (``predicted_binding_affinity``, …) to a finite float and is empty exactly
-    where ``error`` is set (``code: sentence``).
+    ``metrics`` maps the metric name (``predicted_binding_affinity``, …) to a finite float. It is empty exactly where
+    ``error`` is set (``code: sentence``).
     """
 
     protein: str

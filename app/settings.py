@@ -1,0 +1,157 @@
+"""The process's settings: every field is an environment variable (or a line of ``.env``) of the same name.
+
+Read once per process with :func:`get_settings`. A wrong value is a sentence that names the variable.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.domain import ValidatorError
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(ValidatorError):
+    """An environment variable (or a line of .env) has a value that cannot be used."""
+
+
+class Settings(BaseSettings):
+    """Names follow what validators already put in their ``.env``; the README's table is made from this class."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, str_strip_whitespace=True
+    )
+
+    # the chain
+    netuid: int = Field(68, ge=0, description="subnet to validate: 68 (molecules) or 21 (models)")
+    subtensor_network: str = Field("finney", min_length=1, description="network name or ws:// endpoint")
+    wallet_name: str = Field("default", min_length=1, description="coldkey's name in the wallet folder")
+    wallet_hotkey: str = Field("default", min_length=1, description="hotkey's name")
+    wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="wallet folder")
+
+    # outside services
+    github_token: SecretStr | None = Field(None, description="raises GitHub's rate limit")
+    drand_urls: CommaSeparated = Field(
+        ("https://api.drand.sh", "https://drand.cloudflare.com", "https://api2.drand.sh"),
+        description="drand endpoints, tried in turn, separated by commas",
+    )
+
+    # the cluster
+    broker_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that carries the tasks"
+    )
+    result_backend: SecretStr | None = Field(None, description="where task results go; BROKER_URL when empty")
+    cluster_name: str = Field("default", min_length=1, description="workers and reconciler of one cluster share it")
+    database_url: SecretStr | None = Field(
+        None, description="the store: sqlite:///… or postgresql://…; DATA_DIR/validator.sqlite when empty"
+    )
+    data_dir: Path = Field(Path("data"), description="store, embedded Redis, logs and downloads")
+    rules_file: Path | None = Field(None, description="rules.yaml of the live epoch; the document's when empty")
+    cpu_concurrency: int | None = Field(None, ge=1, description="processes of a cpu worker; all cores when empty")
+    flower_port: int = Field(5555, ge=1, le=65535, description="port of the Flower dashboard")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+
+    # scoring
+    psichic_weights: Path | None = Field(None, description="folder with model.pt, degree.pt, config.json")
+    esm_checkpoint: Path | None = Field(None, description="fair-esm ESM-2 checkpoint file")
+    boltz_cache: Path | None = Field(None, description="folder with the Boltz-2 checkpoints")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
+
+    # how long things may take
+    examine_limit: timedelta = Field(timedelta(minutes=5), description="one submission, soft limit")
+    scoring_limit: timedelta = Field(timedelta(minutes=30), description="one batch of 32, soft limit")
+    visibility_timeout: timedelta = Field(
+        timedelta(hours=2),
+        description="when Redis hands a lost worker's message to another; above every limit",
+    )
+    reconcile_after: timedelta = Field(
+        timedelta(seconds=60),
+        description="how long an epoch may stand still before the reconciler moves it on",
+    )
+    reconcile_every: timedelta = Field(timedelta(seconds=15), description="how often the reconciler looks")
+    retention: timedelta = Field(timedelta(days=30), description="how long epochs and scores are kept")
+
+    @field_validator("drand_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("drand_urls")
+    @classmethod
+    def _web_addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not urls:
+            raise ValueError("needs at least one address")
+        for url in urls:
+            if urlsplit(url).scheme not in {"http", "https"}:
+                raise ValueError(f"{url!r} is not an http(s) address")
+        return urls
+
+    @field_validator("broker_url", "result_backend")
+    @classmethod
+    def _redis_address(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        scheme = urlsplit(url.get_secret_value()).scheme
+        if scheme not in {"redis", "rediss", "memory", "cache+memory"}:
+            raise ValueError(f"expected redis://host:6379/0 or rediss://…, not scheme {scheme!r}")
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_address(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None or not url.get_secret_value():
+            return None
+        scheme = urlsplit(url.get_secret_value()).scheme.split("+")[0]
+        if scheme not in {"sqlite", "postgresql", "postgres"}:
+            raise ValueError(f"expected sqlite:///file or postgresql://user@host/name, not scheme {scheme!r}")
+        return url
+
+    @property
+    def store_url(self) -> str:
+        """The SQLAlchemy URL of the store, with the driver that is installed."""
+        if self.database_url is None:
+            return f"sqlite:///{(self.data_dir.expanduser().resolve() / 'validator.sqlite')}"
+        url = self.database_url.get_secret_value()
+        scheme, rest = url.split(":", 1)
+        return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
+
+    @property
+    def redis_url(self) -> str:
+        """The broker's address, password included."""
+        return self.broker_url.get_secret_value()
+
+    @property
+    def result_url(self) -> str:
+        """Where task results go: the broker's Redis unless ``RESULT_BACKEND`` says otherwise."""
+        return self.result_backend.get_secret_value() if self.result_backend else self.redis_url
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: naming each variable that is wrong, what it holds and what it should hold.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(item) for item in error.errors())) from None
+
+
+def _sentence(item: object) -> str:
+    assert isinstance(item, dict)
+    name = str(item["loc"][0]).upper() if item["loc"] else "settings"
+    secret = any(word in name for word in ("TOKEN", "KEY", "PASSWORD", "URL", "BACKEND"))
+    found = "" if secret else f" (found {item['input']!r:.80})"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}{found}; set it in the environment or in .env"

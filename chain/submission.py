@@ -1,0 +1,114 @@
+"""From a commitment to the names in it: fetch, check the hash, parse, open the time-lock (specs/epoch.md §3 to §5)."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+from app.domain import Commitment, RejectionCode, rejected
+from chain.github_path import GitHubPath, parse_github_path
+from chain.sources import ContentNotFound, ContentTooLarge, EpochSource, RoundNotReached, SignatureUnverified
+from chain.timelock import LAST_ROUND, TimelockError, open_sealed
+
+MAX_SUBMISSION_BYTES: Final = 20 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A parsed submission file: the drand round it opens at, and the ciphertext."""
+
+    drand_round: int
+    ciphertext: bytes
+
+
+def fetch_submission(source: EpochSource, commitment: Commitment) -> bytes:
+    """The committed file's bytes, with their hash checked against the file's name.
+
+    Raises:
+        SubmissionRejected: ``path_malformed``, ``content_not_found``, ``content_too_large``, ``hash_mismatch``.
+    """
+    path = parse_github_path(commitment.data)
+    try:
+        content = source.content(path)
+    except ContentNotFound:
+        raise rejected(RejectionCode.CONTENT_NOT_FOUND, f"no file could be fetched at {path}") from None
+    except ContentTooLarge:
+        raise _too_large(path) from None
+    if len(content) > MAX_SUBMISSION_BYTES:
+        raise _too_large(path)
+    found = hashlib.sha256(content).hexdigest()[:20]
+    if found != path.content_hash:
+        raise rejected(
+            RejectionCode.HASH_MISMATCH,
+            f"the file's SHA-256 begins with {found}, but it is named {path.content_hash[:40]}",
+        )
+    return content
+
+
+def _too_large(path: GitHubPath) -> Exception:
+    return rejected(RejectionCode.CONTENT_TOO_LARGE, f"the file at {path} is larger than {MAX_SUBMISSION_BYTES} bytes")
+
+
+def parse_submission(content: bytes) -> Sealed:
+    """The ``(target_round, ciphertext)`` literal of a submission file.
+
+    Raises:
+        SubmissionRejected: ``format_invalid`` for anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            # an invalid escape in a bytes literal is the miner's, not a warning of ours
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(content.decode("utf-8").strip())
+    # literal_eval raises any of these on hostile text; under the size limit none of them costs more than milliseconds
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise rejected(
+            RejectionCode.FORMAT_INVALID, f"the file is not a (round, ciphertext) literal: {type(error).__name__}"
+        ) from None
+    match value:
+        case (int() as drand_round, bytes() as ciphertext) if isinstance(value, tuple) and type(drand_round) is int:
+            if drand_round < 1:
+                raise rejected(RejectionCode.FORMAT_INVALID, f"the drand round {drand_round} is not positive")
+            return Sealed(drand_round, ciphertext)
+    raise rejected(RejectionCode.FORMAT_INVALID, "the file must hold a tuple of one int and one bytes literal")
+
+
+def open_submission(source: EpochSource, uid: int, sealed: Sealed, num_molecules: int) -> tuple[str, ...]:
+    """Open the time-lock and return the molecule names in the miner's order.
+
+    Raises:
+        SubmissionRejected: ``round_not_reached``, ``decryption_failed``, ``uid_mismatch``, ``wrong_molecule_count``.
+    """
+    prefix, separator, names = _plaintext(source, sealed).partition(":")
+    if not separator or prefix != str(uid):
+        raise rejected(
+            RejectionCode.UID_MISMATCH, f"the submission was sealed for UID {prefix[:20]!r}, but UID {uid} committed it"
+        )
+    split = tuple(names.split(","))
+    if len(split) != num_molecules:
+        raise rejected(
+            RejectionCode.WRONG_MOLECULE_COUNT,
+            f"the submission names {len(split)} molecules; exactly {num_molecules} are needed",
+        )
+    return split
+
+
+def _plaintext(source: EpochSource, sealed: Sealed) -> str:
+    not_reached = rejected(
+        RejectionCode.ROUND_NOT_REACHED,
+        f"drand round {sealed.drand_round} was not yet published when the epoch closed; seal to an earlier round",
+    )
+    if sealed.drand_round > LAST_ROUND:
+        raise not_reached
+    try:
+        signature = source.signature(sealed.drand_round)
+        return open_sealed(sealed.ciphertext, sealed.drand_round, signature).decode("utf-8")
+    except RoundNotReached:
+        raise not_reached from None
+    except (SignatureUnverified, TimelockError) as error:
+        raise rejected(RejectionCode.DECRYPTION_FAILED, f"the time-lock does not open: {error}") from None
+    except UnicodeDecodeError:
+        raise rejected(RejectionCode.DECRYPTION_FAILED, "the opened text is not UTF-8") from None

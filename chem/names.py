@@ -1,0 +1,44 @@
+"""Molecule names: ``rxn:R:A:B`` and ``rxn:R:A:B:C`` (specs/epoch.md §6)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+SAVI: Final = "savi"
+
+# ASCII digits only: `\d` would also take Arabic-Indic numerals, which int() then reads.
+_REACTION_PREFIX: Final = re.compile(r"rxn:([0-9]{1,19})(?::|\Z)")
+_COMBINATORIAL: Final = re.compile(r"rxn:([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19})(?::([0-9]{1,19}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class CombinatorialName:
+    """A reaction and two or three building blocks, by their numbers."""
+
+    reaction: int
+    reactants: tuple[int, ...]
+
+
+def unquoted(name: str) -> str:
+    """The name without the quotes some miners wrap it in."""
+    return name.replace('"', "").replace("'", "")
+
+
+def reaction_of(name: str) -> int | str | None:
+    """The reaction a name claims: its number, ``savi`` without the ``rxn:`` prefix, None where it claims none."""
+    name = unquoted(name)
+    if not name.startswith("rxn:"):
+        return SAVI
+    match = _REACTION_PREFIX.match(name)
+    return int(match[1]) if match else None
+
+
+def parse_name(name: str) -> CombinatorialName | None:
+    """The parsed name, or None where it is not of the combinatorial form."""
+    match = _COMBINATORIAL.match(unquoted(name))
+    if match is None:
+        return None
+    numbers = [int(part) for part in match.groups() if part is not None]
+    return CombinatorialName(numbers[0], tuple(numbers[1:]))

@@ -1,0 +1,100 @@
+"""The store's engine and its transactions: SQLite in WAL mode, or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.domain import ValidatorError
+from app.settings import get_settings
+
+# A writer waits this long (ms) for another's transaction; ours last milliseconds, a bulk insert a second.
+_SQLITE_BUSY_MS = 60_000
+
+
+class StoreError(ValidatorError):
+    """The store cannot be opened or brought up to date."""
+
+
+class Store:
+    """The store behind one URL. All work goes through :meth:`reading` and :meth:`writing`."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise StoreError("DATABASE_URL is not a database address; see README") from None
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @property
+    def shown_url(self) -> str:
+        """The address without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one snapshot and writes nothing."""
+        with self.engine.connect().execution_options(read_only=True) as connection:
+            with Session(connection, expire_on_commit=False) as session:
+                yield session
+            connection.rollback()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction: all there when the block ends, not at all when it raises."""
+        with self.engine.begin() as connection, Session(connection, expire_on_commit=False) as session:
+            yield session
+            session.flush()
+
+    def check(self) -> None:
+        """Raise StoreError, naming the address and the cause, unless the store answers."""
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", error)).splitlines()[0]
+            raise StoreError(f"the store {self.shown_url} does not answer: {cause}; check DATABASE_URL") from None
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # the driver's own transaction handling would begin late and deferred; ours begins in _begin_sqlite
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # a writer takes the lock at once: a reader that turns writer half-way cannot wait and would fail
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+
+
+@lru_cache(maxsize=4)
+def _store_at(url: str) -> Store:
+    return Store(url)
+
+
+def get_store() -> Store:
+    """The store of this process's settings; made on first use, never shared across a fork."""
+    return _store_at(get_settings().store_url)

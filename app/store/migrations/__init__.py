@@ -1,0 +1,1 @@
+"""Alembic's migrations, applied on start (:mod:`app.store.schema`)."""

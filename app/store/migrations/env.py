@@ -1,0 +1,10 @@
+"""Alembic's entry: runs the migrations on the connection that app.store.schema hands over."""
+
+from alembic import context
+
+from app.store.tables import Table
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

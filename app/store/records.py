@@ -1,0 +1,164 @@
+"""What the repositories hand out: frozen views of the rows, in domain types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from app.domain import Challenge, Commitment, EpochHeader, Molecule, Neuron, Protein, Rejection, ScoringModel
+from app.rules import Rules
+
+
+class Stage(StrEnum):
+    """How far an epoch is. An epoch only ever moves down this list."""
+
+    ANNOUNCED = "announced"
+    EXAMINING = "examining"
+    SCORING = "scoring"
+    CLOSED = "closed"
+    DONE = "done"
+    FAILED = "failed"
+    MISSED = "missed"
+
+
+FINAL_STAGES = frozenset({Stage.DONE, Stage.FAILED, Stage.MISSED})
+
+
+class PartState(StrEnum):
+    """A submission's or a batch's state."""
+
+    PENDING = "pending"
+    VALID = "valid"
+    REJECTED = "rejected"
+    SCORED = "scored"
+
+
+class ClaimOutcome(StrEnum):
+    """What a task learns when it asks for its part."""
+
+    CLAIMED = "claimed"
+    DONE = "done"
+    BUSY = "busy"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSummary:
+    """One line of an epoch list."""
+
+    id: int
+    run: str
+    cluster: str
+    netuid: int
+    number: int
+    source: str
+    scores: str
+    stage: Stage
+    error: str | None
+    psichic_winner: int | None
+    boltz_winner: int | None
+    weights: Mapping[int, float] | None
+    created_at: datetime
+    touched_at: datetime
+    closed_at: datetime | None
+    stage_times: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEpoch:
+    """All that was frozen when the epoch opened."""
+
+    id: int
+    source: str
+    scores: str
+    stage: Stage
+    header: EpochHeader
+    neurons: tuple[Neuron, ...]
+    rules: Rules
+    rules_sha256: str
+    challenge: Challenge
+    proteins: tuple[Protein, ...]
+
+    @property
+    def targets(self) -> tuple[Protein, ...]:
+        """The target proteins, in challenge order."""
+        return self.proteins[: len(self.challenge.targets)]
+
+    @property
+    def antitargets(self) -> tuple[Protein, ...]:
+        """The antitarget proteins, in challenge order."""
+        return self.proteins[len(self.challenge.targets) :]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRecord:
+    """One submission. ``scored`` holds the report's per-molecule entries once the epoch is closed."""
+
+    uid: int
+    commitment: Commitment
+    state: PartState
+    push_time: str
+    rejection: Rejection | None
+    entropy: float | None
+    molecules: tuple[Molecule, ...]
+    scored: Any
+    psichic_score: float | None
+    boltz_score: float | None
+    entropy_boltz: float | None
+    psichic_rank: int | None
+    boltz_rank: int | None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """Up to 32 unique SMILES for one model. ``suspect`` is the index last begun alone, where the batch is being
+    worked molecule by molecule after it killed its worker."""
+
+    id: int
+    epoch_id: int
+    model: ScoringModel
+    number: int
+    smiles: tuple[str, ...]
+    state: PartState
+    model_digest: str | None
+    attempts: int
+    suspect: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts for the progress bars: parts done and in all, per kind of part."""
+
+    stage: Stage
+    error: str | None
+    submissions_done: int
+    submissions: int
+    batches_done: Mapping[str, int]
+    batches: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What examining one submission found: molecules and entropy, or the rejection."""
+
+    push_time: str
+    molecules: tuple[Molecule, ...] = ()
+    entropy: float | None = None
+    rejection: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What closing an epoch writes for one valid submission."""
+
+    uid: int
+    scored: Any
+    psichic_score: float
+    boltz_score: float
+    entropy_boltz: float | None
+    psichic_rank: int | None
+    boltz_rank: int | None

@@ -1,0 +1,185 @@
+"""The store's tables. The database is the truth; Celery only moves the work."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, ForeignKey, Index, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class StrangersText(TypeDecorator[str]):
+    """Text that a stranger wrote: NUL and lone surrogates, which databases refuse, become the replacement mark."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON in a text column. Infinities are refused: write them as the string ``-inf`` first."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant in UTC on both databases (SQLite forgets the zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+
+class Claimable:
+    """A part of an epoch that one task works on at a time.
+
+    A claim says who is at it; it expires, and a redelivery of the same task may take it over at once.
+    """
+
+    claimed_task: Mapped[str | None] = mapped_column(Text)
+    claimed_by: Mapped[str | None] = mapped_column(Text)
+    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempts: Mapped[int] = mapped_column(default=0)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EpochRow(Table):
+    """One run of one epoch: live (``run`` is netuid:epoch) or a replay (``run`` is its own)."""
+
+    __tablename__ = "epochs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(Text, unique=True)
+    cluster: Mapped[str] = mapped_column(Text)
+    netuid: Mapped[int]
+    number: Mapped[int]
+    source: Mapped[str] = mapped_column(Text)
+    scores: Mapped[str] = mapped_column(Text)
+    stage: Mapped[str] = mapped_column(Text, index=True)
+    stage_times: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    error: Mapped[str | None] = mapped_column(StrangersText)
+    header: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    neurons: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    rules: Mapped[str | None] = mapped_column(StrangersText)
+    rules_sha256: Mapped[str | None] = mapped_column(Text)
+    challenge: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    sequences: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    psichic_winner: Mapped[int | None]
+    boltz_winner: Mapped[int | None]
+    weights: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    touched_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class SubmissionRow(Claimable, Table):
+    """One commitment in the epoch's window, and what became of it."""
+
+    __tablename__ = "submissions"
+    __table_args__ = (UniqueConstraint("epoch_id", "uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"))
+    uid: Mapped[int]
+    hotkey: Mapped[str] = mapped_column(StrangersText)
+    block: Mapped[int]
+    path: Mapped[str] = mapped_column(StrangersText)
+    state: Mapped[str] = mapped_column(Text, default="pending")
+    push_time: Mapped[str] = mapped_column(StrangersText, default="")
+    code: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(StrangersText)
+    molecule: Mapped[str | None] = mapped_column(StrangersText)
+    molecule_index: Mapped[int | None]
+    entropy: Mapped[float | None]
+    molecules: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    scored: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    psichic_score: Mapped[float | None]
+    boltz_score: Mapped[float | None]
+    entropy_boltz: Mapped[float | None]
+    psichic_rank: Mapped[int | None]
+    boltz_rank: Mapped[int | None]
+
+
+class BatchRow(Claimable, Table):
+    """Up to 32 unique SMILES that one GPU task scores."""
+
+    __tablename__ = "batches"
+    __table_args__ = (UniqueConstraint("epoch_id", "model", "number"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"))
+    model: Mapped[str] = mapped_column(Text)
+    number: Mapped[int]
+    smiles: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    state: Mapped[str] = mapped_column(Text, default="pending")
+    model_digest: Mapped[str | None] = mapped_column(Text)
+    suspect: Mapped[int | None]
+
+
+class WarningRow(Table):
+    """A sentence for the epoch's report; the same sentence once."""
+
+    __tablename__ = "warnings"
+
+    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
+    text: Mapped[str] = mapped_column(StrangersText, primary_key=True)
+
+
+class DigestRow(Table):
+    """A model's or protein's SHA-256, under a short number."""
+
+    __tablename__ = "digests"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(Text, unique=True)
+
+
+class ScoreRow(Table):
+    """What a model said of a pair, kept for every epoch that asks again."""
+
+    __tablename__ = "scores"
+    __table_args__ = (Index("ix_scores_scored_at", "scored_at"), {"sqlite_with_rowid": False})
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("digests.id"), primary_key=True)
+    protein_id: Mapped[int] = mapped_column(ForeignKey("digests.id"), primary_key=True)
+    smiles: Mapped[str] = mapped_column(Text, primary_key=True)
+    metrics: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(StrangersText)
+    scored_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class WeightSubmissionRow(Table):
+    """The one weight submission of an epoch: its vector, its tries and its outcome."""
+
+    __tablename__ = "weight_submissions"
+
+    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
+    state: Mapped[str] = mapped_column(Text)
+    vector: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    tries: Mapped[int] = mapped_column(default=0)
+    detail: Mapped[str | None] = mapped_column(StrangersText)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

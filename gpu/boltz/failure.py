@@ -1,0 +1,49 @@
+"""What can go wrong with a Boltz score, and whose fault it is (specs/boltz.md, 'Traps')."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from app.domain import PairScore, ValidatorError
+
+
+class FailureCode(StrEnum):
+    """Permanent: the molecule can never be scored, here or elsewhere, and costs no other molecule."""
+
+    UNPARSEABLE_SMILES = "unparseable_smiles"
+    ATOM_NAME = "atom_name"
+    LIGAND_TOO_LARGE = "ligand_too_large"
+    CONFORMER = "conformer"
+    PARSE = "parse"
+    FEATURIZE = "featurize"
+    NON_FINITE = "non_finite"
+
+
+class MoleculeFailure(Exception):
+    """One molecule's permanent failure; becomes the ``error`` of its PairScore."""
+
+    def __init__(self, code: FailureCode, sentence: str) -> None:
+        super().__init__(f"{code}: {sentence}")
+        self.code = code
+
+
+class BoltzInstallationError(ValidatorError):
+    """boltz, its weights or its components cannot be used; no molecule is to blame."""
+
+
+class DeviceOutOfMemory(ValidatorError):
+    """The device had no room for some molecules, even alone: retry them, here later or on another worker.
+
+    ``finished`` holds every score of the batch that did succeed (or failed for good), ``unfinished`` the
+    (protein code, SMILES) pairs to ask for again. An out-of-memory is never a score.
+    """
+
+    def __init__(self, finished: Sequence[PairScore], unfinished: Sequence[tuple[str, str]], device: str) -> None:
+        super().__init__(
+            f"{device} ran out of memory for {len(unfinished)} molecule(s), each tried alone, the first "
+            f"{unfinished[0][1]!r}; {len(finished)} others are scored. Retry them on this worker when nothing "
+            "else uses the device, or on one with more memory."
+        )
+        self.finished = tuple(finished)
+        self.unfinished = tuple(unfinished)

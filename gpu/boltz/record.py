@@ -1,0 +1,250 @@
+"""From (sequence, SMILES) to the tensors of one Boltz-2 record, in memory (specs/boltz.md, 'The way in').
+
+boltz's own parser, tokenizer, cropper and featurizer, unpatched; what they do through files is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from boltz.data import const
+from boltz.data.crop.affinity import AffinityCropper
+from boltz.data.feature.featurizerv2 import Boltz2Featurizer
+from boltz.data.module.inferencev2 import collate
+from boltz.data.mol import load_canonicals, load_molecules
+from boltz.data.parse import schema as boltz_schema
+from boltz.data.tokenize.boltz2 import Boltz2Tokenizer
+from boltz.data.types import Coords, Input, Interface
+from rdkit import Chem, rdBase
+from rdkit.Chem import AllChem, Descriptors
+
+from gpu.boltz.conformer import ConformerEmbedder
+from gpu.boltz.failure import BoltzInstallationError, FailureCode, MoleculeFailure
+from gpu.boltz.profile import PocketConstraint, Profile
+
+Features = dict[str, Any]
+"""boltz's batch of one record: tensors with a leading 1, and the entries of ``_HOST_KEYS`` as lists."""
+
+_HOST_KEYS: Final = frozenset(
+    {
+        "all_coords",
+        "all_resolved_mask",
+        "crop_to_all_atom_map",
+        "chain_symmetries",
+        "amino_acids_symmetries",
+        "ligand_symmetries",
+        "record",
+        "affinity_mw",
+    }
+)
+_FEATURIZER_SEED: Final = 42
+_MAX_ATOM_NAME: Final = 4
+
+# boltz asks AllChem for Descriptors, which is there only if somebody attached it
+if not hasattr(AllChem, "Descriptors"):
+    AllChem.Descriptors = Descriptors  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class ParsedRecord:
+    """boltz's parsed target (record, structure, ligand) of one molecule and one protein."""
+
+    target: Any
+
+
+class RecordReader:
+    """Parses and featurizes records; holds the amino acids' components and the conformer process.
+
+    ``mols`` is boltz's folder of CCD components (``mols/ALA.pkl``, …).
+    """
+
+    def __init__(self, mols: Path, profile: Profile, pocket: PocketConstraint | None) -> None:
+        self._mols, self._profile, self._pocket = mols, profile, pocket
+        try:
+            self._canonicals: Mapping[str, Chem.Mol] = load_canonicals(str(mols))
+        except (OSError, ValueError) as error:
+            raise BoltzInstallationError(
+                f"{mols} does not hold boltz's CCD components ({error}): run `python -m app checkpoints fetch boltz2`."
+            ) from error
+        self._tokenizer, self._featurizer, self._cropper = Boltz2Tokenizer(), Boltz2Featurizer(), AffinityCropper()
+        self._embedder = ConformerEmbedder(profile.embedding_seconds)
+
+    def close(self) -> None:
+        """End the conformer process."""
+        self._embedder.close()
+
+    def parsed(self, smiles: str, sequence: str, seed: int) -> ParsedRecord:
+        """Parse protein A and ligand B, the ligand embedded with ``seed``.
+
+        Raises:
+            MoleculeFailure: ``unparseable_smiles``, ``atom_name``, ``ligand_too_large``, ``conformer`` or ``parse``.
+        """
+        self._refuse(smiles)
+        document: dict[str, Any] = {
+            "version": 1,
+            "sequences": [
+                {"protein": {"id": "A", "sequence": sequence, "msa": "empty"}},
+                {"ligand": {"id": "B", "smiles": smiles}},
+            ],
+            "properties": [{"affinity": {"binder": "B"}}],
+        }
+        if self._pocket is not None:
+            document["constraints"] = [
+                {
+                    "pocket": {
+                        "binder": "B",
+                        "contacts": [list(contact) for contact in self._pocket.contacts],
+                        "max_distance": self._pocket.max_distance,
+                        "force": self._pocket.force,
+                    }
+                }
+            ]
+        with self._embedding(seed), contextlib.redirect_stdout(io.StringIO()):
+            try:
+                target = boltz_schema.parse_boltz_schema(str(seed), document, self._canonicals, str(self._mols), True)
+            except (MoleculeFailure, BoltzInstallationError, MemoryError):
+                raise
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                raise MoleculeFailure(_code(error), f"boltz cannot parse {smiles!r}: {reason}") from error
+        return ParsedRecord(target)
+
+    def structure_features(self, record: ParsedRecord, device: torch.device) -> Features:
+        """Features of the whole complex, on ``device``.
+
+        Raises:
+            MoleculeFailure: ``featurize``.
+        """
+        return self._features(record, record.target.structure, device, affinity=False)
+
+    def affinity_features(
+        self, record: ParsedRecord, coordinates: npt.NDArray[np.float32], device: torch.device
+    ) -> Features:
+        """Features of the neighbourhood of the ligand, cropped in the predicted pose (atoms × 3, Å).
+
+        Raises:
+            MoleculeFailure: ``featurize``.
+        """
+        posed = _posed(record.target.structure.remove_invalid_chains(), coordinates)
+        return self._features(record, posed, device, affinity=True)
+
+    def _refuse(self, smiles: str) -> None:
+        with rdBase.BlockLogs():
+            molecule = Chem.MolFromSmiles(smiles)
+            if molecule is None or molecule.GetNumAtoms() == 0:
+                raise MoleculeFailure(FailureCode.UNPARSEABLE_SMILES, f"{smiles!r} is not a SMILES that RDKit can read")
+            if molecule.GetNumHeavyAtoms() > self._profile.max_heavy_atoms:
+                raise MoleculeFailure(
+                    FailureCode.LIGAND_TOO_LARGE,
+                    f"{molecule.GetNumHeavyAtoms()} heavy atoms; "
+                    f"the affinity model takes {self._profile.max_heavy_atoms}",
+                )
+            molecule = Chem.AddHs(molecule)
+            ranks = Chem.CanonicalRankAtoms(molecule)
+        for atom, rank in zip(molecule.GetAtoms(), ranks, strict=True):
+            name = f"{atom.GetSymbol().upper()}{rank + 1}"
+            if len(name) > _MAX_ATOM_NAME:
+                raise MoleculeFailure(
+                    FailureCode.ATOM_NAME, f"atom name {name} is longer than {_MAX_ATOM_NAME} characters"
+                )
+
+    @contextlib.contextmanager
+    def _embedding(self, seed: int) -> Iterator[None]:
+        """Boltz's unseeded, unbounded embedding replaced by ours while one record is parsed."""
+
+        def embed(molecule: Chem.Mol, version: str = "v3") -> bool:
+            coordinates = self._embedder.coordinates(molecule, seed)
+            if coordinates is None:
+                raise MoleculeFailure(FailureCode.CONFORMER, "RDKit finds no 3D conformer")
+            conformer = Chem.Conformer(len(coordinates))
+            conformer.SetPositions(coordinates)
+            conformer.SetProp("name", "Computed")
+            conformer.SetProp("coord_generation", f"ETKDG{version}")
+            molecule.AddConformer(conformer, assignId=True)
+            return True
+
+        original = boltz_schema.compute_3d_conformer
+        boltz_schema.compute_3d_conformer = embed
+        try:
+            yield
+        finally:
+            boltz_schema.compute_3d_conformer = original
+
+    def _features(self, record: ParsedRecord, structure: Any, device: torch.device, *, affinity: bool) -> Features:
+        target = record.target
+        data = Input(
+            structure,
+            {},
+            record=target.record,
+            residue_constraints=target.residue_constraints,
+            templates=None,
+            extra_mols=target.extra_mols,
+        )
+        try:
+            tokens = self._tokenizer.tokenize(data)
+            if affinity:
+                tokens = self._cropper.crop(
+                    tokens,
+                    max_tokens=self._profile.max_affinity_tokens,
+                    max_atoms=self._profile.max_affinity_atoms,
+                )
+            molecules = {**self._canonicals, **data.extra_mols}
+            absent = set(tokens.tokens["res_name"].tolist()) - set(molecules)
+            molecules.update(load_molecules(str(self._mols), absent))
+            options = target.record.inference_options
+            features = self._featurizer.process(
+                tokens,
+                molecules=molecules,
+                random=np.random.default_rng(_FEATURIZER_SEED),
+                training=False,
+                max_atoms=None,
+                max_tokens=None,
+                max_seqs=const.max_msa_seqs,
+                pad_to_max_seqs=False,
+                single_sequence_prop=0.0,
+                compute_frames=True,
+                inference_pocket_constraints=options.pocket_constraints if options else None,
+                inference_contact_constraints=options.contact_constraints if options else None,
+                compute_constraint_features=True,
+                override_method="other" if affinity else None,
+                compute_affinity=affinity,
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            stage = "affinity" if affinity else "structure"
+            raise MoleculeFailure(
+                FailureCode.FEATURIZE, f"boltz cannot make the {stage} model's features: {error!r}"
+            ) from error
+        features["record"] = target.record
+        batch = collate([features])
+        return {key: value if key in _HOST_KEYS else value.to(device) for key, value in batch.items()}
+
+
+def _code(error: Exception) -> FailureCode:
+    text = str(error)
+    if "4 characters" in text:
+        return FailureCode.ATOM_NAME
+    if "3D conformer" in text:
+        return FailureCode.CONFORMER
+    if "too large" in text:
+        return FailureCode.LIGAND_TOO_LARGE
+    return FailureCode.PARSE
+
+
+def _posed(structure: Any, coordinates: npt.NDArray[np.float32]) -> Any:
+    """The structure as boltz's writer would store it for the affinity stage: predicted pose, all atoms present."""
+    atoms, residues = structure.atoms.copy(), structure.residues.copy()
+    atoms["coords"] = coordinates
+    atoms["is_present"] = True
+    residues["is_present"] = True
+    ensemble = np.array([(position,) for position in coordinates], dtype=Coords)
+    return replace(structure, atoms=atoms, residues=residues, interfaces=np.array([], dtype=Interface), coords=ensemble)

@@ -1,0 +1,362 @@
+"""The resident Boltz-2 scorer (specs/boltz.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+# read by cuBLAS when it starts, which must find them set
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ.setdefault("CUEQ_DEFAULT_CONFIG", "1")
+os.environ.setdefault("CUEQ_DISABLE_AOT_TUNING", "1")
+
+import numpy as np
+import torch
+
+from app.domain import PairScore, Protein
+from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure
+from gpu.boltz.profile import LIVE, PocketConstraint, Profile, record_seed
+
+if TYPE_CHECKING:
+    from gpu.boltz.record import RecordReader
+    from gpu.boltz.replay import ReplayedDenoiser, ReplayedTrunk
+
+_log = logging.getLogger(__name__)
+
+_CODE_VERSION: Final = 1
+"""Raised with every change of this package that changes a number."""
+
+_CONFIDENCE_METRICS: Final = (
+    "confidence_score",
+    "ptm",
+    "iptm",
+    "ligand_iptm",
+    "protein_iptm",
+    "complex_plddt",
+    "complex_iplddt",
+    "complex_pde",
+    "complex_ipde",
+)
+_AFFINITY_PREFIX: Final = "affinity_"
+_NO_MEMORY: Final = ("out of memory", "DefaultCPUAllocator")
+_KERNELS: Final = ("cuequivariance_torch", "cuequivariance_ops_torch")
+_KERNEL_CAPABILITY: Final = 8
+
+
+@dataclass
+class _Loaded:
+    reader: RecordReader
+    structure: Any
+    affinity: Any
+    replayed: list[ReplayedTrunk | ReplayedDenoiser]
+
+
+class _StageOutOfMemory(Exception):
+    """boltz swallows an out-of-memory and returns a flag; this is the flag made an error again."""
+
+
+class BoltzScorer:
+    """Scores ligands against proteins with Boltz-2; both models stay on the device from the first score on.
+
+    A score depends on molecule, protein, profile, weights and library versions, never on what was scored
+    before or beside it: bitwise the same alone, first, last, after a failure, in another process of the device.
+    Not thread-safe (nothing in boltz is). ``close()`` frees the device; the next score loads again.
+    """
+
+    def __init__(
+        self,
+        structure_checkpoint: Path,
+        affinity_checkpoint: Path,
+        mols: Path,
+        profile: Profile = LIVE,
+        device: str | torch.device = "cpu",
+        pocket: PocketConstraint | None = None,
+        *,
+        replay: bool = True,
+    ) -> None:
+        """``mols`` is boltz's folder of CCD components; ``replay`` off launches every kernel anew (same numbers)."""
+        self._checkpoints = (Path(structure_checkpoint), Path(affinity_checkpoint))
+        self._mols = Path(mols)
+        self._profile = profile
+        self._device = torch.device(device)
+        self._pocket = pocket
+        self._replay = replay
+        self._loaded: _Loaded | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over weights, components, profile, pocket, and the versions that decide a number."""
+        from gpu.boltz.weights import file_digest
+
+        components = hashlib.sha256()
+        for path in sorted(self._mols.glob("???.pkl")):
+            if path.stem in _AMINO_ACIDS:
+                components.update(path.stem.encode() + path.read_bytes())
+        parts = {
+            "model": "boltz2",
+            "code": _CODE_VERSION,
+            "weights": [file_digest(path) for path in self._checkpoints],
+            "components": components.hexdigest(),
+            "profile": asdict(self._profile),
+            "pocket": asdict(self._pocket) if self._pocket else None,
+            "versions": {name: importlib.metadata.version(name) for name in ("boltz", "torch", "rdkit", "numpy")},
+            "kernels": importlib.metadata.version("cuequivariance_torch") if self._kernels else None,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
+        """One PairScore per protein and SMILES, proteins outermost; a repeated SMILES is computed once.
+
+        ``on_score`` hears of each score as soon as it is there, so that what is done survives an interruption.
+
+        Raises:
+            DeviceOutOfMemory: some molecules found no room even alone; carries all other scores.
+            BoltzInstallationError: weights, components or the conformer process cannot be used.
+        """
+        finished: list[PairScore] = []
+        unfinished: list[tuple[str, str]] = []
+        for protein in proteins:
+            known: dict[str, PairScore | None] = {}
+            for ligand in smiles:
+                if ligand not in known:
+                    known[ligand] = self._pair_score(protein, ligand)
+                    score = known[ligand]
+                    if score is not None and on_score is not None:
+                        on_score(score)
+                score = known[ligand]
+                if score is None:
+                    unfinished.append((protein.code, ligand))
+                else:
+                    finished.append(score)
+        if unfinished:
+            raise DeviceOutOfMemory(finished, list(dict.fromkeys(unfinished)), str(self._device))
+        return finished
+
+    def load(self) -> None:
+        """Read both checkpoints onto the device; does nothing when they are there."""
+        if self._loaded is not None:
+            return
+        from gpu.boltz import weights
+        from gpu.boltz.record import RecordReader
+
+        guided = self._pocket is not None and self._pocket.force
+        reader = RecordReader(self._mols, self._profile, self._pocket)
+        structure = weights.structure_model(self._checkpoints[0], self._profile, self._device, guided=guided)
+        affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
+        replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
+        for model in (structure, affinity):
+            model.use_kernels = self._kernels
+            replayed += self._economised(model)
+        self._loaded = _Loaded(reader, structure, affinity, replayed)
+
+    def close(self) -> None:
+        """Give the device's memory back and end the conformer process."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.reader.close()
+        del loaded
+        self._release()
+
+    def resident_bytes(self) -> int:
+        """Bytes of the device that the weights hold now; 0 before the first score and after ``close()``."""
+        if self._loaded is None:
+            return 0
+        tensors = (
+            tensor
+            for model in (self._loaded.structure, self._loaded.affinity)
+            for tensor in (*model.parameters(), *model.buffers())
+        )
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def _kernels(self) -> bool:
+        return (
+            self._profile.kernels
+            and self._device.type == "cuda"
+            and all(importlib.util.find_spec(name) is not None for name in _KERNELS)
+            and torch.cuda.get_device_capability(self._device)[0] >= _KERNEL_CAPABILITY
+        )
+
+    def _economised(self, model: Any) -> list[ReplayedTrunk | ReplayedDenoiser]:
+        """The model with its waste taken out; the numbers stay. Returns what holds recordings."""
+        from gpu.boltz.replay import AbsentTemplates, Recorder, ReplayedDenoiser, ReplayedTrunk
+
+        if model.use_templates:
+            model.template_module = AbsentTemplates(model.template_module)
+        if self._device.type != "cuda" or not self._replay:
+            return []
+        with torch.inference_mode():
+            recorder = Recorder(self._device)
+        model.structure_module.score_model = ReplayedDenoiser(model.structure_module.score_model, recorder)
+        model.pairformer_module = ReplayedTrunk(model.pairformer_module, recorder)
+        return [model.structure_module.score_model, model.pairformer_module]
+
+    def _pair_score(self, protein: Protein, smiles: str) -> PairScore | None:
+        """The score of one pair; None when the device has no room for it even alone."""
+        if not protein.sequence:
+            return PairScore(protein.code, smiles, error=f"no_sequence: nobody knows the sequence of {protein.code}")
+        self.load()
+        try:
+            metrics = self._metrics_or_none(smiles, protein.sequence)
+            if metrics is None:
+                _log.warning("out of memory on %s at %s: trying it alone", self._device, smiles)
+                metrics = self._metrics_alone(smiles, protein.sequence)
+        except MoleculeFailure as failure:
+            return PairScore(protein.code, smiles, error=str(failure))
+        return None if metrics is None else PairScore(protein.code, smiles, metrics=metrics)
+
+    def _metrics_alone(self, smiles: str, sequence: str) -> dict[str, float] | None:
+        """As ``_metrics_or_none`` with nothing else of ours on the device but the weights."""
+        assert self._loaded is not None
+        self._release()
+        for part in self._loaded.replayed:
+            part.enabled = False
+        try:
+            metrics = self._metrics_or_none(smiles, sequence)
+        finally:
+            for part in self._loaded.replayed:
+                part.enabled = True
+        if metrics is None:
+            self._release()
+        return metrics
+
+    def _metrics_or_none(self, smiles: str, sequence: str) -> dict[str, float] | None:
+        try:
+            return self._metrics(smiles, sequence)
+        except (_StageOutOfMemory, MemoryError):
+            return None
+        except RuntimeError as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                return None
+            raise
+
+    def _metrics(self, smiles: str, sequence: str) -> dict[str, float]:
+        """Every metric of one molecule; the generators of the process are left as they were."""
+        assert self._loaded is not None
+        reader = self._loaded.reader
+        seed = record_seed(smiles, sequence, self._profile.base_seed)
+        with _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
+            record = reader.parsed(smiles, sequence, seed)
+            _seed(seed)
+            pose = self._predict(self._loaded.structure, reader.structure_features(record, self._device))
+            best = int(torch.argsort(pose["confidence_score"], descending=True)[0])
+            metrics = {name: pose[name][best].item() for name in _CONFIDENCE_METRICS}
+            coordinates = pose["coords"][best][pose["masks"][0].bool()].float().cpu().numpy()
+            del pose
+            _seed(seed)
+            affinity = self._predict(self._loaded.affinity, reader.affinity_features(record, coordinates, self._device))
+            metrics |= {key: value.item() for key, value in affinity.items() if key.startswith(_AFFINITY_PREFIX)}
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong:
+            raise MoleculeFailure(FailureCode.NON_FINITE, f"{', '.join(wrong)} of {smiles!r} is not a number")
+        return metrics
+
+    def _predict(self, model: Any, features: dict[str, Any]) -> dict[str, Any]:
+        half = self._profile.precision == "bfloat16"
+        try:
+            with (
+                torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half),
+                contextlib.redirect_stdout(None),
+            ):
+                predicted: dict[str, Any] = model.predict_step(features, 0)
+        finally:
+            from gpu.boltz.replay import ReplayedDenoiser
+
+            for part in self._loaded.replayed if self._loaded else ():
+                if isinstance(part, ReplayedDenoiser):
+                    part.forget()
+        if predicted["exception"]:
+            raise _StageOutOfMemory
+        return predicted
+
+    def _release(self) -> None:
+        from gpu.boltz.replay import ReplayedDenoiser, ReplayedTrunk
+
+        for part in self._loaded.replayed if self._loaded else ():
+            assert isinstance(part, ReplayedDenoiser | ReplayedTrunk)
+            part.forget()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+_AMINO_ACIDS: Final = frozenset(
+    [
+        "ALA",
+        "ARG",
+        "ASN",
+        "ASP",
+        "CYS",
+        "GLN",
+        "GLU",
+        "GLY",
+        "HIS",
+        "ILE",
+        "LEU",
+        "LYS",
+        "MET",
+        "PHE",
+        "PRO",
+        "SER",
+        "THR",
+        "TRP",
+        "TYR",
+        "VAL",
+        "UNK",
+    ]
+)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Python's, NumPy's and torch's generators (the device's too) restored on leaving."""
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+@contextlib.contextmanager
+def _arithmetic(profile: Profile) -> Iterator[None]:
+    """Deterministic kernels and the profile's matrix precision; PSICHIC's settings return on leaving."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    precision = torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(True)
+    # a debugging aid that would write every buffer once more
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("high" if profile.tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -1,0 +1,272 @@
+"""PSICHIC made fast: the same scores for a third of the work (specs/psichic.md §12).
+
+A protein meets thousands of ligands and a ligand meets nine proteins. What depends on the protein alone is computed
+once and kept (:class:`PreparedProtein`); what depends on the ligand alone is computed once per batch
+(:class:`PreparedLigands`); :meth:`Engine.pairs` does the rest, for all slots of a batch against one protein.
+
+Shapes: B slots, L residues, E edges, A atom rows, C clique rows, H channels, T heads of F channels, K clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpu.psichic import plain_kernels
+from gpu.psichic.engine_weights import (
+    Convolution,
+    EngineWeights,
+    GraphNormWeights,
+    LayerWeights,
+    Norm,
+    Perceptron,
+    ResidueTopology,
+)
+from gpu.psichic.network import ProteinInput, PsichicNetwork
+from gpu.psichic.packing import LigandBatch
+from gpu.psichic.residue import radial_basis
+
+
+def in_turn(left: Callable[[], Any], right: Callable[[], Any]) -> tuple[Any, Any]:
+    """Run two independent branches one after the other."""
+    return left(), right()
+
+
+class Kernels(Protocol):
+    """The irregular operations, which plain torch and Triton both offer."""
+
+    def layer_norm(self, x: Tensor, norm: Norm) -> Tensor: ...
+
+    def norm_relu_add(self, o: Tensor, x: Tensor, norm: Norm) -> Tensor: ...
+
+    def residue_convolution(
+        self, x: Tensor, conv: Convolution, edge_term: Tensor, graph: ResidueTopology
+    ) -> Tensor: ...
+
+    def neighbour_average(self, y: Tensor, graph: ResidueTopology) -> Tensor: ...
+
+    def add_relu_of_clusters(self, p: Tensor, s: Tensor, c: Tensor) -> Tensor: ...
+
+    def residue_graph_norm(self, x: Tensor, norm: GraphNormWeights) -> Tensor: ...
+
+    def gather_mean(self, values: Tensor, ptr: Tensor, index: Tensor) -> Tensor: ...
+
+    def bond_convolution(self, x: Tensor, conv: Convolution, bonds: Tensor, batch: LigandBatch) -> Tensor: ...
+
+    def slot_attention(self, logit: Tensor, values: Tensor, ptr: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def slot_graph_norm(self, x: Tensor, norm: GraphNormWeights, ptr: Tensor, slot: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """What a layer's clusters bring to the interaction; leading dimension B, or 1 for the protein's own layer 0."""
+
+    assignment: Tensor
+    """S: B × L × K"""
+    key: Tensor
+    """B × K × H"""
+    value: Tensor
+    """B × K × H"""
+    own: Tensor
+    """B × K × 2H: C's part of the cluster MLP's first Linear, bias included"""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedProtein:
+    """All of a protein that no ligand changes."""
+
+    graph: ResidueTopology
+    residues: Tensor
+    """1 × L × H: after layer 0's PNA"""
+    clusters: Clusters
+    """layer 0"""
+    edge_terms: tuple[Tensor, ...]
+    """of layers 1 and 2: E × H, in the topology's edge order"""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedLigands:
+    """All of a batch of ligands that no protein changes."""
+
+    atoms: Tensor
+    """A × H: after layer 0's PNA"""
+    cliques: Tensor
+    """C × H: after layer 0's pool"""
+    clique_share: Tensor
+    """C × T: α^q of layer 0"""
+    drug: Tensor
+    """B × H: d of layer 0"""
+
+
+class Engine:
+    """The network on one device in one dtype."""
+
+    def __init__(
+        self,
+        network: PsichicNetwork,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels = plain_kernels,
+    ) -> None:
+        self.weights = EngineWeights(network, dtype, device)
+        self.dtype, self.device, self.kernels = dtype, device, kernels
+        self.hidden, self.heads = network.shape.hidden, network.shape.heads
+        self.side_by_side: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]] = in_turn
+
+    # ------------------------------------------------------------------ building blocks
+
+    def _perceptron(self, x: Tensor, mlp: Perceptron) -> Tensor:
+        y = F.linear(F.linear(x, mlp.first, mlp.first_bias).relu_(), mlp.second, mlp.second_bias)
+        return y if mlp.norm is None else self.kernels.layer_norm(y, mlp.norm)
+
+    def _clusters(self, p: Tensor, layer: LayerWeights, graph: ResidueTopology) -> Clusters:
+        """Layer steps 3 and 4, and the clusters' side of step 5: residues B × L × H."""
+        k = self.kernels
+        y = k.neighbour_average(k.layer_norm(p, layer.cluster_norm), graph)
+        wide = F.linear(y, layer.widen, layer.widen_bias).relu_()
+        logit = k.neighbour_average(F.linear(wide, layer.narrow), graph) + layer.narrow_bias
+        s = torch.softmax(logit, dim=-1)
+        c = k.layer_norm(torch.matmul(s.transpose(1, 2), p), layer.pooled_norm)
+        key_value = F.linear(k.layer_norm(c, layer.residue_in), layer.key_value)
+        own = F.linear(c, layer.residue_own, layer.residue_mlp.first_bias)
+        return Clusters(s, key_value[..., : self.hidden], key_value[..., self.hidden :], own)
+
+    def _motif_pool(
+        self, x: Tensor, q: Tensor, layer: LayerWeights, batch: LigandBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer step 2: new cliques (C × H), α^q (C × T) and d (B × H)."""
+        mean = self.kernels.gather_mean(x, batch.clique_atom_ptr, batch.clique_atom)
+        q = F.linear(mean, layer.pool, layer.pool_bias).relu_().add_(q)
+        slices = q.view(-1, self.heads, self.hidden // self.heads).transpose(0, 1)
+        inner = torch.baddbmm(layer.score_bias[:, None], slices, layer.score_first).relu_()
+        logit = torch.bmm(inner, layer.score_second[:, :, None]).squeeze(-1).T.contiguous()
+        share, drug = self.kernels.slot_attention(logit, q, batch.clique_ptr, batch.clique_slot)
+        return q, share, self.kernels.layer_norm(drug, layer.drug_norm)
+
+    def _interaction(self, drug: Tensor, clusters: Clusters, layer: LayerWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer step 5 without the cliques' MLP: α (B × K × T), u (B × H), C' (B × K × H)."""
+        k, (b, h) = self.kernels, drug.shape
+        t, n = self.heads, clusters.key.shape[1]
+        query = F.linear(drug, layer.query).view(b, 1, t, h // t)
+        key, value = clusters.key.reshape(-1, n, t, h // t), clusters.value.reshape(-1, n, t, h // t)
+        alpha = torch.softmax((query * key).sum(-1) / math.sqrt(h // t), dim=1)
+        u = k.layer_norm((alpha[..., None] * value).sum(1).view(b, h), layer.drug_out)
+        drug_value = F.linear(k.layer_norm(drug, layer.drug_in), layer.drug_value).view(b, 1, t, h // t)
+        v = k.layer_norm((alpha[..., None] * drug_value).view(b, n, h), layer.residue_out)
+        inner = (F.linear(v, layer.residue_drug) + clusters.own).relu_()
+        c = F.linear(inner, layer.residue_mlp.second, layer.residue_mlp.second_bias)
+        return alpha, u, k.layer_norm(c, _norm_of(layer.residue_mlp))
+
+    def _update_ligands(
+        self, x: Tensor, q: Tensor, u: Tensor, layer: LayerWeights, batch: LigandBatch
+    ) -> tuple[Tensor, Tensor]:
+        """The cliques' MLP of step 5 and the atoms' side of step 6: new atoms and cliques."""
+        k = self.kernels
+        by_slot = F.linear(u, layer.clique_drug, layer.clique.first_bias)
+        inner = F.linear(q, layer.clique_own).add_(by_slot.index_select(0, batch.clique_slot)).relu_()
+        q = k.layer_norm(F.linear(inner, layer.clique.second, layer.clique.second_bias), _norm_of(layer.clique))
+        mean = k.gather_mean(q, batch.atom_clique_ptr, batch.atom_clique)
+        x = F.linear(mean, layer.to_atom).relu_().add_(x)
+        x = x + self._perceptron(x, layer.atom_mlp)
+        return k.slot_graph_norm(x, layer.atom_norm, batch.atom_ptr, batch.atom_slot), q
+
+    def _update_residues(self, p: Tensor, s: Tensor, c: Tensor, layer: LayerWeights) -> Tensor:
+        """The residues' side of step 6: B × L × H."""
+        p = self.kernels.add_relu_of_clusters(p, s, F.linear(c, layer.to_residue))
+        inner = F.linear(p, layer.residue_update.first).relu_()
+        h = self.hidden
+        p = torch.addmm(p.view(-1, h), inner.view(-1, 2 * h), layer.residue_update.second.T).view_as(p)
+        return self.kernels.residue_graph_norm(p, layer.graph_norm)
+
+    # ------------------------------------------------------------------ the three parts
+
+    def prepare_protein(self, protein: ProteinInput) -> PreparedProtein:
+        """Everything that depends on the protein alone."""
+        w, k = self.weights, self.kernels
+        graph = ResidueTopology(protein.edge_index, protein.length, w.place)
+        token = protein.token[graph.order].to(self.device, self.dtype)
+        feature = protein.residue_feature[graph.order].to(self.device, self.dtype)
+        p = (self._perceptron(feature, w.residue_feature) + self._perceptron(token, w.token))[None]
+        basis = radial_basis(protein.edge_weight[graph.edge_order].to(self.device), self.hidden, self.dtype)
+        first, *later = (F.linear(basis, layer.residue.edge, layer.residue.edge_bias) for layer in w.layers)
+        p = k.residue_convolution(p, w.layers[0].residue, first, graph)
+        return PreparedProtein(graph, p, self._clusters(p, w.layers[0], graph), tuple(later))
+
+    def prepare_ligands(self, batch: LigandBatch) -> PreparedLigands:
+        """Everything that depends on the ligands alone."""
+        w, layer = self.weights, self.weights.layers[0]
+        x = self._perceptron(batch.atom_feature.to(self.dtype), w.atom_feature)
+        x = x + F.embedding(batch.atom_type, w.atom_type)
+        x = self.kernels.bond_convolution(x, layer.bond, layer.bond_terms, batch)
+        q, share, drug = self._motif_pool(x, F.embedding(batch.clique_type, w.clique_type), layer, batch)
+        return PreparedLigands(x, q, share, drug)
+
+    def pairs(self, ligands: PreparedLigands, batch: LigandBatch, protein: PreparedProtein) -> Tensor:
+        """The scores of every slot against one protein: B.
+
+        Between two interactions the residues and the ligands go their own ways, so the two branches may overlap.
+        """
+        w = self.weights
+        b = batch.atom_ptr.shape[0] - 1
+        x, q, share, drug = ligands.atoms, ligands.cliques, ligands.clique_share, ligands.drug
+        p, clusters = protein.residues, protein.clusters
+        clique_logit = share @ w.atom_attention[0]
+        residue_logit = p.new_zeros(b, protein.graph.length)
+        last = len(w.layers) - 1
+        for i, layer in enumerate(w.layers):
+            alpha, u, c = self._interaction(drug, clusters, layer)
+            weighted = (alpha @ w.residue_attention[i])[..., None]
+            residue_logit = residue_logit + torch.matmul(clusters.assignment, weighted).squeeze(-1)
+            if i == last:
+                p, x = self.side_by_side(
+                    lambda p=p, s=clusters.assignment, c=c, layer=layer: self._update_residues(p, s, c, layer),
+                    lambda x=x, q=q, u=u, layer=layer: self._update_ligands(x, q, u, layer, batch)[0],
+                )
+                continue
+            (p, clusters), (x, q, share, drug) = self.side_by_side(
+                lambda p=p, s=clusters.assignment, c=c, i=i: self._residues_onward(p, s, c, protein, i),
+                lambda x=x, q=q, u=u, i=i: self._ligands_onward(x, q, u, batch, i),
+            )
+            clique_logit = clique_logit + share @ w.atom_attention[i + 1]
+        return self._head(x, clique_logit, p, residue_logit, batch)
+
+    def _residues_onward(
+        self, p: Tensor, s: Tensor, c: Tensor, protein: PreparedProtein, i: int
+    ) -> tuple[Tensor, Clusters]:
+        """The residues' way from layer i's interaction to the next one."""
+        layers = self.weights.layers
+        p = self._update_residues(p, s, c, layers[i])
+        p = self.kernels.residue_convolution(p, layers[i + 1].residue, protein.edge_terms[i], protein.graph)
+        return p, self._clusters(p, layers[i + 1], protein.graph)
+
+    def _ligands_onward(
+        self, x: Tensor, q: Tensor, u: Tensor, batch: LigandBatch, i: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The ligands' way from layer i's interaction to the next one."""
+        layer, following = self.weights.layers[i], self.weights.layers[i + 1]
+        x, q = self._update_ligands(x, q, u, layer, batch)
+        x = self.kernels.bond_convolution(x, following.bond, following.bond_terms, batch)
+        return (x, *self._motif_pool(x, q, following, batch))
+
+    def _head(self, x: Tensor, clique_logit: Tensor, p: Tensor, residue_logit: Tensor, batch: LigandBatch) -> Tensor:
+        """Both pools and the regression (§7, head): B scores."""
+        w, k = self.weights, self.kernels
+        atom_logit = k.gather_mean(clique_logit[:, None], batch.atom_clique_ptr, batch.atom_clique)
+        _, f_m = k.slot_attention(atom_logit, x, batch.atom_ptr, batch.atom_slot)
+        share = torch.softmax(residue_logit, dim=-1)
+        f_p = torch.matmul(share[:, None], p).squeeze(1)
+        both = torch.cat((self._perceptron(f_m, w.mol_out), self._perceptron(f_p, w.prot_out)), dim=-1)
+        return self._perceptron(both, w.score).squeeze(-1)
+
+
+def _norm_of(mlp: Perceptron) -> Norm:
+    """The closing norm of an MLP that is known to have one."""
+    assert mlp.norm is not None
+    return mlp.norm

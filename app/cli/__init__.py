@@ -1,0 +1,31 @@
+"""The command line: ``python -m app …``, one module per verb."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from app.cli.doctor import doctor
+from app.cli.epoch import epoch_app
+from app.cli.score import score_app
+from app.cli.up import up
+from app.domain import ValidatorError
+
+EXIT_BAD_INPUT = 2
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
+cli.add_typer(epoch_app, name="epoch")
+cli.add_typer(score_app, name="score")
+cli.command()(up)
+cli.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line; an error for the person who typed is a sentence, not a traceback."""
+    try:
+        cli()
+    except ValidatorError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,182 @@
+"""The Celery instance: queues, routes, reliability. The operator names a queue; pool and concurrency follow from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from celery.signals import celeryd_init, worker_init, worker_process_init
+from kombu.entity import Queue
+
+import beat_schedule
+from app.settings import Settings, SettingsError, get_settings
+
+
+class QueueName(StrEnum):
+    """The three queues and what they are for (design: 'Queues and processes')."""
+
+    CHAIN = "chain"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+# One table, so that routes, documentation and tests cannot drift apart.
+ROUTES: Final[Mapping[str, QueueName]] = {
+    "workers.epoch.open_epoch": QueueName.CHAIN,
+    "workers.epoch.plan_scoring": QueueName.CPU,
+    "workers.epoch.close_epoch": QueueName.CPU,
+    "workers.submissions.examine_submission": QueueName.CPU,
+    "workers.scoring.score_psichic": QueueName.GPU,
+    "workers.scoring.score_boltz": QueueName.GPU,
+    "workers.weights.submit_weights": QueueName.CHAIN,
+    "workers.upkeep.reconcile": QueueName.CHAIN,
+    "workers.upkeep.forget_old": QueueName.CPU,
+}
+
+TASK_MODULES: Final = tuple(sorted({name.rsplit(".", 1)[0] for name in ROUTES}))
+
+# How much longer than its soft limit a task may take before its process is ended.
+_HARD_LIMIT_GRACE: Final = timedelta(seconds=60)
+
+# A child that grew past this (kB) is replaced after its task; RDKit's caches are what grows.
+_CPU_CHILD_MEMORY: Final = 190_000
+
+log = logging.getLogger(__name__)
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for these settings."""
+    redis_options = {
+        "visibility_timeout": int(settings.visibility_timeout.total_seconds()),
+        "socket_keepalive": True,
+        "retry_on_timeout": True,
+        "health_check_interval": 25,
+    }
+    return {
+        "broker_url": settings.redis_url,
+        "result_backend": settings.result_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": redis_options,
+        "result_backend_transport_options": redis_options,
+        "result_expires": timedelta(days=1),
+        "result_extended": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        "task_queues": [Queue(name.value) for name in QueueName],
+        "task_default_queue": QueueName.CPU.value,
+        "task_create_missing_queues": False,
+        "task_routes": {task: {"queue": queue.value} for task, queue in ROUTES.items()},
+        "task_annotations": {
+            "workers.submissions.examine_submission": _limits(settings.examine_limit),
+            "workers.scoring.score_psichic": _limits(settings.scoring_limit),
+            "workers.scoring.score_boltz": _limits(settings.scoring_limit),
+        },
+        "imports": TASK_MODULES,
+        # a message is gone only when its work is in the store
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "task_track_started": True,
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        # CUDA and RDKit's threads do not survive a fork
+        "worker_pool": "prefork",
+        "worker_pool_start_method": "spawn",
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "beat_schedule": beat_schedule.timetable(settings),
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_max_loop_interval": 5,
+        "redbeat_redis_url": settings.redis_url,
+        "redbeat_key_prefix": f"redbeat:{settings.cluster_name}:",
+        "redbeat_lock_timeout": 60,
+    }
+
+
+def _limits(soft: timedelta) -> dict[str, float]:
+    return {"soft_time_limit": soft.total_seconds(), "time_limit": (soft + _HARD_LIMIT_GRACE).total_seconds()}
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
+    """The GPUs this process may use, by index or UUID, found without touching CUDA."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [part.strip() for part in visible.split(",") if part.strip() and part.strip() != "-1"]
+    return [str(n) for n in sorted(int(p.name[6:]) for p in devices.glob("nvidia[0-9]*") if p.name[6:].isdigit())]
+
+
+def concurrency_for(queues: set[str], settings: Settings) -> int:
+    """Children of a worker that serves these queues: 1 for chain, one per GPU for gpu, the cores for cpu."""
+    if QueueName.CPU in queues:
+        return settings.cpu_concurrency or os.cpu_count() or 1
+    if QueueName.GPU in queues:
+        return len(visible_gpus()) or 1
+    return 1
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return get_settings()
+    except SettingsError as error:
+        raise SystemExit(f"celery-validator: {error}") from None
+
+
+app = Celery("celery-validator")
+app.config_from_object(configuration(_settings_or_exit()))
+
+
+@celeryd_init.connect(weak=False)
+def _shape_worker(sender: str, instance: Any, conf: Any, options: dict[str, Any], **_: Any) -> None:
+    """Choose node name and concurrency from the queues, unless the operator named them."""
+    queues = _queue_names(options.get("queues"))
+    if not options.get("concurrency"):
+        instance.concurrency = concurrency_for(queues, get_settings())
+    if queues == {QueueName.CPU.value} and not options.get("max_memory_per_child"):
+        conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
+    if sender.startswith("celery@") and len(queues) == 1:
+        # three workers on one machine must not share a node name
+        instance.hostname = f"{next(iter(queues))}@{sender.split('@', 1)[1]}"
+
+
+def _queue_names(option: object) -> set[str]:
+    if not option:
+        return {name.value for name in QueueName}
+    names = option.split(",") if isinstance(option, str) else [str(name) for name in option]  # type: ignore[attr-defined]
+    return {name.strip() for name in names if name.strip()}
+
+
+@worker_init.connect(weak=False)
+def _prepare_store(**_: Any) -> None:
+    """Bring the store's schema up to date before the first task."""
+    from app.domain import ValidatorError
+    from app.store.database import get_store
+    from app.store.schema import migrate
+
+    try:
+        migrate(get_store())
+    except ValidatorError as error:
+        print(f"celery-validator: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    get_store().close()
+
+
+@worker_process_init.connect(weak=False)
+def _bind_gpu(**_: Any) -> None:
+    """Bind each child of a gpu worker to one device, before anything imports torch."""
+    from billiard import current_process
+
+    gpus = visible_gpus()
+    if len(gpus) > 1:
+        index = int(getattr(current_process(), "index", 0))
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]

@@ -1,0 +1,290 @@
+"""``python -m app epoch …``: replay an epoch, and look at those that were run."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.domain import ScoringModel, ValidatorError
+from app.settings import get_settings
+
+epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule epochs.")
+
+EXIT_DIFFERS = 1
+
+_POLL_SECONDS = 0.2
+_LEADERBOARD_ROWS = 10
+
+
+class ScoresFrom(StrEnum):
+    """Where a replay's scores come from."""
+
+    RECORDED = "recorded"
+    MODEL = "model"
+
+
+@epoch_app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The recording's folder.")],
+    scores: Annotated[
+        ScoresFrom | None, typer.Option(help="recorded: the folder's scores/; model: run the models.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes; DIR/result.json by default.")] = None,
+    cluster: Annotated[
+        str, typer.Option(help="eager: in this process; embedded: a cluster of its own; or a broker's URL.")
+    ] = "embedded",
+    force: Annotated[bool, typer.Option(help="Overwrite a result that differs.")] = False,
+) -> None:
+    """Replay a recorded epoch and write its result.json; exit 1 where a result that is there differs."""
+    source = _checked_recording(folder, scores)
+    chosen = scores or (ScoresFrom.RECORDED if (folder / "scores").is_dir() else ScoresFrom.MODEL)
+    console = Console()
+    with _cluster(cluster, console) as eager:
+        report = _run(source, chosen, eager=eager, console=console)
+    _print_report(report, console)
+    _write(report, out or folder / "result.json", force=force, console=console)
+
+
+def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
+    """The source reference of a recording that is sound; every fault is found before any work is queued."""
+    from app.epoch import RECORDING_PREFIX
+    from app.rules import parse_rules
+    from chain.sources.recorded import RecordedSource
+    from chain.sources.scores import RecordedScorer
+    from chem.database import CombinatorialDatabase
+
+    source = RecordedSource(folder)
+    source.check()
+    parse_rules(source.rules_text(), str(folder / "rules.yaml"))
+    CombinatorialDatabase(source.molecule_database()).close()
+    recorded = source.recorded_scores()
+    if scores is ScoresFrom.RECORDED and recorded is None:
+        raise ValidatorError(f"{folder / 'scores'} does not exist; replay with --scores model")
+    if recorded is not None and scores is not ScoresFrom.MODEL:
+        for model in ScoringModel:
+            RecordedScorer(recorded, model).check()
+    return f"{RECORDING_PREFIX}{folder.resolve()}"
+
+
+@contextmanager
+def _cluster(choice: str, console: Console) -> Iterator[bool]:
+    """The cluster that runs the replay; yields whether it is this very process (eager)."""
+    from app.store.database import get_store
+    from app.store.schema import migrate
+
+    if choice == "eager":
+        _settle(
+            {"BROKER_URL": "memory://", "RESULT_BACKEND": "cache+memory://", "CLUSTER_NAME": f"eager-{os.getpid()}"}
+        )
+        migrate(get_store())
+        yield True
+    elif choice == "embedded":
+        yield from _embedded(console)
+    else:
+        _settle({"BROKER_URL": choice, "RESULT_BACKEND": choice})
+        migrate(get_store())
+        _refuse_idle_cluster(choice)
+        yield False
+
+
+def _embedded(console: Console) -> Iterator[bool]:
+    """The embedded cluster of this data folder if one is up, else one for the length of this replay."""
+    from app.embedded import EmbeddedCluster, running_broker
+    from app.store.database import get_store
+    from app.store.schema import migrate
+
+    settings = get_settings()
+    migrate(get_store())
+    broker = running_broker(settings.data_dir.expanduser())
+    if broker is not None:
+        _settle({"BROKER_URL": broker, "RESULT_BACKEND": broker})
+        console.print("Using the cluster that 'python -m app up' started here.")
+        yield False
+        return
+    cluster = EmbeddedCluster(settings, flower=False, name=f"replay-{uuid.uuid4().hex[:12]}")
+    with console.status("starting Redis and the chain, cpu and gpu workers…"):
+        cluster.__enter__()
+    try:
+        _settle(dict(cluster.environment))
+        from app.celery import app
+
+        with console.status("waiting for the workers…"):
+            cluster.await_workers(app)
+        yield False
+    finally:
+        with console.status("stopping the cluster…"):
+            cluster.stop()
+
+
+def _settle(environment: dict[str, str]) -> None:
+    """Put the cluster's addresses where every later reader of the settings finds them."""
+    os.environ.update(environment)
+    get_settings.cache_clear()
+    get_settings()
+
+
+def _refuse_idle_cluster(url: str) -> None:
+    from app.celery import app
+
+    queues = app.control.inspect(timeout=2.0).active_queues() or {}
+    served = {queue["name"] for found in queues.values() for queue in found}
+    if missing := {"chain", "cpu", "gpu"} - served:
+        commands = ", ".join(f"celery -A app worker -Q {name}" for name in sorted(missing))
+        raise ValidatorError(f"no worker serves {', '.join(sorted(missing))} at the broker given; start {commands}")
+
+
+def _run(source: str, scores: ScoresFrom, *, eager: bool, console: Console) -> dict[str, Any]:
+    from app.celery import app
+    from app.epoch import open_source
+    from app.report import build_report
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+    from app.store.records import Stage
+    from workers.epoch import open_epoch
+
+    store = get_store()
+    with store.writing() as session:
+        epoch_id = Epochs(session).announce(
+            f"replay:{uuid.uuid4()}", open_source(source).header(), source, scores.value, get_settings().cluster_name
+        )
+    if eager:
+        app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        thread = threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True)
+        thread.start()
+    else:
+        open_epoch.delay(epoch_id)
+    stage, error = _follow(epoch_id, console)
+    if stage is not Stage.DONE:
+        raise ValidatorError(error or f"epoch {epoch_id} ended as {stage.value}")
+    with store.reading() as session:
+        epochs = Epochs(session)
+        return build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+
+
+def _eagerly(task: Any, epoch_id: int) -> None:
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+
+    try:
+        task.delay(epoch_id)
+    except Exception as error:
+        with get_store().writing() as session:
+            Epochs(session).fail(epoch_id, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _follow(epoch_id: int, console: Console) -> tuple[Any, str | None]:
+    """Show a bar per stage until the epoch has ended; its last stage and its error."""
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+    from app.store.records import FINAL_STAGES
+
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=36),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                if not total:
+                    return
+                shown[name] = bars.add_task(name, total=total)
+            bars.update(shown[name], completed=done, total=total)
+
+        while True:
+            with get_store().reading() as session:
+                progress = Epochs(session).progress(epoch_id)
+            show("examine", progress.submissions_done, progress.submissions)
+            for model in ScoringModel:
+                show(f"score {model.value}", progress.batches_done.get(model, 0), progress.batches.get(model, 0))
+            if progress.stage in FINAL_STAGES:
+                show("rank and weigh", 1, 1)
+                return progress.stage, progress.error
+            time.sleep(_POLL_SECONDS)
+
+
+def _print_report(report: dict[str, Any], console: Console) -> None:
+    valid = [entry for entry in report["submissions"] if entry["status"] == "valid"]
+    refused = [entry for entry in report["submissions"] if entry["status"] == "rejected"]
+    targets, antitargets = report["challenge"]["targets"], report["challenge"]["antitargets"]
+    console.print(f"\n[bold]Epoch {report['epoch']}[/]: target {', '.join(targets)}, {len(antitargets)} antitargets")
+    board = Table(title=f"Leaderboard ({len(valid)} valid)", title_justify="left")
+    for name in ("UID", "PSICHIC", "rank", "Boltz-2", "rank", "entropy", "block", "weight"):
+        board.add_column(name, justify="right")
+    weights = report["weights"] or {}
+    order = sorted(valid, key=lambda entry: (entry["psichic_rank"] or len(valid) + 1, entry["uid"]))
+    for entry in order[:_LEADERBOARD_ROWS]:
+        board.add_row(
+            str(entry["uid"]),
+            _shown(entry["psichic_score"]),
+            str(entry["psichic_rank"] or "–"),
+            _shown(entry["boltz_score"]),
+            str(entry["boltz_rank"] or "–"),
+            _shown(entry["entropy"]),
+            str(entry["block"]),
+            _shown(weights.get(str(entry["uid"]))),
+        )
+    console.print(board)
+    if len(order) > _LEADERBOARD_ROWS:
+        console.print(f"… and {len(order) - _LEADERBOARD_ROWS} more in the result")
+    if refused:
+        table = Table(title=f"Rejected ({len(refused)})", title_justify="left")
+        for name in ("UID", "reason", "what happened"):
+            table.add_column(name, justify="right" if name == "UID" else "left")
+        for entry in refused:
+            rejection = entry["rejection"]
+            table.add_row(str(entry["uid"]), rejection["code"], escape(rejection["message"]))
+        console.print(table)
+    for warning in report["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    shares = ", ".join(f"UID {uid}: {share:.4g}" for uid, share in weights.items())
+    console.print(f"[bold]Weights:[/] {shares or 'none'}")
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _write(report: dict[str, Any], path: Path, *, force: bool, console: Console) -> None:
+    from app.report import differences, report_text
+
+    text = report_text(report)
+    if path.exists() and not force:
+        try:
+            found = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+        except (OSError, ValueError):
+            found = ["the file that is there is not a JSON document"]
+        if not found:
+            console.print(f"The result is identical to {path}")
+            return
+        console.print(f"[bold red]The result differs from {path}[/] (--force overwrites it):")
+        for line in found:
+            console.print(f"  {escape(line)}")
+        raise typer.Exit(EXIT_DIFFERS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    console.print(f"Result written to {path}")

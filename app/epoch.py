@@ -1,0 +1,270 @@
+"""What each step of an epoch computes, between the rooms and free of Celery and of the store.
+
+Open (draw the challenge, read the commitments) → examine each submission → plan the batches → stand (rank, weigh).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.domain import (
+    MINUS_INFINITY,
+    PSICHIC_METRIC,
+    Challenge,
+    Commitment,
+    EpochHeader,
+    Molecule,
+    Neuron,
+    PairScore,
+    Protein,
+    ScoringModel,
+    SubmissionRejected,
+    ValidatorError,
+)
+from app.report import json_number
+from app.rules import Rules, parse_rules, rules_sha256
+from app.store.records import Examination, OpenEpoch, PartState, SubmissionRecord, Verdict
+from chain.challenge import draw_challenge
+from chain.commitments import in_window
+from chain.github_path import parse_github_path
+from chain.incentive.molecules import Entrant, boltz_candidates, rank, weight_vector
+from chain.sources import EpochSource
+from chain.submission import fetch_submission, open_submission, parse_submission
+from chem.archive import ArchiveUnreadable, read_archive
+from chem.database import CombinatorialDatabase
+from chem.diversity import smiles_entropy
+from chem.validation import MoleculeRules, validate_molecules
+
+BATCH_SIZE: Final = 32
+
+RECORDING_PREFIX: Final = "recording:"
+
+
+def open_source(reference: str) -> EpochSource:
+    """The source behind a stored reference: ``recording:/path``."""
+    if reference.startswith(RECORDING_PREFIX):
+        from chain.sources.recorded import RecordedSource
+
+        return RecordedSource(Path(reference.removeprefix(RECORDING_PREFIX)))
+    raise ValidatorError(f"unknown epoch source {reference!r}; expected {RECORDING_PREFIX}/folder")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The facts an epoch is frozen with."""
+
+    header: EpochHeader
+    neurons: tuple[Neuron, ...]
+    rules_text: str
+    rules_digest: str
+    challenge: Challenge
+    proteins: tuple[Protein, ...]
+    commitments: tuple[tuple[int, Commitment], ...]
+    warnings: tuple[str, ...]
+
+
+def gather_opening(source: EpochSource) -> Opening:
+    """Read the rules, draw the challenge, and find the commitments that count (specs/epoch.md §1 to §3)."""
+    header = source.header()
+    text = source.rules_text()
+    rules = parse_rules(text)
+    database = CombinatorialDatabase(source.molecule_database())
+    try:
+        reaction_count = len(database.reactions)
+    finally:
+        database.close()
+    challenge = draw_challenge(header.start_block_hash, source.protein_pool(), reaction_count, rules)
+    proteins = tuple(Protein(code, source.sequence(code)) for code in challenge.proteins)
+    neurons = source.metagraph()
+    warnings = [
+        f"protein {protein.code} has no known sequence; every molecule scores -inf against it"
+        for protein in proteins
+        if protein.sequence is None
+    ]
+    _, archive_warning = load_archive(source, rules)
+    return Opening(
+        header=header,
+        neurons=neurons,
+        rules_text=text,
+        rules_digest=rules_sha256(text),
+        challenge=challenge,
+        proteins=proteins,
+        commitments=tuple(in_window(source.commitments(), header, rules.competition.no_submission_blocks, neurons)),
+        warnings=tuple(warnings) + ((archive_warning,) if archive_warning else ()),
+    )
+
+
+def load_archive(source: EpochSource, rules: Rules) -> tuple[frozenset[str] | None, str | None]:
+    """The target's archive and a warning for the report. None: unreadable, and the rules say ``reject``."""
+    try:
+        return read_archive(source.archive(rules.protein_selection.weekly_target)), None
+    except ArchiveUnreadable as error:
+        accept = rules.archive_unavailable == "accept"
+        consequence = "molecules were taken as unused" if accept else "every submission was refused"
+        return frozenset() if accept else None, f"{error}; {consequence} (archive_unavailable)"
+
+
+class Examiner:
+    """Examines an epoch's submissions; holds what they share (database, archive, rules) for the worker's next one."""
+
+    def __init__(self, source: EpochSource, rules: Rules, challenge: Challenge) -> None:
+        self._source = source
+        self._rules = rules
+        self._database = CombinatorialDatabase(source.molecule_database())
+        archive, _ = load_archive(source, rules)
+        self._against = MoleculeRules(rules, challenge.allowed_reactions, archive, challenge.targets[0])
+
+    def examine(self, uid: int, commitment: Commitment) -> Examination:
+        """Fetch, decrypt and validate one submission; a refusal is a result, not an exception."""
+        push_time = ""
+        try:
+            push_time = self._source.push_time(parse_github_path(commitment.data))
+            sealed = parse_submission(fetch_submission(self._source, commitment))
+            names = open_submission(self._source, uid, sealed, self._rules.molecule_validation.num_molecules)
+            valid = validate_molecules(names, self._database, self._against)
+        except SubmissionRejected as refusal:
+            return Examination(push_time, rejection=refusal.rejection)
+        return Examination(push_time, valid.molecules, valid.entropy)
+
+    def close(self) -> None:
+        """Give the database's file handle back."""
+        self._database.close()
+
+
+def plan_batches(
+    epoch: OpenEpoch, submissions: Sequence[SubmissionRecord]
+) -> dict[ScoringModel, list[tuple[str, ...]]]:
+    """Unique SMILES of all valid submissions in first-seen order, UIDs ascending, in batches of 32 (§7, §8)."""
+    valid = [submission for submission in submissions if submission.state is PartState.VALID]
+    everything = (molecule.smiles for submission in valid for molecule in submission.molecules)
+    candidates = (molecule.smiles for submission in valid for molecule in candidates_of(epoch, submission))
+    return {ScoringModel.PSICHIC: _batched(everything), ScoringModel.BOLTZ: _batched(candidates)}
+
+
+def candidates_of(epoch: OpenEpoch, submission: SubmissionRecord) -> list[Molecule]:
+    """The molecules of a submission that Boltz-2 scores (§8)."""
+    indices = boltz_candidates(
+        submission.uid, len(submission.molecules), epoch.header.end_block_hash, epoch.rules.molecule_validation
+    )
+    return [submission.molecules[index] for index in indices]
+
+
+def _batched(smiles: Iterable[str]) -> list[tuple[str, ...]]:
+    unique = list(dict.fromkeys(smiles))
+    return [tuple(unique[start : start + BATCH_SIZE]) for start in range(0, len(unique), BATCH_SIZE)]
+
+
+def proteins_for(epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
+    """PSICHIC meets targets and antitargets, Boltz-2 the weekly target alone."""
+    return epoch.proteins if model is ScoringModel.PSICHIC else epoch.targets[:1]
+
+
+PairScores = Mapping[tuple[str, str], PairScore]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An epoch's end: what is written for each valid submission, the winners and the weights."""
+
+    verdicts: tuple[Verdict, ...]
+    winners: tuple[int | None, int | None]
+    weights: Mapping[int, float] | None
+    warnings: tuple[str, ...]
+
+
+def conclude(
+    epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], psichic: PairScores, boltz: PairScores
+) -> Outcome:
+    """Rank the valid submissions and build the weight vector (§9, §10)."""
+    valid = [submission for submission in submissions if submission.state is PartState.VALID]
+    entrants = [_entrant(epoch, submission, psichic, boltz) for submission in valid]
+    ranking = rank(entrants, epoch.header.epoch, epoch.rules)
+    vector = weight_vector(
+        ranking.psichic_winner, ranking.boltz_winner, [neuron.uid for neuron in epoch.neurons], epoch.rules
+    )
+    entrant_of = {entrant.uid: entrant for entrant in entrants}
+    submission_of = {submission.uid: submission for submission in valid}
+    verdicts = tuple(
+        Verdict(
+            uid=standing.uid,
+            scored=_scored(
+                epoch, submission_of[standing.uid], entrant_of[standing.uid], standing.molecule_scores, boltz
+            ),
+            psichic_score=standing.psichic_score,
+            boltz_score=standing.boltz_score,
+            entropy_boltz=entrant_of[standing.uid].entropy_boltz,
+            psichic_rank=standing.psichic_rank,
+            boltz_rank=standing.boltz_rank,
+        )
+        for standing in ranking.standings
+    )
+    warnings = [*_score_warnings(ScoringModel.PSICHIC, psichic), *_score_warnings(ScoringModel.BOLTZ, boltz)]
+    if vector.reason:
+        warnings.append(vector.reason)
+    return Outcome(verdicts, (ranking.psichic_winner, ranking.boltz_winner), vector.weights, tuple(warnings))
+
+
+def _entrant(epoch: OpenEpoch, submission: SubmissionRecord, psichic: PairScores, boltz: PairScores) -> Entrant:
+    candidates = candidates_of(epoch, submission)
+    target = epoch.challenge.targets[0]
+    metric = epoch.rules.molecule_validation.boltz_metric
+    scored = [boltz.get((target, molecule.smiles)) for molecule in candidates]
+    return Entrant(
+        uid=submission.uid,
+        block=submission.commitment.block,
+        push_time=submission.push_time,
+        names=tuple(molecule.name for molecule in submission.molecules),
+        target_scores=_table(submission.molecules, epoch.challenge.targets, psichic),
+        antitarget_scores=_table(submission.molecules, epoch.challenge.antitargets, psichic),
+        entropy=submission.entropy,
+        boltz=tuple(pair.metrics[metric] for pair in scored if pair is not None and metric in pair.metrics),
+        entropy_boltz=smiles_entropy([m.smiles for m in candidates]) if len(candidates) > 1 else None,
+    )
+
+
+def _table(molecules: Sequence[Molecule], proteins: Sequence[str], scores: PairScores) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(_affinity(scores.get((code, m.smiles))) for code in proteins) for m in molecules)
+
+
+def _affinity(pair: PairScore | None) -> float:
+    value = MINUS_INFINITY if pair is None else pair.metrics.get(PSICHIC_METRIC, MINUS_INFINITY)
+    return value if math.isfinite(value) else MINUS_INFINITY
+
+
+def _scored(
+    epoch: OpenEpoch,
+    submission: SubmissionRecord,
+    entrant: Entrant,
+    scores: Sequence[float],
+    boltz: PairScores,
+) -> list[dict[str, Any]]:
+    candidates = {molecule.smiles for molecule in candidates_of(epoch, submission)}
+    target = epoch.challenge.targets[0]
+    entries: list[dict[str, Any]] = []
+    for index, molecule in enumerate(submission.molecules):
+        pair = boltz.get((target, molecule.smiles)) if molecule.smiles in candidates else None
+        entries.append(
+            {
+                "target_scores": [json_number(score) for score in entrant.target_scores[index]],
+                "antitarget_scores": [json_number(score) for score in entrant.antitarget_scores[index]],
+                "score": json_number(scores[index]),
+                "boltz": dict(pair.metrics) if pair is not None and pair.metrics else None,
+            }
+        )
+    return entries
+
+
+def _score_warnings(model: ScoringModel, scores: PairScores) -> list[str]:
+    """One sentence per cause, so that a thousand failed pairs do not drown the report."""
+    causes: dict[str, set[str]] = {}
+    for (_, smiles), pair in scores.items():
+        if pair.error:
+            causes.setdefault(pair.error.split(":", 1)[0], set()).add(smiles)
+    return [
+        f"{model.value}: {len(molecules)} molecule(s) without a score ({cause}), for example {min(molecules)[:120]}"
+        for cause, molecules in sorted(causes.items())
+    ]

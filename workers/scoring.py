@@ -1,0 +1,165 @@
+"""GPU tasks: score one batch of up to 32 molecules with PSICHIC or Boltz-2."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy.exc import DBAPIError
+
+from app.celery import app
+from app.domain import PairScore, Protein, Scorer, ScoringModel, ValidatorError
+from app.epoch import open_source, proteins_for
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import Epochs
+from app.store.records import BatchRecord, ClaimOutcome, OpenEpoch
+from app.store.scores import Scores
+from app.task import ValidatorTask
+from chain.sources.scores import RecordedScorer
+
+# A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
+_MOST_WHOLE_ATTEMPTS: Final = 2
+
+RECORDED: Final = "recorded"
+
+log = logging.getLogger("celery_validator.scoring")
+
+
+@app.task(base=ValidatorTask, bind=True)
+def score_psichic(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
+    """Score a batch against the target(s) and all antitargets."""
+    return _score(self, epoch_id, batch_id)
+
+
+@app.task(base=ValidatorTask, bind=True)
+def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
+    """Score a batch of candidates against the weekly target."""
+    return _score(self, epoch_id, batch_id)
+
+
+def scoring_proteins(epoch: OpenEpoch, proteins: Sequence[Protein]) -> tuple[Protein, ...]:
+    """The proteins as scores are kept under: a recording knows entries, a model sequences."""
+    if epoch.scores == RECORDED:
+        return tuple(Protein(protein.code, None) for protein in proteins)
+    return tuple(proteins)
+
+
+def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
+    status = {"epoch": epoch_id, "batch": batch_id}
+    store = get_store()
+    with store.writing() as session:
+        epochs = Epochs(session)
+        outcome = epochs.claim_batch(batch_id, task.task_id, task.holder, get_settings().scoring_limit)
+        if outcome is ClaimOutcome.CLAIMED:
+            batch, epoch = epochs.batch(batch_id), epochs.get(epoch_id)
+    if outcome is ClaimOutcome.BUSY:
+        task.ask_again()
+    if outcome is not ClaimOutcome.CLAIMED:
+        return status | {"status": outcome.value}
+    try:
+        _Scoring(epoch, batch).run()
+    except DBAPIError:
+        raise
+    except SoftTimeLimitExceeded as error:
+        # bounded: from the third attempt on every round decides at least one molecule
+        raise task.retry(exc=error, countdown=1, max_retries=None) from None
+    except ValidatorError as error:
+        # missing weights or a broken recording: no molecule's fault, and nothing a retry would mend
+        with store.writing() as session:
+            Epochs(session).fail(epoch_id, str(error))
+        return status | {"status": "failed"}
+    return status | {"status": "scored"}
+
+
+class _Scoring:
+    """One batch on its way through a scorer; what is scored is kept even if the rest is not."""
+
+    def __init__(self, epoch: OpenEpoch, batch: BatchRecord) -> None:
+        self._batch = batch
+        self._proteins = scoring_proteins(epoch, proteins_for(epoch, batch.model))
+        self._scorer = scorer_for(epoch.source, epoch.scores, batch.model)
+
+    def run(self) -> None:
+        digest = self._scorer.digest
+        with get_store().reading() as session:
+            known = Scores(session).known(digest, self._proteins, self._batch.smiles)
+        missing = [
+            smiles
+            for smiles in self._batch.smiles
+            if any((protein.code, smiles) not in known for protein in self._proteins)
+        ]
+        if self._batch.attempts > _MOST_WHOLE_ATTEMPTS:
+            scores = self._one_by_one_on_watch(missing)
+        else:
+            scores = self._together(missing)
+        with get_store().writing() as session:
+            Scores(session).keep(digest, self._proteins, scores)
+            Epochs(session).finish_batch(self._batch, digest)
+
+    def _together(self, smiles: Sequence[str]) -> list[PairScore]:
+        if not smiles:
+            return []
+        try:
+            return self._scorer.pair_scores(self._proteins, smiles)
+        except (SoftTimeLimitExceeded, DBAPIError, ValidatorError):
+            raise
+        except Exception:
+            log.exception("batch %s failed; trying its molecules one by one", self._batch.id)
+            return self._one_by_one(smiles)
+
+    def _one_by_one(self, smiles: Sequence[str]) -> list[PairScore]:
+        scores: list[PairScore] = []
+        failures = 0
+        for text in smiles:
+            try:
+                scores += self._scorer.pair_scores(self._proteins, [text])
+            except (SoftTimeLimitExceeded, DBAPIError, ValidatorError):
+                raise
+            except Exception as error:
+                log.warning("molecule %s fails alone", text, exc_info=True)
+                failures += 1
+                last = error
+                scores += self._failed(text, f"failed_alone: {type(error).__name__}: {error}")
+        if failures and failures == len(smiles) and len(smiles) > 1:
+            # every one of several molecules failing is the installation's fault, not theirs
+            raise ValidatorError(f"{self._batch.model.value} fails on every molecule: {type(last).__name__}: {last}")
+        return scores
+
+    def _one_by_one_on_watch(self, smiles: Sequence[str]) -> list[PairScore]:
+        """Each molecule is named in the store before it is begun: the one that ends the process is then known."""
+        for text in smiles:
+            index = self._batch.smiles.index(text)
+            if index == self._batch.suspect:
+                scores = self._failed(text, "worker_lost: scoring this molecule ended its worker process")
+            else:
+                with get_store().writing() as session:
+                    Epochs(session).suspect(self._batch.id, index)
+                scores = self._together([text])
+            with get_store().writing() as session:
+                Scores(session).keep(self._scorer.digest, self._proteins, scores)
+        return []
+
+    def _failed(self, smiles: str, error: str) -> list[PairScore]:
+        return [PairScore(protein.code, smiles, error=error[:300]) for protein in self._proteins]
+
+
+@lru_cache(maxsize=4)
+def scorer_for(source: str, scores: str, model: ScoringModel) -> Scorer:
+    """The scorer of this process; made once and kept, its model loaded on first use.
+
+    Raises:
+        ValidatorError: the recording has no scores, or the model's weights are missing.
+    """
+    if scores == RECORDED:
+        folder = open_source(source).recorded_scores()
+        if folder is None:
+            raise ValidatorError(f"{source} holds no scores/; replay it with --scores model")
+        return RecordedScorer(Path(folder), model)
+    from gpu.scorers import build_scorer
+
+    return build_scorer(model, get_settings())

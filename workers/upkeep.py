@@ -1,0 +1,60 @@
+"""What keeps the cluster moving and the store small."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from app.celery import app
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import Epochs, now
+from app.store.records import EpochSummary
+from app.store.scores import Scores
+from app.task import ValidatorTask
+from workers.epoch import send_on
+
+log = logging.getLogger("celery_validator.upkeep")
+
+
+@app.task(base=ValidatorTask)
+def reconcile() -> dict[str, Any]:
+    """Move on every epoch of this cluster that stands still: a lost chord, a wiped broker, a dead worker's claim."""
+    settings = get_settings()
+    with get_store().reading() as session:
+        epochs = Epochs(session).unfinished(settings.cluster_name)
+    if not epochs:
+        return {"moved": []}
+    alive = living_processes()
+    moved = [epoch.id for epoch in epochs if _move_on(epoch, alive)]
+    return {"moved": moved}
+
+
+def _move_on(epoch: EpochSummary, alive: set[str]) -> bool:
+    with get_store().writing() as session:
+        epochs = Epochs(session)
+        dead = epochs.holders(epoch.id) - alive
+        voided = epochs.release_claims(epoch.id, dead) if alive else 0
+        still = now() - epoch.touched_at > get_settings().reconcile_after
+        if not (voided or still):
+            return False
+        # touching it now gives what is sent below its own time before the next look
+        epochs.touch(epoch.id)
+    log.warning("epoch %s stood still at %s; sent on (%d claims voided)", epoch.id, epoch.stage.value, voided)
+    send_on(epoch.id)
+    return True
+
+
+def living_processes() -> set[str]:
+    """``node/pid`` of every pool process that answers; empty where no worker could be asked."""
+    stats = app.control.inspect(timeout=2.0).stats() or {}
+    return {f"{node}/{pid}" for node, found in stats.items() for pid in found.get("pool", {}).get("processes", ())}
+
+
+@app.task(base=ValidatorTask)
+def forget_old() -> dict[str, Any]:
+    """Delete epochs and scores older than ``RETENTION``."""
+    before = now() - get_settings().retention
+    with get_store().writing() as session:
+        epochs, scores = Epochs(session).delete_before(before), Scores(session).delete_before(before)
+    return {"epochs": epochs, "scores": scores}

@@ -406,9 +406,7 @@ class Epochs:
                 select(SubmissionRow.state, func.count())
                 .where(SubmissionRow.epoch_id == epoch_id)
                 .group_by(SubmissionRow.state)
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         done: dict[str, int] = {}
         total: dict[str, int] = {}

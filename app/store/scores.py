@@ -75,4 +75,4 @@ class Scores:
 
     def _numbers(self, values: Sequence[str]) -> dict[str, int]:
         rows = self._session.execute(select(DigestRow.value, DigestRow.id).where(DigestRow.value.in_(values)))
-        return dict(rows.tuples().all())
+        return dict(rows.all())

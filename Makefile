@@ -1,0 +1,62 @@
+# make epoch: run the bundled epoch on a cluster of its own. make test: the tests. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# celery and the tests find the project's packages from here
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: install epoch up doctor test test-slow test-gpu test-docker lint format bench recording clean
+
+install: $(INSTALLED)
+
+# torch first and pinned: what follows then finds it satisfied and asks for no CUDA build
+$(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps boltz==2.2.1
+	touch $@
+
+epoch: install
+	$(BIN)/python -m app epoch replay app/demo/recording --cluster embedded --out build/epoch/result.json --force
+
+up: install
+	$(BIN)/python -m app up
+
+doctor: install
+	$(BIN)/python -m app doctor
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
+
+test-docker: install
+	$(BIN)/python -m pytest -m docker
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+recording: install
+	rm -rf app/demo/recording
+	$(BIN)/python -m app.demo.make_recording app/demo/recording
+
+clean:
+	rm -rf build data .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -178,3 +178,36 @@ class Scorer(Protocol):
         *batch* failed for a reason that is not the molecule's (a lost device, a broken installation).
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """A miner's model as committed on the chain (specs/models.md, 'Model metadata'): a Hugging Face repository,
+    the revision to take, and the competition it enters. None where the commitment leaves a field out."""
+
+    namespace: str
+    name: str
+    epoch: str | None
+    commit: str | None
+    hash: str | None
+    competition_id: str | None
+
+    @property
+    def repository(self) -> str:
+        """``namespace/name``, the Hugging Face repository."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def text(self) -> str:
+        """The commitment text: ``namespace:name:epoch:commit:hash:competition_id``."""
+        fields = (self.namespace, self.name, self.epoch, self.commit, self.hash, self.competition_id)
+        return ":".join(str(field) for field in fields)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCommitment:
+    """A model and the block it was committed in."""
+
+    hotkey: str
+    block: int
+    model: ModelId

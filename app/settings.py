@@ -44,6 +44,28 @@ class Settings(BaseSettings):
         description="drand endpoints, tried in turn, separated by commas",
     )
 
+    # the model competitions (netuid 21)
+    run_api: bool = Field(False, description="score models through SCORING_API_URL instead of this cluster's GPU")
+    scoring_api_url: CommaSeparated = Field(
+        ("http://127.0.0.1:8003",), description="scoring APIs, each on its own GPU, separated by commas"
+    )
+    immediate: bool = Field(False, description="set weights now instead of waiting for :00, :20, :40")
+    offline: bool = Field(False, description="never talk to the chain; use what the store knows")
+    dont_set_weights: bool = Field(False, description="compute and keep the weights, but submit none")
+    alpha: float = Field(0.9, ge=0, le=1, description="EMA factor of the weights; 0 turns the EMA off")
+    burn_uid: int = Field(111, ge=0, le=65535, description="UID that gets what nobody earned")
+    clean_period_minutes: int = Field(60, ge=1, description="how often unreferenced model folders are removed")
+    update_delay_minutes: int = Field(5, ge=1, description="how often the miners' commitments are read")
+    min_age: timedelta = Field(timedelta(0), ge=timedelta(0), description="a model must be older than this to be queued")
+    evaluation_limit: timedelta = Field(timedelta(hours=2), description="how long one model may be under scoring")
+    model_dir: Path | None = Field(None, description="where models are downloaded to; DATA_DIR/models when empty")
+    min_stake: float = Field(20_000.0, ge=0, description="stake (alpha) that a caller of the validator API needs")
+    api_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")
+    api_port: int = Field(8000, ge=1, le=65535, description="port the API listens on")
+    api_basic: bool = Field(True, description="accept HTTP Basic with a hotkey signature, which can be replayed")
+    api_rate_limit: int = Field(1200, ge=1, description="requests a minute that one hotkey may make")
+    api_body_limit: int = Field(1_048_576, ge=1024, description="largest request body in bytes")
+
     # the cluster
     broker_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that carries the tasks"
@@ -79,14 +101,14 @@ class Settings(BaseSettings):
     reconcile_every: timedelta = Field(timedelta(seconds=15), description="how often the reconciler looks")
     retention: timedelta = Field(timedelta(days=30), description="how long epochs and scores are kept")
 
-    @field_validator("drand_urls", mode="before")
+    @field_validator("drand_urls", "scoring_api_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("drand_urls")
+    @field_validator("drand_urls", "scoring_api_url")
     @classmethod
     def _web_addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         if not urls:
@@ -124,6 +146,11 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         scheme, rest = url.split(":", 1)
         return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
+
+    @property
+    def models_folder(self) -> Path:
+        """Where models are downloaded to, absolute."""
+        return (self.model_dir or self.data_dir / "models").expanduser().resolve()
 
     @property
     def redis_url(self) -> str:

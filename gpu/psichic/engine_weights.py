@@ -72,6 +72,8 @@ class Convolution:
         self.second_bias = place(torch.stack([pre[2].bias.double() for pre in conv.pre_nns]))  # type: ignore[index]
         self.post_own = place(post[:, :, :f].transpose(1, 2))
         """T × F × F: the node's own part"""
+        self.node_and_own = torch.cat((self.node, self.post_own), dim=2).contiguous()
+        """T × F × 3F: target part, source part, the post-layer's own part"""
         self._scaled = post[:, :, f:].reshape(t, f, 3, 4 * f)
         self.post_scaled = place(self._scaled.permute(0, 3, 2, 1).reshape(t, 4 * f, 3 * f))
         """T × 4F × 3F: aggregates → identity, amplification and linear parts"""
@@ -83,6 +85,7 @@ class Convolution:
         self._own = post[:, :, :f]
         self._place = place
         self._by_degree: dict[int, Tensor] = {}
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
 
     def table_terms(self, table: Tensor) -> Tensor:
         """Edge terms of a table of edge features, R × H → R × H: made once, in float64, then placed."""
@@ -99,6 +102,15 @@ class Convolution:
             torch.mm(rows[:, s], self.node[t, :, :f], out=target.view(-1, h)[:, s])
             torch.mm(rows[:, s], self.node[t, :, f:], out=source.view(-1, h)[:, s])
         return target, source
+
+    def scale_tables(self, largest: int) -> tuple[Tensor, Tensor]:
+        """Amplification and linear scale of every in-degree from 0 to ``largest``."""
+        known = self._tables.get(largest)
+        if known is None:
+            d = torch.arange(largest + 1, dtype=torch.float64).clamp(min=1)
+            known = self._place((d + 1).log() / self.log_average), self._place(d / self.linear_average)
+            self._tables[largest] = known
+        return known
 
     def post_for(self, degree: int) -> Tensor:
         """T × 5F × F: own features and aggregates of a node of this in-degree → tower output, scalers folded in."""
@@ -251,7 +263,10 @@ class LayerWeights:
         self.residue_mlp = place.perceptron(inter.residue_mlp)
         self.residue_drug = self.residue_mlp.first[:, :h].contiguous()
         self.residue_own = self.residue_mlp.first[:, h:].contiguous()
-        self.to_atom, self.to_residue = place(network.atom_lins[index].weight), place(network.residue_lins[index].weight)
+        self.to_atom, self.to_residue = (
+            place(network.atom_lins[index].weight),
+            place(network.residue_lins[index].weight),
+        )
         self.atom_mlp = place.perceptron(network.c2a_mlps[index])
         self.residue_update = place.perceptron(network.c2r_mlps[index])
         self.atom_norm = place.graph_norm(network.mol_gn2[index])

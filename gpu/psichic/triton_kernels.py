@@ -1,0 +1,397 @@
+"""The engine's irregular operations as Triton kernels, float32, for CUDA devices.
+
+Same meaning as :mod:`gpu.psichic.plain_kernels`. Dense products stay with cuBLAS (exact float32, no TF32). Every
+reduction runs over one segment in one program in a fixed order: no atomics, so bits depend on the segment alone.
+
+Messages are kept tower by tower (T × rows × F), which is what the batched products over towers read and write.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gpu.psichic.engine_weights import Convolution, GraphNormWeights, Norm, ResidueTopology
+from gpu.psichic.network import VARIANCE_FLOOR
+from gpu.psichic.packing import LigandBatch
+
+_EPS: Final = 1e-5
+_FLOOR: Final[Any] = tl.constexpr(VARIANCE_FLOOR)
+_CUT: Final[Any] = tl.constexpr(VARIANCE_FLOOR**0.5)
+_ROW_BLOCK: Final = 8
+
+EDGE_SLOTS: int = 32
+"""Slots whose edge messages exist at once: the working set of the three edge kernels."""
+
+
+def _width(n: int) -> int:
+    return max(16, triton.next_power_of_2(n))
+
+
+@triton.jit
+def _norm_relu_add_kernel(
+    o_ptr, x_ptr, w_ptr, b_ptr, out_ptr, rows, eps, x_rows, H: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BR + tl.arange(0, BR)
+    c = tl.arange(0, BC)
+    live = (row < rows)[:, None] & (c < H)[None, :]
+    at = row[:, None] * H + c[None, :]
+    o = tl.load(o_ptr + at, mask=live, other=0.0)
+    mean = tl.sum(o, 1) / H
+    centred = tl.where((c < H)[None, :], o - mean[:, None], 0.0)
+    var = tl.sum(centred * centred, 1) / H
+    scaled = centred * (1.0 / tl.sqrt_rn(var + eps))[:, None]
+    w = tl.load(w_ptr + c, mask=c < H, other=0.0)
+    b = tl.load(b_ptr + c, mask=c < H, other=0.0)
+    y = scaled * w[None, :] + b[None, :]
+    if RESIDUAL:
+        x = tl.load(x_ptr + (row % x_rows)[:, None] * H + c[None, :], mask=live, other=0.0)
+        y = x + tl.maximum(y, 0.0)
+    tl.store(out_ptr + at, y, mask=live)
+
+
+def norm_relu_add(o: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """``x + relu(LN(o))`` (§7, PNA step 5)."""
+    out = torch.empty_like(o)
+    h = o.shape[-1]
+    rows, br = o.numel() // h, 4
+    _norm_relu_add_kernel[(triton.cdiv(rows, br),)](
+        o, x, norm.weight, norm.bias, out, rows, _EPS, x.numel() // h, H=h, BC=_width(h), BR=br, RESIDUAL=True
+    )
+    return out
+
+
+def layer_norm(x: Tensor, norm: Norm) -> Tensor:
+    """LN over the last dimension."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    h = x.shape[-1]
+    rows, br = x.numel() // h, 4
+    _norm_relu_add_kernel[(triton.cdiv(rows, br),)](
+        x, x, norm.weight, norm.bias, out, rows, _EPS, rows, H=h, BC=_width(h), BR=br, RESIDUAL=False
+    )
+    return out
+
+
+@triton.jit
+def _edge_hidden_kernel(
+    node_ptr, term_ptr, source_ptr, target_ptr, kind_ptr, out_ptr, nodes, edges, all_nodes, all_edges,
+    H: tl.constexpr, F: tl.constexpr, BC: tl.constexpr, BE: tl.constexpr, TABLE: tl.constexpr,
+):  # fmt: skip
+    e = tl.program_id(0) * BE + tl.arange(0, BE)
+    slot = tl.program_id(1)
+    c = tl.arange(0, BC)
+    live = (e < edges)[:, None] & (c < H)[None, :]
+    source = slot * nodes + tl.load(source_ptr + e, mask=e < edges, other=0).to(tl.int32)
+    target = slot * nodes + tl.load(target_ptr + e, mask=e < edges, other=0).to(tl.int32)
+    tower, f = c // F, c % F
+    base = (tower * all_nodes * (3 * F) + f)[None, :]
+    a = tl.load(node_ptr + base + (target * (3 * F))[:, None], mask=live, other=0.0)
+    b = tl.load(node_ptr + base + (source * (3 * F) + F)[:, None], mask=live, other=0.0)
+    term_row = tl.load(kind_ptr + e, mask=e < edges, other=0).to(tl.int32) if TABLE else e
+    term = tl.load(term_ptr + term_row[:, None] * H + c[None, :], mask=live, other=0.0)
+    at = (tower * all_edges * F + f)[None, :] + ((slot * edges + e) * F)[:, None]
+    tl.store(out_ptr + at, tl.maximum(a + b + term, 0.0), mask=live)
+
+
+@triton.jit
+def _four_aggregates_kernel(
+    message_ptr, bias_ptr, ptr_ptr, out_ptr, nodes, edges, all_nodes, all_edges, first_node,
+    H: tl.constexpr, F: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0) * BR + tl.arange(0, BR)
+    slot = tl.program_id(1)
+    c = tl.arange(0, BC)
+    start = tl.load(ptr_ptr + r, mask=r < nodes, other=0).to(tl.int32)
+    stop = tl.load(ptr_ptr + r + 1, mask=r < nodes, other=0).to(tl.int32)
+    degree = stop - start
+    tower, f = c // F, c % F
+    channel = (tower * all_edges * F + f)[None, :]
+    bias = tl.load(bias_ptr + c, mask=c < H, other=0.0)[None, :]
+    total = tl.zeros((BR, BC), tl.float32)
+    square = tl.zeros((BR, BC), tl.float32)
+    low = tl.full((BR, BC), float("inf"), tl.float32)
+    high = tl.full((BR, BC), float("-inf"), tl.float32)
+    for k in range(0, tl.max(degree, 0)):
+        live = (k < degree)[:, None] & (c < H)[None, :]
+        at = channel + ((slot * edges + start + k) * F)[:, None]
+        m = tl.load(message_ptr + at, mask=live, other=0.0) + bias
+        total += tl.where(live, m, 0.0)
+        square += tl.where(live, m * m, 0.0)
+        low = tl.where(live, tl.minimum(low, m), low)
+        high = tl.where(live, tl.maximum(high, m), high)
+    some = (degree > 0)[:, None]
+    count = tl.maximum(degree, 1).to(tl.float32)[:, None]
+    mean = total / count
+    std = tl.sqrt_rn(tl.maximum(square / count - mean * mean, _FLOOR))
+    std = tl.where(some & (std > _CUT), std, 0.0)
+    inside = (r < nodes)[:, None] & (c < H)[None, :]
+    at = (tower * all_nodes * (4 * F) + f)[None, :] + ((first_node + slot * nodes + r) * (4 * F))[:, None]
+    tl.store(out_ptr + at, mean, mask=inside)
+    tl.store(out_ptr + at + F, tl.where(some, low, 0.0), mask=inside)
+    tl.store(out_ptr + at + 2 * F, tl.where(some, high, 0.0), mask=inside)
+    tl.store(out_ptr + at + 3 * F, std, mask=inside)
+
+
+@triton.jit
+def _scale_and_add_kernel(
+    node_ptr, scaled_ptr, bias_ptr, ptr_ptr, amplify_ptr, linear_ptr, out_ptr, rows, nodes,
+    H: tl.constexpr, F: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BR + tl.arange(0, BR)
+    c = tl.arange(0, BC)
+    live = (row < rows)[:, None] & (c < H)[None, :]
+    r = row % nodes
+    degree = (tl.load(ptr_ptr + r + 1) - tl.load(ptr_ptr + r)).to(tl.int32)
+    amplify, linear = tl.load(amplify_ptr + degree)[:, None], tl.load(linear_ptr + degree)[:, None]
+    at = ((c // F) * rows * (3 * F) + c % F)[None, :] + (row * (3 * F))[:, None]
+    own = tl.load(node_ptr + at + 2 * F, mask=live, other=0.0)
+    one = tl.load(scaled_ptr + at, mask=live, other=0.0)
+    two = tl.load(scaled_ptr + at + F, mask=live, other=0.0)
+    three = tl.load(scaled_ptr + at + 2 * F, mask=live, other=0.0)
+    bias = tl.load(bias_ptr + c, mask=c < H, other=0.0)[None, :]
+    tl.store(out_ptr + row[:, None] * H + c[None, :], own + one + amplify * two + linear * three + bias, mask=live)
+
+
+def _convolution(
+    x: Tensor, conv: Convolution, term: Tensor, source: Tensor, target: Tensor, kind: Tensor | None, ptr: Tensor
+) -> Tensor:
+    """PNA steps 1 to 5 over B copies of one edge list: x is B × N × H."""
+    b, n, h = x.shape
+    t, f, edges = conv.towers, x.shape[2] // conv.towers, int(source.shape[0])
+    rows, bc = b * n, _width(h)
+    nodes = torch.bmm(x.view(rows, t, f).transpose(0, 1), conv.node_and_own)
+    aggregates = x.new_empty(t, rows, 4 * f)
+    step = min(b, EDGE_SLOTS)
+    while b % step:
+        step -= 1
+    table = kind is not None
+    for first in range(0, b, step):
+        hidden = x.new_empty(t, step * edges, f)
+        if edges:
+            _edge_hidden_kernel[(triton.cdiv(edges, _ROW_BLOCK), step)](
+                nodes[:, first * n :], term, source, target, source if kind is None else kind, hidden,
+                n, edges, rows, step * edges, H=h, F=f, BC=bc, BE=_ROW_BLOCK, TABLE=table,
+            )  # fmt: skip
+        message = torch.bmm(hidden, conv.second)
+        _four_aggregates_kernel[(triton.cdiv(n, _ROW_BLOCK), step)](
+            message, conv.second_bias, ptr, aggregates, n, edges, rows, step * edges, first * n,
+            H=h, F=f, BC=bc, BR=_ROW_BLOCK,
+        )  # fmt: skip
+    scaled = torch.bmm(aggregates, conv.post_scaled)
+    amplify, linear = conv.scale_tables(n)
+    post = torch.empty_like(x)
+    _scale_and_add_kernel[(triton.cdiv(rows, _ROW_BLOCK),)](
+        nodes, scaled, conv.post_bias, ptr, amplify, linear, post, rows, n, H=h, F=f, BC=bc, BR=_ROW_BLOCK
+    )
+    o = F.linear(post.view(rows, h), conv.out, conv.out_bias)
+    return norm_relu_add(o, x, conv.norm).view(b, n, h)
+
+
+def residue_convolution(x: Tensor, conv: Convolution, edge_term: Tensor, graph: ResidueTopology) -> Tensor:
+    """PNA over residue edges, steps 1 to 5: B × L × H → B × L × H."""
+    return _convolution(x, conv, edge_term, graph.source, graph.target, None, graph.ptr)
+
+
+def bond_convolution(x: Tensor, conv: Convolution, bonds: Tensor, batch: LigandBatch) -> Tensor:
+    """PNA over the bonds of all packed ligands: atoms A × H; ``bonds`` is the 5 × H table of edge terms."""
+    out = _convolution(x[None], conv, bonds, batch.bond_source, batch.bond_target, batch.bond_type, batch.bond_ptr)
+    return out[0]
+
+
+@triton.jit
+def _segment_sum_kernel(
+    y_ptr, ptr_ptr, index_ptr, weight_ptr, out_ptr, segments, rows,
+    C: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, MEAN: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0) * BR + tl.arange(0, BR)
+    slot = tl.program_id(1)
+    c = tl.arange(0, BC)
+    start = tl.load(ptr_ptr + r, mask=r < segments, other=0).to(tl.int32)
+    count = tl.load(ptr_ptr + r + 1, mask=r < segments, other=0).to(tl.int32) - start
+    total = tl.zeros((BR, BC), tl.float32)
+    for k in range(0, tl.max(count, 0)):
+        here = k < count
+        live = here[:, None] & (c < C)[None, :]
+        row = slot * rows + tl.load(index_ptr + start + k, mask=here, other=0).to(tl.int32)
+        y = tl.load(y_ptr + row[:, None] * C + c[None, :], mask=live, other=0.0)
+        if MEAN:
+            total += y
+        else:
+            total += y * tl.load(weight_ptr + start + k, mask=here, other=0.0)[:, None]
+    if MEAN:
+        total = total / tl.maximum(count, 1).to(tl.float32)[:, None]
+    inside = (r < segments)[:, None] & (c < C)[None, :]
+    tl.store(out_ptr + (slot * segments + r)[:, None] * C + c[None, :], total, mask=inside)
+
+
+def _row_block(width: int) -> int:
+    return max(4, min(64, 2048 // width))
+
+
+def neighbour_average(y: Tensor, graph: ResidueTopology) -> Tensor:
+    """``Â y`` of §7 step 3: B × L × C → B × L × C."""
+    b, length, channels = y.shape
+    out = torch.empty_like(y)
+    bc = _width(channels)
+    br = _row_block(bc)
+    _segment_sum_kernel[(triton.cdiv(length, br), b)](
+        y, graph.average_ptr, graph.average_index, graph.average_weight, out, length, length,
+        C=channels, BC=bc, BR=br, MEAN=False,
+    )  # fmt: skip
+    return out
+
+
+def gather_mean(values: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
+    """For each segment the mean of ``values[index]`` over its entries, 0 where it has none."""
+    segments, channels = int(ptr.shape[0]) - 1, values.shape[1]
+    out = values.new_empty(segments, channels)
+    bc = _width(channels)
+    br = 4
+    _segment_sum_kernel[(triton.cdiv(segments, br), 1)](
+        values, ptr, index, values, out, segments, values.shape[0], C=channels, BC=bc, BR=br, MEAN=True
+    )
+    return out
+
+
+@triton.jit
+def _add_relu_of_clusters_kernel(
+    p_ptr, s_ptr, c_ptr, out_ptr, rows, p_step, s_step, c_step,
+    H: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0) * BR + tl.arange(0, BR)
+    slot = tl.program_id(1)
+    c = tl.arange(0, BC)
+    live = (r < rows)[:, None] & (c < H)[None, :]
+    total = tl.zeros((BR, BC), tl.float32)
+    for k in tl.static_range(K):
+        s = tl.load(s_ptr + slot * s_step + r * K + k, mask=r < rows, other=0.0)
+        row = tl.load(c_ptr + slot * c_step + k * H + c, mask=c < H, other=0.0)
+        total += s[:, None] * row[None, :]
+    at = r[:, None] * H + c[None, :]
+    p = tl.load(p_ptr + slot * p_step + at, mask=live, other=0.0)
+    tl.store(out_ptr + slot * rows * H + at, p + tl.maximum(total, 0.0), mask=live)
+
+
+def add_relu_of_clusters(p: Tensor, s: Tensor, c: Tensor) -> Tensor:
+    """``p + relu(S c)``: residues B × L × H, assignment B × L × K, clusters B × K × H."""
+    b, k, h = c.shape
+    rows = p.shape[1]
+    out = c.new_empty(b, rows, h)
+
+    def step(tensor: Tensor) -> int:
+        return 0 if tensor.shape[0] == 1 else tensor.shape[1] * tensor.shape[2]
+
+    _add_relu_of_clusters_kernel[(triton.cdiv(rows, _ROW_BLOCK), b)](
+        p, s, c, out, rows, step(p), step(s), step(c), H=h, K=k, BC=_width(h), BR=_ROW_BLOCK
+    )
+    return out
+
+
+@triton.jit
+def _graph_norm_kernel(
+    x_ptr, w_ptr, b_ptr, g_ptr, ptr_ptr, out_ptr, length, eps,
+    H: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, RAGGED: tl.constexpr,
+):  # fmt: skip
+    slot = tl.program_id(0)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = c < H
+    if RAGGED:
+        start = tl.load(ptr_ptr + slot).to(tl.int32)
+        n = tl.load(ptr_ptr + slot + 1).to(tl.int32) - start
+    else:
+        start = slot * length
+        n = length
+    rows = tl.arange(0, BR)
+    count = tl.maximum(n, 1).to(tl.float32)
+    total = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, n, BR):
+        live = (first + rows < n)[:, None] & inside[None, :]
+        total += tl.load(x_ptr + (start + first + rows)[:, None] * H + c[None, :], mask=live, other=0.0)
+    shift = tl.load(g_ptr + c, mask=inside, other=0.0) * (tl.sum(total, 0) / count)
+    square = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, n, BR):
+        live = (first + rows < n)[:, None] & inside[None, :]
+        y = tl.load(x_ptr + (start + first + rows)[:, None] * H + c[None, :], mask=live, other=0.0) - shift[None, :]
+        square += tl.where(live, y * y, 0.0)
+    root = tl.sqrt_rn(tl.sum(square, 0) / count + eps)
+    w = tl.load(w_ptr + c, mask=inside, other=0.0)
+    b = tl.load(b_ptr + c, mask=inside, other=0.0)
+    for first in range(0, n, BR):
+        live = (first + rows < n)[:, None] & inside[None, :]
+        at = (start + first + rows)[:, None] * H + c[None, :]
+        y = tl.load(x_ptr + at, mask=live, other=0.0) - shift[None, :]
+        tl.store(out_ptr + at, w[None, :] * y / root[None, :] + b[None, :], mask=live)
+
+
+def residue_graph_norm(x: Tensor, norm: GraphNormWeights) -> Tensor:
+    """GraphNorm over the L residues of each pair: B × L × H."""
+    b, length, h = x.shape
+    out = torch.empty_like(x)
+    _graph_norm_kernel[(b, triton.cdiv(h, 32))](
+        x, norm.weight, norm.bias, norm.mean_scale, x, out, length, _EPS, H=h, BC=32, BR=64, RAGGED=False
+    )
+    return out
+
+
+def slot_graph_norm(x: Tensor, norm: GraphNormWeights, ptr: Tensor, slot: Tensor) -> Tensor:
+    """GraphNorm over the atoms of each slot: A × H; rows of no slot come out 0."""
+    out = torch.zeros_like(x)
+    h = x.shape[1]
+    _graph_norm_kernel[(int(ptr.shape[0]) - 1, triton.cdiv(h, 32))](
+        x, norm.weight, norm.bias, norm.mean_scale, ptr, out, 0, _EPS, H=h, BC=32, BR=16, RAGGED=True
+    )
+    return out
+
+
+@triton.jit
+def _slot_attention_kernel(
+    logit_ptr, value_ptr, ptr_ptr, share_ptr, out_ptr,
+    H: tl.constexpr, T: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    slot = tl.program_id(0)
+    c = tl.arange(0, BC)
+    inside = c < H
+    F: tl.constexpr = H // T
+    head = tl.minimum(c // F, T - 1)
+    start = tl.load(ptr_ptr + slot).to(tl.int32)
+    n = tl.load(ptr_ptr + slot + 1).to(tl.int32) - start
+    rows = tl.arange(0, BR)
+    high = tl.full((BR, BC), float("-inf"), tl.float32)
+    for first in range(0, n, BR):
+        here = (first + rows < n)[:, None]
+        at = (start + first + rows)[:, None] * T + head[None, :]
+        high = tl.maximum(high, tl.load(logit_ptr + at, mask=here, other=float("-inf")))
+    peak = tl.max(high, 0)
+    exponents = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, n, BR):
+        here = (first + rows < n)[:, None]
+        at = (start + first + rows)[:, None] * T + head[None, :]
+        logit = tl.load(logit_ptr + at, mask=here, other=float("-inf"))
+        exponents += tl.where(here, tl.exp(logit - peak[None, :]), 0.0)
+    total = tl.sum(exponents, 0)
+    pooled = tl.zeros((BR, BC), tl.float32)
+    for first in range(0, n, BR):
+        here = (first + rows < n)[:, None]
+        row = (start + first + rows)[:, None]
+        logit = tl.load(logit_ptr + row * T + head[None, :], mask=here, other=float("-inf"))
+        share = tl.where(here, tl.exp(logit - peak[None, :]) / total[None, :], 0.0)
+        value = tl.load(value_ptr + row * H + c[None, :], mask=here & inside[None, :], other=0.0)
+        pooled += share * value
+        tl.store(share_ptr + row * T + head[None, :], share, mask=here & (inside & (c % F == 0))[None, :])
+    tl.store(out_ptr + slot * H + c, tl.sum(pooled, 0), mask=inside)
+
+
+def slot_attention(logit: Tensor, values: Tensor, ptr: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of logits (N × T) over the rows of each slot, and Σ share·values (slots × H), heads by slices."""
+    slots, h = int(ptr.shape[0]) - 1, values.shape[1]
+    share = torch.zeros_like(logit)
+    out = values.new_empty(slots, h)
+    _slot_attention_kernel[(slots,)](logit, values, ptr, share, out, H=h, T=logit.shape[1], BC=_width(h), BR=8)
+    return share, out

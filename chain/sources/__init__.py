@@ -13,6 +13,10 @@ class SourceError(ValidatorError):
     """A fact that the epoch needs is malformed or cannot be had; the message names the file or the host."""
 
 
+class SourceUnavailable(SourceError):
+    """A host does not answer, or not truthfully: nobody's fault but the network's, and worth another try later."""
+
+
 class ContentNotFound(Exception):
     """No file at a committed path."""
 

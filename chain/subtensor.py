@@ -1,0 +1,474 @@
+"""The chain, through bittensor's SDK: every call typed, with a deadline, on endpoints tried in turn (specs/chain.md).
+
+The SDK is imported and connected on first use in each process, on an event loop of its own: a client that crosses a
+fork hangs for ever, and so does a blocking call to a node that has gone silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from app.domain import Commitment, Neuron, ValidatorError
+from chain.sources import SourceUnavailable
+
+T = TypeVar("T")
+
+RAO: Final = 1_000_000_000
+
+# The commitments pallet's largest plain field.
+MAX_COMMITMENT_BYTES: Final = 128
+
+# Blocks within which a signed weight submission can enter the chain; after that its absence is final.
+SUBMISSION_ERA: Final = 16
+
+# Signing, inclusion and finalization take three to five blocks of 12 s.
+_SUBMIT_SECONDS: Final = 120.0
+
+# A node whose newest block is older than this has lost the chain.
+_STALE_SECONDS: Final = 300.0
+
+# A dropped connection is reopened once even where there is no second endpoint.
+_LEAST_ATTEMPTS: Final = 2
+
+log = logging.getLogger("celery_validator.subtensor")
+
+
+class ChainUnavailable(SourceUnavailable):
+    """No endpoint gave an answer in time; the message names each endpoint and its fault."""
+
+
+class WalletError(ValidatorError):
+    """The wallet cannot be read."""
+
+
+class SubmissionState(StrEnum):
+    """What became of one try to set weights."""
+
+    INCLUDED = "included"
+    RATE_LIMITED = "rate_limited"
+    NOT_REGISTERED = "not_registered"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsOutcome:
+    """One try: its state, a sentence, and where it stands on the chain. ``reveal_round`` is set under commit-reveal."""
+
+    state: SubmissionState
+    message: str
+    block_hash: str | None = None
+    extrinsic: str | None = None
+    reveal_round: int | None = None
+
+
+def load_wallet(name: str, hotkey: str, path: Path) -> Any:
+    """The validator's wallet; its hotkey must be readable without a password.
+
+    Raises:
+        WalletError: no such hotkey file, or it is encrypted; names the file.
+    """
+    import bittensor as bt
+
+    wallet = bt.Wallet(name, hotkey, str(path.expanduser()))
+    file = path.expanduser() / name / "hotkeys" / hotkey
+    if not file.is_file():
+        raise WalletError(
+            f"no hotkey at {file}; set --wallet.name, --wallet.hotkey or WALLET_PATH, "
+            f"or make one with: btcli wallet new-hotkey --wallet {name}/{hotkey}"
+        )
+    try:
+        _ = wallet.hotkey
+    # the keyfile reader raises its own Rust errors, all of them about this one file
+    except Exception as error:  # noqa: BLE001
+        raise WalletError(f"the hotkey at {file} cannot be read: {type(error).__name__}: {error}") from None
+    return wallet
+
+
+def signed_by_hotkey(hotkey: str, message: bytes, signature: str | bytes) -> bool:
+    """Whether ``signature`` (64 bytes, or hex) over ``message`` is the hotkey's; False for anything malformed.
+
+    The address must be the key's own SS58 text: other prefixes of the same key are refused.
+    """
+    import bittensor_core
+
+    try:
+        raw = bytes.fromhex(signature.removeprefix("0x")) if isinstance(signature, str) else bytes(signature)
+        if bittensor_core.ss58_encode(bytes(bittensor_core.ss58_decode(hotkey)), 42) != hotkey:
+            return False
+        return bool(bittensor_core.verify(message, raw, hotkey))
+    except (ValueError, TypeError):
+        return False
+
+
+class Subtensor:
+    """One subnet's view of the chain.
+
+    Args:
+        network: a network's name (``finney``) or a ``ws://`` address; several addresses may be joined by commas.
+        fallbacks: further endpoints; None takes the network's public ones.
+        archives: endpoints that keep pruned state; None takes the network's public ones.
+        timeout: deadline in seconds of one read on one endpoint.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        fallbacks: Sequence[str] | None = None,
+        archives: Sequence[str] | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self.network = network
+        self._fallbacks = fallbacks
+        self._archives = archives
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._pid = -1
+        self._turn = 0
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- blocks ---------------------------------------------------------------------------------------------------
+
+    def current_block(self) -> int:
+        """The newest block's number."""
+        return int(self._read("the current block", lambda client: client.block()))
+
+    def finalized_block(self) -> int:
+        """The newest block that no reorganisation can take back.
+
+        A node whose clock stands still is left for the next endpoint; where all stand still, the furthest is believed.
+        """
+        best = -1
+        for _ in range(max(1, len(self._endpoints()))):
+            finalized, age = self._read("the finalized block", _finalized_and_age)
+            best = max(best, finalized)
+            if age < _STALE_SECONDS:
+                return finalized
+            log.warning("%s: the newest block is %.0f s old by this machine's clock", self._endpoint(), age)
+            self._drop()
+        return best
+
+    def block_hash(self, block: int) -> str:
+        """Hash of a block that exists, with its ``0x``."""
+
+        async def read(client: Any) -> str:
+            found = await client._substrate.block_hash(block)
+            if not found:
+                raise ValueError(f"block {block} is not known")
+            return str(found)
+
+        return self._read(f"the hash of block {block}", read)
+
+    def block_time(self, block: int) -> float:
+        """Unix time (s) of a block."""
+
+        async def read(client: Any) -> float:
+            return float((await client.timestamp(block)).timestamp())
+
+        return self._read(f"the time of block {block}", read)
+
+    # -- the subnet -----------------------------------------------------------------------------------------------
+
+    def tempo(self, netuid: int, block: int) -> int:
+        """The subnet's tempo at a block."""
+        import bittensor as bt
+
+        item = bt.storage.SubtensorModule.Tempo
+        return int(self._read(f"tempo of subnet {netuid}", lambda client: client.query(item, [netuid], block=block)))
+
+    def metagraph(self, netuid: int, block: int) -> tuple[Neuron, ...]:
+        """The metagraph at a block, UIDs ascending.
+
+        Raises:
+            ValidatorError: the chain has no such subnet.
+        """
+
+        async def read(client: Any) -> Any:
+            return await (await client.at(block)).subnets.metagraph(netuid, commitments=False)
+
+        found = self._read(f"the metagraph of subnet {netuid} at block {block}", read)
+        if found is None:
+            raise ValidatorError(f"{self.network} has no subnet {netuid} at block {block}; correct --netuid")
+        neurons = (
+            Neuron(
+                uid=int(neuron.uid),
+                hotkey=neuron.hotkey,
+                coldkey=neuron.coldkey,
+                stake=neuron.total_stake.rao / RAO,
+                validator_permit=bool(neuron.validator_permit),
+            )
+            for neuron in found.neurons
+        )
+        return tuple(sorted(neurons, key=lambda neuron: neuron.uid))
+
+    def commitments(self, netuid: int, block: int) -> tuple[Commitment, ...]:
+        """Every commitment of the subnet as it stood at a block: one map query."""
+        import bittensor as bt
+
+        item = bt.storage.Commitments.CommitmentOf
+        pairs = self._read(
+            f"commitments of subnet {netuid} at block {block}",
+            lambda client: client.query_map(item, [netuid], block=block),
+        )
+        return tuple(
+            Commitment(str(hotkey), int(record["block"]), _commitment_text(record["info"]["fields"]))
+            for hotkey, record in pairs
+        )
+
+    def last_update(self, netuid: int, hotkey: str) -> int | None:
+        """Block at which the hotkey last set (or committed) weights; None where it is not registered."""
+        import bittensor as bt
+
+        async def read(client: Any) -> int | None:
+            state = await client.at()
+            uid = await state.query(bt.storage.SubtensorModule.Uids, [netuid, hotkey])
+            if uid is None:
+                return None
+            updates = await state.query(bt.storage.SubtensorModule.LastUpdate, [netuid])
+            return int(updates[int(uid)]) if int(uid) < len(updates) else 0
+
+        return self._read("the last weights of the hotkey", read)
+
+    def drand_signature(self, drand_round: int) -> str | None:
+        """A round's signature as the chain's own oracle stored it (hex, unproven); None where it did not."""
+        import bittensor as bt
+
+        pulse = self._read(
+            f"drand round {drand_round} on the chain",
+            lambda client: client.query(bt.storage.Drand.Pulses, [drand_round]),
+        )
+        if not pulse:
+            return None
+        signature = str(pulse["signature"])
+        return signature[2:] if signature.startswith("0x") else signature.encode().hex()
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def set_weights(self, netuid: int, weights: Mapping[int, float], wallet: Any) -> WeightsOutcome:
+        """Send one weight submission and wait until it is final. Never sent twice; never raises for the network.
+
+        ``UNKNOWN`` means that it may be in the chain, or may yet enter it within ``SUBMISSION_ERA`` blocks.
+        """
+        import bittensor as bt
+
+        intent = bt.SetWeights(netuid=netuid, weights={int(uid): float(share) for uid, share in weights.items()})
+        sent = threading.Event()
+
+        async def submit(client: Any) -> Any:
+            sent.set()
+            return await client.execute(intent, wallet, period=SUBMISSION_ERA, wait_for_finalization=True, retries=0)
+
+        try:
+            result = self._once(submit, _SUBMIT_SECONDS)
+        except bt.ChainError as error:
+            return WeightsOutcome(_state_of(error.code), str(error.message))
+        except bt.RpcConnectionError as error:
+            self._drop()
+            state = SubmissionState.UNKNOWN if sent.is_set() else SubmissionState.REFUSED
+            return WeightsOutcome(state, f"{self._endpoint()}: {error}")
+        except bt.BittensorError as error:
+            return WeightsOutcome(SubmissionState.REFUSED, str(error))
+        except (OSError, TimeoutError) as error:
+            self._drop()
+            return WeightsOutcome(SubmissionState.UNKNOWN, f"{self._endpoint()}: {_named(error)}")
+        if result.success:
+            return WeightsOutcome(
+                SubmissionState.INCLUDED,
+                str(result.message),
+                result.block_hash,
+                result.extrinsic_id,
+                (result.data or {}).get("reveal_round"),
+            )
+        if (result.block_hash is None and result.error is None) or "may already be" in str(result.message):
+            self._drop()
+            return WeightsOutcome(SubmissionState.UNKNOWN, str(result.message))
+        state = _state_of(result.error.code) if result.error else SubmissionState.REFUSED
+        return WeightsOutcome(state, str(result.message), result.block_hash, result.extrinsic_id)
+
+    def publish_commitment(self, netuid: int, data: str, wallet: Any) -> None:
+        """Commit a path to the chain, as a miner does.
+
+        Raises:
+            ValidatorError: longer than the pallet takes, or refused by the chain.
+        """
+        import bittensor as bt
+
+        raw = data.encode()
+        if not 0 < len(raw) <= MAX_COMMITMENT_BYTES:
+            raise ValidatorError(f"a commitment holds 1 to {MAX_COMMITMENT_BYTES} bytes; the path has {len(raw)}")
+        info = {"fields": [[{f"Raw{len(raw)}": "0x" + raw.hex()}]]}
+        call = bt.calls.Commitments.set_commitment(netuid=netuid, info=info)
+        try:
+            result = self._once(lambda client: client.submit_call(call, wallet, signer="hotkey"), _SUBMIT_SECONDS)
+        except (bt.BittensorError, OSError, TimeoutError) as error:
+            raise ValidatorError(f"the commitment was not published: {_named(error)}") from None
+        if not result.success:
+            raise ValidatorError(f"the chain refused the commitment: {result.message}")
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close this process's connection and end its thread."""
+        self._drop()
+        with self._lock:
+            loop, self._loop = self._loop, None
+            if loop is not None and self._pid == os.getpid():
+                with contextlib.suppress(Exception):
+                    asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(2)
+                loop.call_soon_threadsafe(loop.stop)
+                self._thread.join(5)
+                loop.close()
+
+    def _endpoints(self) -> list[str]:
+        import bittensor as bt
+        from bittensor import settings
+
+        named = [part.strip() for part in self.network.split(",") if part.strip()]
+        try:
+            urls = [bt.settings.resolve_endpoint(part)[1] for part in named]
+        except ValueError as error:
+            raise ValidatorError(f"--subtensor.network: {error}") from None
+        fallbacks = settings.default_fallback_endpoints(named[0]) if self._fallbacks is None else self._fallbacks
+        return list(dict.fromkeys([*urls, *fallbacks]))
+
+    def _endpoint(self) -> str:
+        endpoints = self._endpoints()
+        return endpoints[self._turn % len(endpoints)]
+
+    async def _connected(self) -> Any:
+        if self._client is None:
+            import bittensor as bt
+            from bittensor import settings
+
+            endpoints = self._endpoints()
+            first = self._turn % len(endpoints)
+            ordered = endpoints[first:] + endpoints[:first]
+            label = self.network.split(",")[0].strip()
+            archives = settings.default_archive_endpoints(label) if self._archives is None else list(self._archives)
+            rpc = bt.RpcSubstrate(ordered[0], fallback_endpoints=ordered[1:], archive_endpoints=archives)
+            client = bt.Client(label, substrate=rpc)
+            try:
+                await client.connect()
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await client.close()
+                raise
+            self._client = client
+        return self._client
+
+    def _once(self, call: Callable[[Any], Awaitable[T]], seconds: float) -> T:
+        """Run one call on this process's own loop, under a deadline that also bounds connecting."""
+        with self._lock:
+            # a fork copies the attributes, but neither the thread nor the right to the socket
+            if self._pid != os.getpid() or self._loop is None:
+                self._pid, self._client = os.getpid(), None
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="subtensor", daemon=True)
+                self._thread.start()
+            loop = self._loop
+
+        async def bounded() -> T:
+            async with asyncio.timeout(seconds):
+                return await call(await self._connected())
+
+        future = asyncio.run_coroutine_threadsafe(bounded(), loop)
+        try:
+            return future.result(seconds + 5)
+        except concurrent.futures.TimeoutError:
+            # also raised, as the same class, by the inner deadline
+            future.cancel()
+            raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+
+    def _read(self, what: str, call: Callable[[Any], Awaitable[T]]) -> T:
+        """A read, on each endpoint in turn until one answers.
+
+        Raises:
+            ChainUnavailable: none did; names every endpoint tried.
+        """
+        import bittensor as bt
+
+        faults: list[str] = []
+        for _ in range(max(_LEAST_ATTEMPTS, len(self._endpoints()))):
+            try:
+                return self._once(call, self._timeout)
+            # a node that lies makes the decoder stumble in any of these ways
+            except (bt.BittensorError, OSError, TimeoutError, ValueError, TypeError, LookupError) as error:
+                faults.append(f"{self._endpoint()}: {_named(error)}")
+                self._drop()
+        raise ChainUnavailable(f"the chain did not give {what}: " + "; ".join(dict.fromkeys(faults)))
+
+    def _drop(self) -> None:
+        """Leave the present connection; the next call opens one to the next endpoint."""
+        client, self._client = self._client, None
+        self._turn += 1
+        if client is not None and self._loop is not None and self._pid == os.getpid():
+            closing = asyncio.run_coroutine_threadsafe(client.close(), self._loop)
+            with contextlib.suppress(Exception):
+                closing.result(2)
+
+
+async def _cancel_others() -> None:
+    """End what still runs on this loop: a reader of a node that went silent."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    # a transport closes its socket one turn of the loop after it was told to
+    await asyncio.sleep(0.05)
+
+
+async def _finalized_and_age(client: Any) -> tuple[int, float]:
+    finalized, head = int(await client.finalized_block()), int(await client.block())
+    if finalized > head:
+        raise ValueError(f"the node says that block {finalized} is final and block {head} the newest")
+    stamp = (await client.timestamp()).timestamp()
+    return finalized, time.time() - stamp
+
+
+def _state_of(code: Any) -> SubmissionState:
+    match getattr(code, "value", str(code)):
+        case "rate_limited":
+            return SubmissionState.RATE_LIMITED
+        case "not_registered":
+            return SubmissionState.NOT_REGISTERED
+        case _:
+            return SubmissionState.REFUSED
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _commitment_text(fields: Sequence[Any]) -> str:
+    """The text of a commitment's fields; bytes that are not UTF-8 stay visible as escapes."""
+    raw = b""
+    for group in fields:
+        for item in group if isinstance(group, (list, tuple)) else (group,):
+            if not isinstance(item, Mapping):
+                continue
+            for kind, value in item.items():
+                if kind.startswith("Raw") or kind == "BigRaw":
+                    raw += _field_bytes(value)
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _field_bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        # a BigRaw arrives as text where it is valid UTF-8
+        try:
+            return bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
+        except ValueError:
+            return value.encode()
+    return bytes(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from app.domain import ValidatorError
@@ -28,10 +29,12 @@ class IncentiveError(ValidatorError):
 
 @dataclass(frozen=True, slots=True)
 class ReportedScore:
-    """What one validator reported of a model."""
+    """What one validator reported of a model. ``scored_at`` and ``model_hash`` are only carried along."""
 
     scorer: str
     score: float
+    scored_at: datetime | None = None
+    model_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,166 @@
+"""Who calls: a hotkey that signed the request, admitted by a policy (specs/models.md, 'Validator API').
+
+Used by the validator API and by the scoring API; they differ in the policy alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final, NoReturn, Protocol
+
+from fastapi import HTTPException, Request, Security, status
+from fastapi.security import APIKeyHeader, HTTPBasic, HTTPBasicCredentials
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.settings import get_settings
+from app.store.callers import Callers
+from app.store.database import get_store
+from app.store.metagraph import Metagraph
+from chain.hotkey import request_message, signature_bytes
+from chain.subtensor import signed_by_hotkey
+
+# How long a signed request may be used, and how far a caller's clock may run ahead of ours.
+LIFETIME_SECONDS: Final = 60
+_AHEAD_SECONDS: Final = 10
+
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?\Z")
+_LONGEST_ADDRESS: Final = 64
+
+_basic = HTTPBasic(auto_error=False, description="user: hotkey (SS58); password: 0x and its signature of itself")
+_hotkey = APIKeyHeader(name="X-Hotkey", auto_error=False, description="hotkey (SS58)")
+_timestamp = APIKeyHeader(name="X-Timestamp", auto_error=False, description="unix time; valid for 60 s")
+_signature = APIKeyHeader(
+    name="X-Signature",
+    auto_error=False,
+    description='0x and the signature of "{hotkey}:{unix_time}:{method}:{path}:{sha256(body)}"; for one use',
+)
+
+
+class AccessPolicy(Protocol):
+    """Decides whether a hotkey, known to be the caller's, may call."""
+
+    def objection(self, hotkey: str, session: Session) -> str | None:
+        """Why the hotkey may not call; None where it may."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PermittedValidators:
+    """Hotkeys of a subnet with a validator permit and a stake (alpha)."""
+
+    netuid: int
+    min_stake: float
+
+    def objection(self, hotkey: str, session: Session) -> str | None:
+        """Why the hotkey may not call; None where it may."""
+        neuron = Metagraph(session, self.netuid).neuron_of(hotkey)
+        if neuron is None:
+            return f"{hotkey} is not registered on subnet {self.netuid}"
+        if not neuron.validator_permit:
+            return f"{hotkey} has no validator permit"
+        if neuron.stake < self.min_stake:
+            return f"{hotkey} has a stake of {neuron.stake:.0f}; {self.min_stake:.0f} are needed"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHotkeys:
+    """Hotkeys that the operator named."""
+
+    hotkeys: Collection[str]
+
+    def objection(self, hotkey: str, session: Session) -> str | None:
+        """Why the hotkey may not call; None where it may."""
+        return None if hotkey in self.hotkeys else f"{hotkey} is not a hotkey this node works for"
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Who the caller claims to be, and the proof. ``expires_at`` is None for Basic, which never expires."""
+
+    hotkey: str
+    message: bytes
+    signature: bytes
+    expires_at: float | None
+
+
+class Authentication:
+    """A FastAPI dependency: the caller's hotkey, or 401 (no proof), 403 (not admitted), 429 (too often).
+
+    ``policy`` is asked for at each request, when the settings are known.
+    """
+
+    def __init__(self, policy: Callable[[], AccessPolicy]) -> None:
+        self._policy = policy
+
+    async def __call__(
+        self,
+        request: Request,
+        basic: Annotated[HTTPBasicCredentials | None, Security(_basic)],
+        hotkey: Annotated[str | None, Security(_hotkey)],
+        timestamp: Annotated[str | None, Security(_timestamp)],
+        signature: Annotated[str | None, Security(_signature)],
+    ) -> str:
+        """The caller's hotkey."""
+        if hotkey is not None or timestamp is not None or signature is not None:
+            body = await request.body()
+            claim = _from_headers(request, body, hotkey or "", timestamp or "", signature or "")
+        elif basic is not None and get_settings().api_basic:
+            claim = _from_basic(basic)
+        elif basic is not None:
+            _unauthorized("HTTP Basic is turned off here; sign the request: X-Hotkey, X-Timestamp, X-Signature")
+        else:
+            _unauthorized("sign the request: X-Hotkey, X-Timestamp, X-Signature")
+        await run_in_threadpool(self._admit, claim)
+        return claim.hotkey
+
+    def _admit(self, claim: _Claim) -> None:
+        if not signed_by_hotkey(claim.hotkey, claim.message, claim.signature):
+            _unauthorized("the signature is not this hotkey's over this request")
+        # whatever is refused below leaves no trace: the transaction goes with the exception
+        with get_store().writing() as session:
+            if objection := self._policy().objection(claim.hotkey, session):
+                raise HTTPException(status.HTTP_403_FORBIDDEN, objection)
+            callers = Callers(session)
+            if claim.expires_at is not None:
+                digest = hashlib.sha256(claim.signature).hexdigest()
+                if not callers.use_signature(digest, datetime.fromtimestamp(claim.expires_at, UTC)):
+                    _unauthorized("this signature was used before; sign every request anew")
+            limit = get_settings().api_rate_limit
+            if callers.count_request(claim.hotkey) > limit:
+                wait = 60 - int(time.time()) % 60
+                raise HTTPException(
+                    status.HTTP_429_TOO_MANY_REQUESTS,
+                    f"more than {limit} requests in this minute; try again in {wait} s",
+                    headers={"Retry-After": str(wait)},
+                )
+
+
+def _from_headers(request: Request, body: bytes, hotkey: str, timestamp: str, signature: str) -> _Claim:
+    proof = signature_bytes(signature)
+    if proof is None or not _TIMESTAMP.match(timestamp) or not 0 < len(hotkey) <= _LONGEST_ADDRESS:
+        _unauthorized("X-Hotkey, X-Timestamp (unix time) and X-Signature (0x and 128 hex digits) must all be there")
+    age = time.time() - float(timestamp)
+    if not -_AHEAD_SECONDS <= age <= LIFETIME_SECONDS:
+        _unauthorized(f"the request is {age:.0f} s old; it is valid for {LIFETIME_SECONDS} s (compare the clocks)")
+    raw_path = request.scope.get("raw_path") or request.scope["path"].encode()
+    path = raw_path.split(b"?", 1)[0].decode("ascii", "replace")
+    message = request_message(hotkey, timestamp, request.method, path, body)
+    return _Claim(hotkey, message, proof, float(timestamp) + LIFETIME_SECONDS)
+
+
+def _from_basic(basic: HTTPBasicCredentials) -> _Claim:
+    proof = signature_bytes(basic.password)
+    if proof is None or not 0 < len(basic.username) <= _LONGEST_ADDRESS:
+        _unauthorized("the user must be a hotkey, the password 0x and its signature of itself")
+    return _Claim(basic.username, basic.username.encode(), proof, None)
+
+
+def _unauthorized(detail: str) -> NoReturn:
+    raise HTTPException(status.HTTP_401_UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Basic"})

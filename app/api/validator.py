@@ -1,0 +1,179 @@
+"""The validator API: hands models to scorers, takes their scores, tells everybody's (specs/models.md)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, HTTPException, Path, status
+
+from app.api.authentication import Authentication, PermittedValidators
+from app.api.messages import (
+    AllModelScores,
+    BaselineScore,
+    EvaluationMetrics,
+    EvaluationSeries,
+    FieldProblems,
+    GetModelToScore,
+    Health,
+    ModelScoreEntry,
+    ModelScoreResults,
+    ModelToScore,
+    Outcome,
+    Problem,
+    Reputation,
+    ScoreDetail,
+    TopModel,
+)
+from app.settings import get_settings
+from app.standings import ModelStanding, model_standings, take_next_model
+from app.store.competitions import Competitions
+from app.store.database import get_store
+from app.store.epochs import now
+from app.store.models import ModelQueue, PostedScore, ScoreHistory
+from app.store.reputations import Reputations
+
+_METRICS_SINCE: Final = timedelta(days=30)
+_MOST_METRICS: Final = 1000
+
+_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
+    403: {"model": Problem, "description": "No validator permit, or not enough stake"},
+    413: {"model": Problem, "description": "The body is too large"},
+    422: {"model": FieldProblems, "description": "A field is missing or wrong"},
+    429: {"model": Problem, "description": "Too many requests in this minute"},
+    503: {"model": Problem, "description": "The store does not answer"},
+}
+
+
+def _validators() -> PermittedValidators:
+    settings = get_settings()
+    return PermittedValidators(settings.netuid, settings.min_stake)
+
+
+Caller = Annotated[str, Depends(Authentication(_validators))]
+
+health_router = APIRouter(tags=["health"])
+validator_router = APIRouter(responses=_REFUSALS)
+
+
+@health_router.get("/", responses={503: _REFUSALS[503]})
+def health() -> Health:
+    """Whether the API and its store answer. Needs no signature."""
+    get_store().check()
+    return Health(status="ok", message=now())
+
+
+@validator_router.post("/get-model-to-score", tags=["queue"], response_model_exclude_none=True)
+def get_model_to_score(hotkey: Caller, request: GetModelToScore | None = None) -> ModelToScore:
+    """Take the next model; nobody else gets it until its score is posted or the time limit is over."""
+    competition = request.competition_id if request else None
+    with get_store().writing() as session:
+        taken = take_next_model(session, get_settings().netuid, hotkey, competition)
+    if taken is None:
+        return ModelToScore(success=False, message="No model available to score.")
+    return ModelToScore(success=True, miner_uid=taken.uid)
+
+
+@validator_router.post("/score-model", tags=["queue"])
+def score_model(hotkey: Caller, results: ModelScoreResults) -> Outcome:
+    """Post the score of the model that the caller took. Kept for ever; a second post changes nothing."""
+    posted = PostedScore(results.model_score, results.model_hash or None, results.metric_scores)
+    with get_store().writing() as session:
+        kept = ModelQueue(session, get_settings().netuid).post(results.miner_hotkey, results.miner_uid, hotkey, posted)
+    if kept:
+        return Outcome(success=True, message=f"The score of UID {results.miner_uid} is kept.")
+    return Outcome(
+        success=False,
+        message=f"UID {results.miner_uid} with this hotkey is not being scored by {hotkey}; the score is not kept.",
+    )
+
+
+@validator_router.get("/get-all-model-scores", tags=["scores"], operation_id="get_all_model_scores")
+@validator_router.post("/get-all-model-scores", tags=["scores"], operation_id="post_get_all_model_scores")
+def get_all_model_scores(hotkey: Caller) -> AllModelScores:
+    """Every registered miner's stake-weighted score and what it is made of."""
+    with get_store().reading() as session:
+        standings = model_standings(session, get_settings().netuid)
+    return AllModelScores(success=True, model_scores={str(s.model.uid): [_entry(s)] for s in standings})
+
+
+@validator_router.get("/get-top-model", tags=["scores"])
+def get_top_model(hotkey: Caller) -> dict[str, list[TopModel]]:
+    """The best model of each competition, if any has a score above zero."""
+    with get_store().reading() as session:
+        top: dict[str, list[TopModel]] = {record.id: [] for record in Competitions(session).all()}
+        for standing in model_standings(session, get_settings().netuid):
+            best = top.get(standing.model.competition_id)
+            if best is None or not standing.score:
+                continue
+            if not best or standing.score > best[0].score:
+                best[:] = [TopModel(uid=standing.model.uid, score=standing.score)]
+    return top
+
+
+@validator_router.get("/baseline-score/{competition_id}", tags=["scores"], responses={404: {"model": Problem}})
+def baseline_score(
+    hotkey: Caller, competition_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
+) -> BaselineScore:
+    """A competition's latest baseline."""
+    with get_store().reading() as session:
+        baseline = Competitions(session).baseline(competition_id)
+    if baseline is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"No baseline score found for competition_id: {competition_id}")
+    return BaselineScore(competition_id=competition_id, score=baseline.score, created_at=baseline.set_at)
+
+
+@validator_router.get("/reputations", tags=["scores"])
+def reputations(hotkey: Caller) -> dict[str, Reputation]:
+    """Every known miner's reputation, by hotkey."""
+    with get_store().reading() as session:
+        known = Reputations(session).all()
+    return {
+        record.hotkey: Reputation(reputation=record.reputation, last_updated=record.updated_at)
+        for record in known.values()
+    }
+
+
+@validator_router.get("/get-eval-metrics", tags=["scores"])
+def get_eval_metrics(hotkey: Caller) -> EvaluationSeries:
+    """The metrics of the last 30 days' scores, newest first, at most 1000."""
+    data: dict[str, list[EvaluationMetrics]] = {}
+    with get_store().reading() as session:
+        for record in ScoreHistory(session).since(now() - _METRICS_SINCE, _MOST_METRICS):
+            data.setdefault(record.competition_id, []).append(
+                EvaluationMetrics(
+                    scored_at=record.scored_at,
+                    uid=record.uid,
+                    hotkey=record.hotkey,
+                    model_name=record.model.repository,
+                    score=record.score,
+                    metric_scores=None if record.metric_scores is None else dict(record.metric_scores),
+                    error=record.error,
+                )
+            )
+    return EvaluationSeries(success=True, data=data)
+
+
+def _entry(standing: ModelStanding) -> ModelScoreEntry:
+    model, latest = standing.model, standing.reports[0] if standing.reports else None
+    return ModelScoreEntry(
+        hotkey=model.hotkey,
+        competition_id=model.competition_id,
+        model_name=model.commitment.model.repository,
+        score=standing.score,
+        scored_at=None if latest is None else latest.scored_at,
+        block=model.commitment.block,
+        model_hash=None if latest is None else latest.model_hash,
+        score_details=[
+            ScoreDetail(
+                hotkey=weighed.report.scorer,
+                stake=weighed.stake,
+                score=weighed.report.score,
+                timestamp=weighed.report.scored_at,
+                weight=weighed.share,
+                model_hash=weighed.report.model_hash,
+            )
+            for weighed in standing.weighed.reports
+        ],
+    )

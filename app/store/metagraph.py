@@ -1,0 +1,88 @@
+"""The metagraph as last synced: who may call, who mines, and with what stake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from app.domain import Neuron
+from app.store.competition_tables import NeuronRow
+from app.store.epochs import now
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedMetagraph:
+    """A subnet's neurons, UIDs ascending, as of ``block``. Empty, with ``block`` None, before the first sync."""
+
+    netuid: int
+    block: int | None
+    synced_at: datetime | None
+    neurons: tuple[Neuron, ...]
+
+    @property
+    def hotkeys(self) -> dict[int, str]:
+        """Hotkey by UID."""
+        return {neuron.uid: neuron.hotkey for neuron in self.neurons}
+
+    @property
+    def stakes(self) -> dict[str, float]:
+        """Stake (alpha) by hotkey."""
+        return {neuron.hotkey: neuron.stake for neuron in self.neurons}
+
+
+class Metagraph:
+    """Reads and writes a subnet's metagraph inside one session; the caller owns the transaction."""
+
+    def __init__(self, session: Session, netuid: int) -> None:
+        self._session = session
+        self._netuid = netuid
+
+    def sync(self, block: int, neurons: Sequence[Neuron]) -> None:
+        """Make the store's rows these neurons, one per UID."""
+        at = now()
+        self._session.execute(delete(NeuronRow).where(NeuronRow.netuid == self._netuid))
+        rows = [
+            {
+                "netuid": self._netuid,
+                "uid": neuron.uid,
+                "hotkey": neuron.hotkey,
+                "coldkey": neuron.coldkey,
+                "stake": neuron.stake,
+                "validator_permit": neuron.validator_permit,
+                "block": block,
+                "synced_at": at,
+            }
+            for neuron in neurons
+        ]
+        if rows:
+            self._session.execute(insert(NeuronRow), rows)
+
+    def read(self) -> SyncedMetagraph:
+        """All neurons, UIDs ascending."""
+        rows = list(
+            self._session.execute(
+                select(NeuronRow).where(NeuronRow.netuid == self._netuid).order_by(NeuronRow.uid)
+            ).scalars()
+        )
+        return SyncedMetagraph(
+            self._netuid,
+            rows[0].block if rows else None,
+            rows[0].synced_at if rows else None,
+            tuple(_neuron(row) for row in rows),
+        )
+
+    def neuron_of(self, hotkey: str) -> Neuron | None:
+        """The neuron of a hotkey; None where it is not registered."""
+        row = self._session.execute(
+            select(NeuronRow).where(NeuronRow.netuid == self._netuid, NeuronRow.hotkey == hotkey).limit(1)
+        ).scalar_one_or_none()
+        return None if row is None else _neuron(row)
+
+
+def _neuron(row: Any) -> Neuron:
+    return Neuron(row.uid, row.hotkey, row.coldkey, row.stake, row.validator_permit)

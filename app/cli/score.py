@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 score_app = typer.Typer(help="Score molecules with the validator's own models.", no_args_is_help=True)
 
-_BATCH: Final = 32
+# several GPU tasks at a time, so that the device works while the next ligands are read
+_BATCH: Final = 256
 
 
 @score_app.callback()
@@ -44,8 +45,9 @@ def sentences() -> Iterator[None]:
 def read_fasta(path: Path) -> list[Protein]:
     """The proteins of a FASTA file, named by the first word of each header.
 
-    Raises :class:`ScoreInputError` where the file is empty, a sequence is missing or repeated by name, or a line
-    holds what is no amino acid letter.
+    Letters are kept as written: PSICHIC reads lower case, gaps and stops as unknown residues. Raises
+    :class:`ScoreInputError` where the file is empty, a record has no amino acid or shares its name with another, or a
+    line holds what no sequence line may.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -54,7 +56,7 @@ def read_fasta(path: Path) -> list[Protein]:
     records: list[tuple[str, list[str]]] = []
     for number, raw in enumerate(lines, start=1):
         line = raw.strip()
-        if not line or line.startswith(";"):
+        if not line:
             continue
         if line.startswith(">"):
             name = line[1:].split(maxsplit=1)
@@ -71,12 +73,12 @@ def read_fasta(path: Path) -> list[Protein]:
     if not records:
         raise ScoreInputError(f"{path} holds no sequence; give at least one record.")
     for name, parts in records:
-        if not parts:
-            raise ScoreInputError(f"{path}: the record {name!r} has no residues.")
+        if not re.search(r"[ACDEFGHIKLMNPQRSTVWY]", "".join(parts)):
+            raise ScoreInputError(f"{path}: the record {name!r} has no amino acid in one-letter code (upper case).")
     names = [name for name, _ in records]
     if len(set(names)) < len(names):
         raise ScoreInputError(f"{path}: two records share a name; name each protein once.")
-    return [Protein(name, "".join(parts).rstrip("*").upper()) for name, parts in records]
+    return [Protein(name, "".join(parts)) for name, parts in records]
 
 
 def read_smiles(path: Path, limit: int | None = None) -> list[str]:

@@ -149,8 +149,9 @@ class PackedRunner:
         self._stages: dict[Capacity, _Stage] = {}
         self._pool: Any = None
         self._side: Any = None
+        self._recording: Any = None
         if self._cuda:
-            self._side = torch.cuda.Stream(engine.device)
+            self._side, self._recording = torch.cuda.Stream(engine.device), torch.cuda.Stream(engine.device)
             engine.side_by_side = self._fork
         if self._graphs:
             self._pool = torch.cuda.graph_pool_handle()
@@ -312,14 +313,14 @@ class PackedRunner:
                 _copy_into(output, work())
 
             return _Recorded(again, output)
-        stream = torch.cuda.Stream(self._engine.device)
+        stream = self._recording
         stream.wait_stream(torch.cuda.current_stream(self._engine.device))
         with torch.cuda.stream(stream):
             work()
         torch.cuda.current_stream(self._engine.device).wait_stream(stream)
         torch.cuda.synchronize(self._engine.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             output = work()
         return _Recorded(graph.replay, output)
 

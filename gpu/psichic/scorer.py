@@ -112,7 +112,7 @@ class PsichicScorer:
     @property
     def digest(self) -> str:
         """Hex SHA-256 over weights, protein feature source, code, precision and library versions."""
-        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "rdkit", "fair-esm"))
+        versions = (_version(name) for name in ("torch", "rdkit", "fair-esm"))
         parts = (self._weights.digest, self._feature_source(), code_digest(), self._dtype, *versions)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -226,6 +226,8 @@ class PsichicScorer:
                 import torch
 
                 torch.cuda.synchronize(device)
+                # cuBLAS keeps a workspace per stream; there is no public way to give it back.
+                torch._C._cuda_clearCublasWorkspaces()
                 torch.cuda.empty_cache()
 
     def resident_bytes(self) -> int:
@@ -294,6 +296,13 @@ class PsichicScorer:
                 return features_from(clean, language[0])
 
         return FeatureCache(self._feature_cache, self._language_digest()).get_or_make(sequence, make)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{distribution} absent"
 
 
 def _language_file(path: Path) -> Path:

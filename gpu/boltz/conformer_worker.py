@@ -26,7 +26,7 @@ def embedded_coordinates(molecule: Chem.Mol, seed: int) -> npt.NDArray[np.float6
     the one difference that makes them repeatable: ``seed`` instead of RDKit's process-wide generator.
     """
     molecule = Chem.Mol(molecule)
-    options = rdDistGeom.ETKDGv3()
+    options: Any = rdDistGeom.ETKDGv3()
     options.clearConfs = False
     options.randomSeed = seed
     conformer = -1

@@ -158,27 +158,6 @@ class ReplayedDenoiser(nn.Module):
         return self._recording.outputs.clone()  # type: ignore[no-any-return]
 
 
-class AbsentTemplates(nn.Module):
-    """boltz's template module where a record has no template: its update is zero, so it is not computed.
-
-    The dropout masks that the module would have drawn (and, dropping nothing, not used) are drawn all the same:
-    everything after them in the random stream stays where boltz has it.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self._draws = 4 * len(module.pairformer.layers)  # type: ignore[union-attr, arg-type]
-
-    def forward(self, z: Tensor, feats: Mapping[str, Tensor], pair_mask: Tensor, use_kernels: bool = False) -> Tensor:
-        if bool(feats["template_mask"].any()):
-            return self.module(z, feats, pair_mask, use_kernels=use_kernels)  # type: ignore[no-any-return]
-        records, templates, tokens = feats["template_restype"].shape[:3]
-        for _ in range(self._draws):
-            torch.rand((records * templates, tokens, 1, 1), device=z.device)
-        return torch.zeros_like(z)
-
-
 def _by_layer(conditioning: Mapping[str, Any]) -> dict[str, Any]:
     """The conditioning with its biases in float32 once instead of at every step, the token bias ordered by layer.
 

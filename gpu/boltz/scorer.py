@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -154,13 +155,14 @@ class BoltzScorer:
         """Read both checkpoints onto the device; does nothing when they are there."""
         if self._loaded is not None:
             return
-        from gpu.boltz import weights
-        from gpu.boltz.record import RecordReader
-
         guided = self._pocket is not None and self._pocket.force
-        reader = RecordReader(self._mols, self._profile, self._pocket)
-        structure = weights.structure_model(self._checkpoints[0], self._profile, self._device, guided=guided)
-        affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
+        with _quiet():
+            from gpu.boltz import weights
+            from gpu.boltz.record import RecordReader
+
+            reader = RecordReader(self._mols, self._profile, self._pocket)
+            structure = weights.structure_model(self._checkpoints[0], self._profile, self._device, guided=guided)
+            affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
         replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
         for model in (structure, affinity):
             model.use_kernels = self._kernels
@@ -197,7 +199,8 @@ class BoltzScorer:
 
     def _economised(self, model: Any) -> list[ReplayedTrunk | ReplayedDenoiser]:
         """The model with its waste taken out; the numbers stay. Returns what holds recordings."""
-        from gpu.boltz.replay import AbsentTemplates, Recorder, ReplayedDenoiser, ReplayedTrunk
+        from gpu.boltz.economy import AbsentTemplates
+        from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedTrunk
 
         if model.use_templates:
             model.template_module = AbsentTemplates(model.template_module)
@@ -253,7 +256,7 @@ class BoltzScorer:
         assert self._loaded is not None
         reader = self._loaded.reader
         seed = record_seed(smiles, sequence, self._profile.base_seed)
-        with _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
+        with _quiet(), _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
             record = reader.parsed(smiles, sequence, seed)
             _seed(seed)
             pose = self._predict(self._loaded.structure, reader.structure_features(record, self._device))
@@ -270,16 +273,18 @@ class BoltzScorer:
         return metrics
 
     def _predict(self, model: Any, features: dict[str, Any]) -> dict[str, Any]:
+        from gpu.boltz.economy import idle_terms_left_out
+        from gpu.boltz.replay import ReplayedDenoiser
+
         half = self._profile.precision == "bfloat16"
         try:
             with (
+                idle_terms_left_out(model, features),
                 torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half),
                 contextlib.redirect_stdout(None),
             ):
                 predicted: dict[str, Any] = model.predict_step(features, 0)
         finally:
-            from gpu.boltz.replay import ReplayedDenoiser
-
             for part in self._loaded.replayed if self._loaded else ():
                 if isinstance(part, ReplayedDenoiser):
                     part.forget()
@@ -299,29 +304,7 @@ class BoltzScorer:
 
 
 _AMINO_ACIDS: Final = frozenset(
-    [
-        "ALA",
-        "ARG",
-        "ASN",
-        "ASP",
-        "CYS",
-        "GLN",
-        "GLU",
-        "GLY",
-        "HIS",
-        "ILE",
-        "LEU",
-        "LYS",
-        "MET",
-        "PHE",
-        "PRO",
-        "SER",
-        "THR",
-        "TRP",
-        "TYR",
-        "VAL",
-        "UNK",
-    ]
+    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL UNK".split()  # noqa: SIM905  (readable as it is)
 )
 
 
@@ -329,6 +312,14 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """boltz's notices and its dependencies' deprecations kept from the worker's log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,231 @@
+"""Boltz-2 at full size with random weights on one CUDA device: what holds and how long it takes (issue 4).
+
+    python tests/benchmarks/boltz_gpu.py look             where the time goes, stage by stage
+    python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit; out of memory ends in a retry
+    python tests/benchmarks/boltz_gpu.py amortised --molecules 32 --lanes 2
+
+Prints one JSON object per finding. ``--components`` names a folder of CCD components where biotite is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from gpu.boltz.scorer import BoltzScorer  # sets cuBLAS's workspace before torch starts CUDA
+
+# isort: split
+import torch
+
+from app.domain import Protein
+from gpu.boltz import FAST, LIVE, Profile
+from tests.gpu.boltz.random_weights import FULL, TINY, Size, write_checkpoints
+
+HDAC3 = Protein(
+    "O15379",
+    "MAKTVAYFYDPDVGNFHYGAGHPMKPHRLALTHSLVLHYGLYKKMIVFKPYQASQHDMCRFHSEDYIDFLQRVSPTNMQGFTKSLNAFNVGDDCPVFPGLF"
+    "EFCSRYTGASLQGATQLNNKICDIAINWAGGLHHAKKFEASGFCYVNDIVIGILELLKYHPRVLYIDIDIHHGDGVQEAFYLTDRVMTVSFHKYGNYFFPG"
+    "TGDMYEVGAESGRYYCLNVPLRDGIDDQSYKHLFQPVINQVVDFYQPTCIVLQCGADSLGCDRLGCFNLSIRGHGECVEYVKSFNIPLLVLGGGGYTVRNV"
+    "ARCWTYETSLLVEEAISEELPYSEYFEYFAPDFTLHPDVSTRIENQNSRQYLDQIRQTIFENLKMLNHAPSVQIHDVPADLLTYDRTDEADAEERGPEENY"
+    "SRPEAPNEFYDGDHDNDKESDVEI",
+)
+
+LIGANDS = (
+    "ONC(=O)CCCCCCC(=O)Nc1ccccc1",
+    "CC(C=C(C)C=CC(=O)NO)C(=O)c1ccc(N(C)C)cc1",
+    "ONC(=O)C=Cc1cccc(S(=O)(=O)Nc2ccccc2)c1",
+    "Cc1[nH]c2ccccc2c1CCNCc1ccc(C=CC(=O)NO)cc1",
+    "Nc1ccccc1NC(=O)c1ccc(CNC(=O)OCc2cccnc2)cc1",
+    "CC(=O)Nc1ccc(C(=O)Nc2ccccc2N)cc1",
+    "Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(-c2cccnc2)n1",
+    "CS(=O)(=O)CCNCc1ccc(-c2ccc3ncnc(Nc4ccc(OCc5cccc(F)c5)c(Cl)c4)c3c2)o1",
+    "COCCOc1cc2ncnc(Nc3cccc(C#C)c3)c2cc1OCCOC",
+    "COc1cc2ncnc(Nc3ccc(F)c(Cl)c3)c2cc1OCCCN1CCOCC1",
+    "CN1CCN(CCCOc2cc3ncnc(Nc4cc(OC)c(Cl)cc4Cl)c3cc2OC)CC1",
+    "CNC(=O)c1cc(Oc2ccc(NC(=O)Nc3ccc(Cl)c(C(F)(F)F)c3)cc2)ccn1",
+    "CCN(CC)CCNC(=O)c1c(C)[nH]c(C=C2C(=O)Nc3ccc(F)cc32)c1C",
+    "Cc1nc(Nc2ncc(C(=O)Nc3c(C)cccc3Cl)s2)cc(N2CCN(CCO)CC2)n1",
+    "CC(C)c1nc(CN(C)C(=O)NC(C(C)C)C(=O)O)cs1",
+    "COc1ccc(CCN(C)CCCC(C#N)(C(C)C)c2ccc(OC)c(OC)c2)cc1OC",
+    "CN(C)CCOC(c1ccccc1)c1ccccc1",
+    "CC(C)(C)NCC(O)c1ccc(O)c(CO)c1",
+    "CCCc1nn(C)c2c1nc([nH]c2=O)-c1cc(S(=O)(=O)N2CCN(C)CC2)ccc1OCC",
+    "CC(C)c1c(C(=O)Nc2ccccc2)c(-c2ccccc2)c(-c2ccc(F)cc2)n1CCC(O)CC(O)CC(=O)O",
+    "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21",
+    "COc1ccc2[nH]c(S(=O)Cc3ncc(C)c(OC)c3C)nc2c1",
+    "Clc1ccc(C(c2ccccc2)N2CCN(CCOCCO)CC2)cc1",
+    "O=C(CCCN1CCC(O)(c2ccc(Cl)cc2)CC1)c1ccc(F)cc1",
+    "CC(CCc1ccccc1)NCC(O)c1ccc(O)c(C(N)=O)c1",
+    "CCOC(=O)C1=C(COCCN)NC(C)=C(C(=O)OC)C1c1ccccc1Cl",
+    "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1",
+    "CN(C)CCCN1c2ccccc2CCc2ccccc21",
+    "COc1ccc(C2Sc3ccccc3N(CCN(C)C)C(=O)C2OC(C)=O)cc1",
+    "Fc1ccc(C(CCCN2CCC(n3c(=O)[nH]c4ccccc43)CC2)c2ccc(F)cc2)cc1",
+    "CCCCc1nc(Cl)c(CO)n1Cc1ccc(-c2ccccc2-c2nn[nH]n2)cc1",
+    "O=C(NCc1ccccc1)c1ccc(-c2ccc3c(c2)OCO3)nc1",
+)
+
+SIZES = {"full": FULL, "tiny": TINY}
+
+
+def report(**finding: Any) -> None:
+    print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in finding.items()}), flush=True)
+
+
+def guarded(section: Callable[[], None]) -> None:
+    """One section's failure must not cost the others their turn on a borrowed machine."""
+    try:
+        section()
+    except Exception:
+        traceback.print_exc()
+        report(section=section.__name__, failed=True)
+
+
+class Bench:
+    """Checkpoints once, scorers by profile, clocks that wait for the device."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.size: Size = SIZES[arguments.size]
+        self.device = torch.device(arguments.device)
+        self.folder = Path(arguments.folder)
+        self.mols = Path(arguments.components) if arguments.components else self.folder / "mols"
+        self.ligands = LIGANDS[: arguments.molecules]
+        self.lanes: int = arguments.lanes
+        started = time.perf_counter()
+        if not (self.folder / "boltz2_aff.ckpt").exists():
+            write_checkpoints(self.folder, self.size, str(self.device))
+        if not self.mols.is_dir():
+            from tests.gpu.boltz.components import write_components
+
+            write_components(self.mols)
+        report(checkpoints_s=time.perf_counter() - started, torch=torch.__version__, device=self.name)
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def wait(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def scorer(self, profile: Profile, **options: Any) -> BoltzScorer:
+        scorer = BoltzScorer(
+            self.folder / "boltz2_conf.ckpt",
+            self.folder / "boltz2_aff.ckpt",
+            self.mols,
+            self.size.profile(profile),
+            self.device,
+            **options,
+        )
+        started = self.wait()
+        scorer.load()
+        report(load_s=self.wait() - started, profile=profile.name, resident_GB=scorer.resident_bytes() / 1e9)
+        return scorer
+
+    def scored(self, scorer: BoltzScorer, smiles: str, label: str) -> dict[str, float]:
+        started = self.wait()
+        (score,) = scorer.pair_scores([HDAC3], [smiles])
+        seconds = self.wait() - started
+        memory = torch.cuda.max_memory_allocated() / 1e9 if self.device.type == "cuda" else 0.0
+        report(label=label, seconds=seconds, peak_GB=memory, error=score.error)
+        return dict(score.metrics)
+
+
+class StageClock:
+    """Seconds per part of a score, the device waited for before and after each (which adds a little)."""
+
+    def __init__(self, bench: Bench, scorer: BoltzScorer) -> None:
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        loaded: Any = scorer._loaded
+        self._wrap(bench, loaded.reader, "parsed", "parse")
+        self._wrap(bench, loaded.reader, "structure_features", "features structure")
+        self._wrap(bench, loaded.reader, "affinity_features", "features affinity")
+        for name, model in (("structure", loaded.structure), ("affinity", loaded.affinity)):
+            self._wrap(bench, model, "predict_step", f"{name} all")
+            self._wrap(bench, model.structure_module, "sample", f"{name} diffusion")
+            for part in ("msa_module", "pairformer_module", "diffusion_conditioning", "confidence_module"):
+                self._wrap(bench, getattr(model, part), "forward", f"{name} {part}")
+        for part in ("affinity_module1", "affinity_module2"):
+            self._wrap(bench, getattr(loaded.affinity, part), "forward", part)
+
+    def _wrap(self, bench: Bench, owner: Any, method: str, name: str) -> None:
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = bench.wait()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.seconds[name] += bench.wait() - started
+
+        setattr(owner, method, timed)
+
+
+def look(bench: Bench) -> None:
+    """Stage by stage: plain launches, replayed launches, the fast profile with and without kernels."""
+    from dataclasses import replace
+
+    reference: dict[str, float] = {}
+
+    def variant(label: str, profile: Profile, molecules: int, **options: Any) -> None:
+        scorer = bench.scorer(profile, **options)
+        bench.scored(scorer, bench.ligands[0], f"{label}: first molecule")
+        for ligand in bench.ligands[1:molecules]:
+            metrics = bench.scored(scorer, ligand, label)
+        clock = StageClock(bench, scorer)
+        again = bench.scored(scorer, bench.ligands[1], f"{label}: with clocks")
+        report(label=label, stages={key: round(value, 3) for key, value in sorted(clock.seconds.items())})
+        report(label=label, metrics=again, repeats=molecules < 3 and again == metrics)
+        if profile is LIVE:
+            if reference:
+                report(label=label, same_bits_as_replayed=reference == again)
+            reference.update(again)
+        kernels(label, scorer)
+        scorer.close()
+
+    def kernels(label: str, scorer: BoltzScorer) -> None:
+        """The device's own account: kernels of one pass of each part."""
+        loaded: Any = scorer._loaded
+        for model in (loaded.structure, loaded.affinity):
+            model.predict_args = {**model.predict_args, "recycling_steps": 0, "sampling_steps": 4}
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+            bench.scored(scorer, bench.ligands[1], f"{label}: short, profiled")
+        rows = sorted(recorded.key_averages(), key=lambda row: -row.self_device_time_total)
+        report(label=label, device_ms=sum(row.self_device_time_total for row in rows) / 1e3)
+        for row in rows[:14]:
+            print(f"  {row.self_device_time_total / 1e3:9.2f} ms {row.count:7d}x {row.key[:90]}", flush=True)
+
+    guarded(lambda: variant("live", LIVE, 2))
+    guarded(lambda: variant("fast", FAST, 2))
+    guarded(lambda: variant("fast without kernels", replace(FAST, kernels=False), 2))
+    guarded(lambda: variant("live, plain launches", LIVE, 2, replay=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("look",))
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--molecules", type=int, default=32)
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--folder", default="/tmp/boltz-benchmark")
+    parser.add_argument("--components")
+    arguments = parser.parse_args()
+    bench = Bench(arguments)
+    {"look": look}[arguments.what](bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from celery.signals import celeryd_init, worker_init, worker_process_init
+from celery.signals import beat_init, celeryd_init, worker_init, worker_process_init
 from kombu.entity import Queue
 
 import beat_schedule
@@ -36,6 +36,15 @@ ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.scoring.score_psichic": QueueName.GPU,
     "workers.scoring.score_boltz": QueueName.GPU,
     "workers.weights.submit_weights": QueueName.CHAIN,
+    "workers.models.sync_metagraph": QueueName.CHAIN,
+    "workers.models.update_models": QueueName.CHAIN,
+    "workers.models.check_repository": QueueName.CPU,
+    "workers.models.score_next_models": QueueName.CPU,
+    "workers.models.follow_scoring": QueueName.CPU,
+    "workers.models.release_stale": QueueName.CPU,
+    "workers.models.set_model_weights": QueueName.CHAIN,
+    "workers.models.update_reputations": QueueName.CPU,
+    "workers.models.clean_models": QueueName.GPU,
     "workers.upkeep.reconcile": QueueName.CHAIN,
     "workers.upkeep.forget_old": QueueName.CPU,
 }
@@ -92,11 +101,13 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # CUDA and RDKit's threads do not survive a fork
         "worker_pool": "prefork",
         "worker_pool_start_method": "spawn",
+        # a spawned child imports everything anew, which takes longer than the 4 s meant for a forked one
+        "worker_proc_alive_timeout": 120.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "beat_schedule": beat_schedule.timetable(settings),
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "app.beat:SteadyScheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": settings.redis_url,
         "redbeat_key_prefix": f"redbeat:{settings.cluster_name}:",
@@ -141,7 +152,7 @@ def _shape_worker(sender: str, instance: Any, conf: Any, options: dict[str, Any]
     """Choose node name and concurrency from the queues, unless the operator named them."""
     queues = _queue_names(options.get("queues"))
     if not options.get("concurrency"):
-        instance.concurrency = concurrency_for(queues, get_settings())
+        conf.worker_concurrency = concurrency_for(queues, get_settings())
     if queues == {QueueName.CPU.value} and not options.get("max_memory_per_child"):
         conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
     if sender.startswith("celery@") and len(queues) == 1:
@@ -180,3 +191,13 @@ def _bind_gpu(**_: Any) -> None:
     if len(gpus) > 1:
         index = int(getattr(current_process(), "index", 0))
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+
+
+@beat_init.connect(weak=False)
+def _begin_models(**_: Any) -> None:
+    """The models' validator starts with its chain data, instead of waiting for the first ticks."""
+    settings = get_settings()
+    if settings.netuid == beat_schedule.MODELS_NETUID:
+        from workers.models import begin
+
+        begin(weights_now=settings.immediate)

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule 
 EXIT_DIFFERS = 1
 
 _POLL_SECONDS = 0.2
+_WORKERS_SECONDS = 30.0
 _LEADERBOARD_ROWS = 10
 
 
@@ -53,8 +55,8 @@ def replay(
     source = _checked_recording(folder, scores)
     chosen = scores or (ScoresFrom.RECORDED if (folder / "scores").is_dir() else ScoresFrom.MODEL)
     console = Console()
-    with _cluster(cluster, console) as eager:
-        report = _run(source, chosen, eager=eager, console=console)
+    with _cluster(cluster, console) as running:
+        report = _run(source, chosen, running, console)
     _print_report(report, console)
     _write(report, out or folder / "result.json", force=force, console=console)
 
@@ -80,9 +82,17 @@ def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
     return f"{RECORDING_PREFIX}{folder.resolve()}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """What runs the replay: this very process (eager) or workers; ``tend`` starts again what died of them."""
+
+    eager: bool = False
+    tend: Callable[[], object] = bool
+
+
 @contextmanager
-def _cluster(choice: str, console: Console) -> Iterator[bool]:
-    """The cluster that runs the replay; yields whether it is this very process (eager)."""
+def _cluster(choice: str, console: Console) -> Iterator[_Cluster]:
+    """The cluster that runs the replay."""
     from app.store.database import get_store
     from app.store.schema import migrate
 
@@ -91,17 +101,17 @@ def _cluster(choice: str, console: Console) -> Iterator[bool]:
             {"BROKER_URL": "memory://", "RESULT_BACKEND": "cache+memory://", "CLUSTER_NAME": f"eager-{os.getpid()}"}
         )
         migrate(get_store())
-        yield True
+        yield _Cluster(eager=True)
     elif choice == "embedded":
         yield from _embedded(console)
     else:
         _settle({"BROKER_URL": choice, "RESULT_BACKEND": choice})
         migrate(get_store())
-        _refuse_idle_cluster(choice)
-        yield False
+        _refuse_idle_cluster()
+        yield _Cluster()
 
 
-def _embedded(console: Console) -> Iterator[bool]:
+def _embedded(console: Console) -> Iterator[_Cluster]:
     """The embedded cluster of this data folder if one is up, else one for the length of this replay."""
     from app.embedded import EmbeddedCluster, running_broker
     from app.store.database import get_store
@@ -113,7 +123,7 @@ def _embedded(console: Console) -> Iterator[bool]:
     if broker is not None:
         _settle({"BROKER_URL": broker, "RESULT_BACKEND": broker})
         console.print("Using the cluster that 'python -m app up' started here.")
-        yield False
+        yield _Cluster()
         return
     cluster = EmbeddedCluster(settings, flower=False, name=f"replay-{uuid.uuid4().hex[:12]}")
     with console.status("starting Redis and the chain, cpu and gpu workers…"):
@@ -124,7 +134,7 @@ def _embedded(console: Console) -> Iterator[bool]:
 
         with console.status("waiting for the workers…"):
             cluster.await_workers(app)
-        yield False
+        yield _Cluster(tend=cluster.revive)
     finally:
         with console.status("stopping the cluster…"):
             cluster.stop()
@@ -137,17 +147,22 @@ def _settle(environment: dict[str, str]) -> None:
     get_settings()
 
 
-def _refuse_idle_cluster(url: str) -> None:
+def _refuse_idle_cluster() -> None:
+    """Raise unless a worker serves every queue; workers that are still starting are waited for."""
     from app.celery import app
 
-    queues = app.control.inspect(timeout=2.0).active_queues() or {}
-    served = {queue["name"] for found in queues.values() for queue in found}
-    if missing := {"chain", "cpu", "gpu"} - served:
-        commands = ", ".join(f"celery -A app worker -Q {name}" for name in sorted(missing))
-        raise ValidatorError(f"no worker serves {', '.join(sorted(missing))} at the broker given; start {commands}")
+    deadline = time.monotonic() + _WORKERS_SECONDS
+    while True:
+        queues = app.control.inspect(timeout=2.0).active_queues() or {}
+        missing = {"chain", "cpu", "gpu"} - {queue["name"] for found in queues.values() for queue in found}
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            commands = ", ".join(f"celery -A app worker -Q {name}" for name in sorted(missing))
+            raise ValidatorError(f"no worker serves {', '.join(sorted(missing))} at the broker given; start {commands}")
 
 
-def _run(source: str, scores: ScoresFrom, *, eager: bool, console: Console) -> dict[str, Any]:
+def _run(source: str, scores: ScoresFrom, cluster: _Cluster, console: Console) -> dict[str, Any]:
     from app.celery import app
     from app.epoch import open_source
     from app.report import build_report
@@ -161,13 +176,13 @@ def _run(source: str, scores: ScoresFrom, *, eager: bool, console: Console) -> d
         epoch_id = Epochs(session).announce(
             f"replay:{uuid.uuid4()}", open_source(source).header(), source, scores.value, get_settings().cluster_name
         )
-    if eager:
+    if cluster.eager:
         app.conf.update(task_always_eager=True, task_eager_propagates=True)
         thread = threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True)
         thread.start()
     else:
         open_epoch.delay(epoch_id)
-    stage, error = _follow(epoch_id, console)
+    stage, error = _follow(epoch_id, cluster, console)
     if stage is not Stage.DONE:
         raise ValidatorError(error or f"epoch {epoch_id} ended as {stage.value}")
     with store.reading() as session:
@@ -189,7 +204,7 @@ def _eagerly(task: Any, epoch_id: int) -> None:
         raise
 
 
-def _follow(epoch_id: int, console: Console) -> tuple[Any, str | None]:
+def _follow(epoch_id: int, cluster: _Cluster, console: Console) -> tuple[Any, str | None]:
     """Show a bar per stage until the epoch has ended; its last stage and its error."""
     from app.store.database import get_store
     from app.store.epochs import Epochs
@@ -220,6 +235,7 @@ def _follow(epoch_id: int, console: Console) -> tuple[Any, str | None]:
             if progress.stage in FINAL_STAGES:
                 show("rank and weigh", 1, 1)
                 return progress.stage, progress.error
+            cluster.tend()
             time.sleep(_POLL_SECONDS)
 
 

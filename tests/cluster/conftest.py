@@ -1,0 +1,152 @@
+"""A real cluster: redis-server, three workers and beat, as ``up`` starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from app.embedded import EmbeddedCluster
+from app.settings import Settings
+from app.store.database import Store
+from app.store.epochs import Epochs
+from app.store.records import FINAL_STAGES, EpochSummary
+from app.store.schema import migrate
+
+PROJECT = Path(__file__).parents[2]
+DEMO = PROJECT / "app" / "demo" / "recording"
+
+# The reconciler looks often and waits little, so that a lost chord costs the tests seconds.
+QUICK = {"RECONCILE_EVERY": "PT2S", "RECONCILE_AFTER": "PT6S", "CPU_CONCURRENCY": "2"}
+
+
+@dataclass
+class Replay:
+    """A replay that runs as its user runs it, in a process of its own."""
+
+    process: subprocess.Popen[str]
+    out: Path
+    output: str = field(default="")
+
+    def result(self, timeout: float = 150) -> dict[str, Any]:
+        """Wait for the end; the result it wrote."""
+        try:
+            self.output, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.output, _ = self.process.communicate()
+        assert self.process.returncode == 0, self.output
+        return json.loads(self.out.read_text())
+
+
+@dataclass
+class Cluster:
+    """The running cluster and what tests do to it."""
+
+    embedded: EmbeddedCluster
+    store: Store
+    redis: redis.Redis
+    environment: dict[str, str]
+    folder: Path
+    replays: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def replay(self, recording: Path = DEMO) -> Replay:
+        """Start a replay on this cluster."""
+        out = self.folder / f"result-{time.monotonic_ns()}.json"
+        command = [sys.executable, "-m", "app", "epoch", "replay", str(recording)]
+        command += ["--cluster", self.embedded.broker_url, "--out", str(out)]
+        process = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder
+        )
+        self.replays.append(process)
+        return Replay(process, out)
+
+    def epoch(self) -> EpochSummary | None:
+        """The latest epoch."""
+        with self.store.reading() as session:
+            return next(iter(Epochs(session).recent(1)), None)
+
+    def when(self, happens: Callable[[EpochSummary], bool], timeout: float = 60) -> EpochSummary:
+        """Wait until the latest unfinished epoch is as asked."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            epoch = self.epoch()
+            if epoch is not None and epoch.stage not in FINAL_STAGES and happens(epoch):
+                return epoch
+            time.sleep(0.01)
+        raise AssertionError(f"it did not happen: {self.epoch()}")
+
+    def holders(self, epoch_id: int, node: str) -> list[int]:
+        """Process ids of the children of a worker that hold a part of the epoch at this moment."""
+        with self.store.reading() as session:
+            found = Epochs(session).holders(epoch_id)
+        return [int(holder.split("/")[1]) for holder in found if holder.startswith(f"{node}@")]
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """Hold the store's write lock: whatever task is running stops at its next write."""
+        with self.store.writing():
+            yield
+
+
+@contextmanager
+def tended(embedded: EmbeddedCluster) -> Iterator[None]:
+    """Start again what ends, as ``up`` does."""
+    stop = threading.Event()
+
+    def tend() -> None:
+        while not stop.wait(0.5):
+            embedded.revive()
+
+    thread = threading.Thread(target=tend)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster for the tests of one module."""
+    folder = tmp_path_factory.mktemp("cluster")
+    before = dict(os.environ)
+    os.environ.update(QUICK, DATA_DIR=str(folder))
+    try:
+        settings = Settings(data_dir=folder, _env_file=None)
+        store = Store(settings.store_url)
+        migrate(store)
+        with EmbeddedCluster(settings, flower=False, name="tests") as embedded, tended(embedded):
+            client = redis.Redis.from_url(embedded.broker_url)
+            environment = {**os.environ, **embedded.environment, "PYTHONPATH": str(PROJECT)}
+            cluster = Cluster(embedded, store, client, environment, folder)
+            yield cluster
+            for process in cluster.replays:
+                process.kill()
+                process.communicate()
+            client.close()
+        store.close()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The bundled epoch's result, worked out in one process without a broker."""
+    folder = tmp_path_factory.mktemp("eager")
+    out = folder / "result.json"
+    environment = {**os.environ, "DATA_DIR": str(folder), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "app", "epoch", "replay", str(DEMO), "--cluster", "eager", "--out", str(out)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=folder)
+    return json.loads(out.read_text())

@@ -1,0 +1,123 @@
+"""Whatever dies, the epoch ends in exactly one correct result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from app.store.epochs import Epochs
+from app.store.records import Stage
+from tests.cluster.conftest import Cluster
+
+pytestmark = pytest.mark.cluster
+
+POOL_SIZES = """
+import json
+from app.celery import app
+stats = app.control.inspect(timeout=3).stats()
+print(json.dumps({node.split("@")[0]: len(found["pool"]["processes"]) for node, found in stats.items()}))
+"""
+
+
+def test_a_replay_on_real_workers_equals_the_eager_one(cluster: Cluster, expected: dict[str, Any]) -> None:
+    assert cluster.replay().result() == expected
+
+
+def test_cpu_children_killed_mid_task_cost_nothing(cluster: Cluster, expected: dict[str, Any]) -> None:
+    replay = cluster.replay()
+    killed: set[int] = set()
+    while len(killed) < 2:
+        epoch = cluster.when(lambda epoch: epoch.stage is Stage.EXAMINING)
+        for pid in set(cluster.holders(epoch.id, "cpu")) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    assert replay.result() == expected
+
+
+def test_a_gpu_child_killed_mid_task_costs_nothing(cluster: Cluster, expected: dict[str, Any]) -> None:
+    replay = cluster.replay()
+    killed = False
+    while not killed:
+        epoch = cluster.when(lambda epoch: epoch.stage is Stage.SCORING)
+        with cluster.write_lock():
+            # a claim that stands while nobody can write is a task between its claim and its scores
+            for pid in cluster.holders(epoch.id, "gpu"):
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+    assert replay.result() == expected
+
+
+def test_a_header_task_delivered_twice_counts_once(cluster: Cluster, expected: dict[str, Any]) -> None:
+    replay = cluster.replay()
+    copied = 0
+    deadline = time.monotonic() + 60
+    while not copied and time.monotonic() < deadline:
+        messages = cluster.redis.lrange("cpu", 0, -1)
+        for message in messages[:5]:
+            cluster.redis.lpush("cpu", message)
+            copied += 1
+    assert copied
+    assert replay.result() == expected
+
+
+def test_redis_restarted_mid_epoch(cluster: Cluster, expected: dict[str, Any]) -> None:
+    replay = cluster.replay()
+    cluster.when(lambda epoch: epoch.stage is Stage.EXAMINING)
+    os.kill(cluster.embedded.processes()["redis"], signal.SIGKILL)
+    assert replay.result() == expected
+
+
+def test_beat_outlives_a_wiped_redis(cluster: Cluster) -> None:
+    beat = cluster.embedded.processes()["beat"]
+    cluster.redis.flushall()
+    deadline = time.monotonic() + 30
+    while not cluster.redis.zcard("redbeat:tests::schedule"):
+        assert time.monotonic() < deadline, cluster.redis.keys()
+        time.sleep(0.2)
+    assert cluster.embedded.processes()["beat"] == beat
+
+
+def test_each_worker_has_the_pool_of_its_queue(cluster: Cluster) -> None:
+    sizes = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", POOL_SIZES],
+            env=cluster.environment,
+            check=True,
+            capture_output=True,
+            cwd=cluster.folder,
+        ).stdout
+    )
+    assert sizes == {"chain": 1, "cpu": 2, "gpu": 1}
+
+
+@pytest.mark.parametrize("stage", [Stage.EXAMINING, Stage.SCORING])
+def test_redis_wiped_mid_epoch(cluster: Cluster, expected: dict[str, Any], stage: Stage) -> None:
+    replay = cluster.replay()
+    epoch = cluster.when(lambda epoch: epoch.stage is stage)
+    with cluster.write_lock():
+        cluster.redis.flushall()
+    assert replay.result() == expected
+    with cluster.store.reading() as session:
+        assert Epochs(session).summary(epoch.id).stage is Stage.DONE
+
+
+def test_every_tick_twice_and_every_step_twice(cluster: Cluster, expected: dict[str, Any]) -> None:
+    replay = cluster.replay()
+    epoch = cluster.when(lambda _: True)
+    ticks = f"""
+from workers.upkeep import reconcile
+from workers.epoch import close_epoch, open_epoch, plan_scoring
+for _ in range(3):
+    reconcile.delay(); open_epoch.delay({epoch.id}); plan_scoring.delay({epoch.id}); close_epoch.delay({epoch.id})
+"""
+    subprocess.run([sys.executable, "-c", ticks], env=cluster.environment, check=True, cwd=cluster.folder)
+    assert replay.result() == expected
+    with cluster.store.reading() as session:
+        assert len([e for e in Epochs(session).recent(100) if e.id == epoch.id]) == 1

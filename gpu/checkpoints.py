@@ -101,7 +101,7 @@ def fetch(
         return _entries(checkpoint, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        info = HfApi().repo_info(checkpoint.repository, revision=checkpoint.revision, files_metadata=True)
+        info = HfApi().model_info(checkpoint.repository, revision=checkpoint.revision, files_metadata=True)
         published = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         absent = [name for name in wanted if name not in published]
         if absent:

@@ -186,11 +186,11 @@ def load_network(weights: WeightsFolder) -> PsichicNetwork:
         told = [f"lacks {_some(missing)}"] if missing else []
         told += [f"has {_some(extra)} too many"] if extra else []
         raise CheckpointError(f"{path} {' and '.join(told)}: it is not the checkpoint of this network.")
-    for name, shape in wanted.items():
-        if found[name] != shape:
+    for name, size in wanted.items():
+        if found[name] != size:
             raise CheckpointError(
                 f"{path} has {name} of shape {found[name]}, but {weights.path / 'config.json'} "
-                f"asks for {shape}: the two files are not of one checkpoint."
+                f"asks for {size}: the two files are not of one checkpoint."
             )
     network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True)
     return network.requires_grad_(False).eval()

@@ -100,11 +100,11 @@ def _parameter(name: str, size: tuple[int, ...], generator: torch.Generator) -> 
     """One random parameter: norms near identity, Linears scaled to keep variance."""
     import torch
 
-    noise = torch.randn(size, generator=generator)
+    noise: torch.Tensor = torch.randn(size, generator=generator)
     if len(size) == 1:
         is_scale = name.endswith(("weight", "mean_scale"))
-        return (1 + 0.1 * noise) if is_scale else 0.1 * noise
-    return noise / size[1] ** 0.5
+        return noise.mul(0.1).add(1.0 if is_scale else 0.0)
+    return noise.div(size[1] ** 0.5)
 
 
 def _language_model(generator: torch.Generator) -> dict[str, object]:

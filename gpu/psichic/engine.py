@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from gpu.psichic import plain_kernels
 from gpu.psichic.engine_weights import (
@@ -123,19 +124,19 @@ class Engine:
     # ------------------------------------------------------------------ building blocks
 
     def _perceptron(self, x: Tensor, mlp: Perceptron) -> Tensor:
-        y = F.linear(F.linear(x, mlp.first, mlp.first_bias).relu_(), mlp.second, mlp.second_bias)
+        y = functional.linear(functional.linear(x, mlp.first, mlp.first_bias).relu_(), mlp.second, mlp.second_bias)
         return y if mlp.norm is None else self.kernels.layer_norm(y, mlp.norm)
 
     def _clusters(self, p: Tensor, layer: LayerWeights, graph: ResidueTopology) -> Clusters:
         """Layer steps 3 and 4, and the clusters' side of step 5: residues B × L × H."""
         k = self.kernels
         y = k.neighbour_average(k.layer_norm(p, layer.cluster_norm), graph)
-        wide = F.linear(y, layer.widen, layer.widen_bias).relu_()
-        logit = k.neighbour_average(F.linear(wide, layer.narrow), graph) + layer.narrow_bias
+        wide = functional.linear(y, layer.widen, layer.widen_bias).relu_()
+        logit = k.neighbour_average(functional.linear(wide, layer.narrow), graph) + layer.narrow_bias
         s = torch.softmax(logit, dim=-1)
         c = k.layer_norm(torch.matmul(s.transpose(1, 2), p), layer.pooled_norm)
-        key_value = F.linear(k.layer_norm(c, layer.residue_in), layer.key_value)
-        own = F.linear(c, layer.residue_own, layer.residue_mlp.first_bias)
+        key_value = functional.linear(k.layer_norm(c, layer.residue_in), layer.key_value)
+        own = functional.linear(c, layer.residue_own, layer.residue_mlp.first_bias)
         return Clusters(s, key_value[..., : self.hidden], key_value[..., self.hidden :], own)
 
     def _motif_pool(
@@ -143,7 +144,7 @@ class Engine:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Layer step 2: new cliques (C × H), α^q (C × T) and d (B × H)."""
         mean = self.kernels.gather_mean(x, batch.clique_atom_ptr, batch.clique_atom)
-        q = F.linear(mean, layer.pool, layer.pool_bias).relu_().add_(q)
+        q = functional.linear(mean, layer.pool, layer.pool_bias).relu_().add_(q)
         slices = q.view(-1, self.heads, self.hidden // self.heads).transpose(0, 1)
         inner = torch.baddbmm(layer.score_bias[:, None], slices, layer.score_first).relu_()
         logit = torch.bmm(inner, layer.score_second[:, :, None]).squeeze(-1).T.contiguous()
@@ -154,14 +155,14 @@ class Engine:
         """Layer step 5 without the cliques' MLP: α (B × K × T), u (B × H), C' (B × K × H)."""
         k, (b, h) = self.kernels, drug.shape
         t, n = self.heads, clusters.key.shape[1]
-        query = F.linear(drug, layer.query).view(b, 1, t, h // t)
+        query = functional.linear(drug, layer.query).view(b, 1, t, h // t)
         key, value = clusters.key.reshape(-1, n, t, h // t), clusters.value.reshape(-1, n, t, h // t)
         alpha = torch.softmax((query * key).sum(-1) / math.sqrt(h // t), dim=1)
         u = k.layer_norm((alpha[..., None] * value).sum(1).view(b, h), layer.drug_out)
-        drug_value = F.linear(k.layer_norm(drug, layer.drug_in), layer.drug_value).view(b, 1, t, h // t)
+        drug_value = functional.linear(k.layer_norm(drug, layer.drug_in), layer.drug_value).view(b, 1, t, h // t)
         v = k.layer_norm((alpha[..., None] * drug_value).view(b, n, h), layer.residue_out)
-        inner = (F.linear(v, layer.residue_drug) + clusters.own).relu_()
-        c = F.linear(inner, layer.residue_mlp.second, layer.residue_mlp.second_bias)
+        inner = (functional.linear(v, layer.residue_drug) + clusters.own).relu_()
+        c = functional.linear(inner, layer.residue_mlp.second, layer.residue_mlp.second_bias)
         return alpha, u, k.layer_norm(c, _norm_of(layer.residue_mlp))
 
     def _update_ligands(
@@ -169,18 +170,20 @@ class Engine:
     ) -> tuple[Tensor, Tensor]:
         """The cliques' MLP of step 5 and the atoms' side of step 6: new atoms and cliques."""
         k = self.kernels
-        by_slot = F.linear(u, layer.clique_drug, layer.clique.first_bias)
-        inner = F.linear(q, layer.clique_own).add_(by_slot.index_select(0, batch.clique_slot)).relu_()
-        q = k.layer_norm(F.linear(inner, layer.clique.second, layer.clique.second_bias), _norm_of(layer.clique))
+        by_slot = functional.linear(u, layer.clique_drug, layer.clique.first_bias)
+        inner = functional.linear(q, layer.clique_own).add_(by_slot.index_select(0, batch.clique_slot)).relu_()
+        q = k.layer_norm(
+            functional.linear(inner, layer.clique.second, layer.clique.second_bias), _norm_of(layer.clique)
+        )
         mean = k.gather_mean(q, batch.atom_clique_ptr, batch.atom_clique)
-        x = F.linear(mean, layer.to_atom).relu_().add_(x)
+        x = functional.linear(mean, layer.to_atom).relu_().add_(x)
         x = x + self._perceptron(x, layer.atom_mlp)
         return k.slot_graph_norm(x, layer.atom_norm, batch.atom_ptr, batch.atom_slot), q
 
     def _update_residues(self, p: Tensor, s: Tensor, c: Tensor, layer: LayerWeights) -> Tensor:
         """The residues' side of step 6: B × L × H."""
-        p = self.kernels.add_relu_of_clusters(p, s, F.linear(c, layer.to_residue))
-        inner = F.linear(p, layer.residue_update.first).relu_()
+        p = self.kernels.add_relu_of_clusters(p, s, functional.linear(c, layer.to_residue))
+        inner = functional.linear(p, layer.residue_update.first).relu_()
         h = self.hidden
         p = torch.addmm(p.view(-1, h), inner.view(-1, 2 * h), layer.residue_update.second.T).view_as(p)
         return self.kernels.residue_graph_norm(p, layer.graph_norm)
@@ -195,7 +198,7 @@ class Engine:
         feature = protein.residue_feature[graph.order].to(self.device, self.dtype)
         p = (self._perceptron(feature, w.residue_feature) + self._perceptron(token, w.token))[None]
         basis = radial_basis(protein.edge_weight[graph.edge_order].to(self.device), self.hidden, self.dtype)
-        first, *later = (F.linear(basis, layer.residue.edge, layer.residue.edge_bias) for layer in w.layers)
+        first, *later = (functional.linear(basis, layer.residue.edge, layer.residue.edge_bias) for layer in w.layers)
         p = k.residue_convolution(p, w.layers[0].residue, first, graph)
         return PreparedProtein(graph, p, self._clusters(p, w.layers[0], graph), tuple(later))
 
@@ -203,9 +206,9 @@ class Engine:
         """Everything that depends on the ligands alone."""
         w, layer = self.weights, self.weights.layers[0]
         x = self._perceptron(batch.atom_feature.to(self.dtype), w.atom_feature)
-        x = x + F.embedding(batch.atom_type, w.atom_type)
+        x = x + functional.embedding(batch.atom_type, w.atom_type)
         x = self.kernels.bond_convolution(x, layer.bond, layer.bond_terms, batch)
-        q, share, drug = self._motif_pool(x, F.embedding(batch.clique_type, w.clique_type), layer, batch)
+        q, share, drug = self._motif_pool(x, functional.embedding(batch.clique_type, w.clique_type), layer, batch)
         return PreparedLigands(x, q, share, drug)
 
     def pairs(self, ligands: PreparedLigands, batch: LigandBatch, protein: PreparedProtein) -> Tensor:
@@ -224,15 +227,14 @@ class Engine:
             alpha, u, c = self._interaction(drug, clusters, layer)
             weighted = (alpha @ w.residue_attention[i])[..., None]
             residue_logit = residue_logit + torch.matmul(clusters.assignment, weighted).squeeze(-1)
+            s = clusters.assignment
             if i == last:
-                p, x = self.side_by_side(
-                    lambda p=p, s=clusters.assignment, c=c, layer=layer: self._update_residues(p, s, c, layer),
-                    lambda x=x, q=q, u=u, layer=layer: self._update_ligands(x, q, u, layer, batch)[0],
+                p, (x, _) = self.side_by_side(
+                    partial(self._update_residues, p, s, c, layer), partial(self._update_ligands, x, q, u, layer, batch)
                 )
                 continue
             (p, clusters), (x, q, share, drug) = self.side_by_side(
-                lambda p=p, s=clusters.assignment, c=c, i=i: self._residues_onward(p, s, c, protein, i),
-                lambda x=x, q=q, u=u, i=i: self._ligands_onward(x, q, u, batch, i),
+                partial(self._residues_onward, p, s, c, protein, i), partial(self._ligands_onward, x, q, u, batch, i)
             )
             clique_logit = clique_logit + share @ w.atom_attention[i + 1]
         return self._head(x, clique_logit, p, residue_logit, batch)

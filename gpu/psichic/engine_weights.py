@@ -6,6 +6,7 @@ All rearrangements are products of parameters, taken in float64 and then rounded
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,12 +52,13 @@ class Perceptron:
 class Convolution:
     """A PNA convolution split as §12 suggests: per node, per edge, per aggregate."""
 
-    def __init__(self, conv: PrincipalAggregation, norm: nn.LayerNorm, place: Placement) -> None:
+    def __init__(self, typed: PrincipalAggregation, norm: nn.LayerNorm, place: Placement) -> None:
+        conv: Any = typed  # torch types every submodule as Module
         h, t = conv.lin.weight.shape[0], conv.heads
         f = h // t
-        first = torch.stack([pre[0].weight.double() for pre in conv.pre_nns])  # type: ignore[index]
-        first_bias = torch.stack([pre[0].bias.double() for pre in conv.pre_nns])  # type: ignore[index]
-        post = torch.stack([p[0].weight.double() for p in conv.post_nns])  # type: ignore[index]
+        first = torch.stack([pre[0].weight.double() for pre in conv.pre_nns])
+        first_bias = torch.stack([pre[0].bias.double() for pre in conv.pre_nns])
+        post = torch.stack([p[0].weight.double() for p in conv.post_nns])
         edge_in, edge_bias = conv.edge_encoder.weight.double(), conv.edge_encoder.bias.double()
         edge_part = first[:, :, 2 * f :]
         self.towers = t
@@ -67,9 +69,9 @@ class Convolution:
         """H × H: edge feature → its part of the first pre-layer"""
         self.edge_bias = place(edge_offset)
         self._edge = edge, edge_offset
-        self.second = place(torch.stack([pre[2].weight.double().T for pre in conv.pre_nns]))  # type: ignore[index]
+        self.second = place(torch.stack([pre[2].weight.double().T for pre in conv.pre_nns]))
         """T × F × F"""
-        self.second_bias = place(torch.stack([pre[2].bias.double() for pre in conv.pre_nns]))  # type: ignore[index]
+        self.second_bias = place(torch.stack([pre[2].bias.double() for pre in conv.pre_nns]))
         self.post_own = place(post[:, :, :f].transpose(1, 2))
         """T × F × F: the node's own part"""
         self.node_and_own = torch.cat((self.node, self.post_own), dim=2).contiguous()
@@ -77,7 +79,7 @@ class Convolution:
         self._scaled = post[:, :, f:].reshape(t, f, 3, 4 * f)
         self.post_scaled = place(self._scaled.permute(0, 3, 2, 1).reshape(t, 4 * f, 3 * f))
         """T × 4F × 3F: aggregates → identity, amplification and linear parts"""
-        self.post_bias = place(torch.cat([p[0].bias.double() for p in conv.post_nns]))  # type: ignore[index]
+        self.post_bias = place(torch.cat([p[0].bias.double() for p in conv.post_nns]))
         self.out, self.out_bias = place(conv.lin.weight), place(conv.lin.bias)
         self.norm = place.norm(norm)
         averages: DegreeAverages = conv.averages
@@ -93,7 +95,7 @@ class Convolution:
 
     def node_terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What each node gives the first pre-layer as target and as source: B × N × H each."""
-        b, n, h = x.shape
+        h = x.shape[-1]
         f = h // self.towers
         target, source = torch.empty_like(x), torch.empty_like(x)
         rows = x.view(-1, h)
@@ -145,6 +147,8 @@ class Placement:
 
     def perceptron(self, module: FeedForward) -> Perceptron:
         """An MLP, placed."""
+        first: Any
+        second: Any
         first, second = module.FC_layers[0], module.FC_layers[1]
         return Perceptron(
             self(first.weight),
@@ -232,8 +236,9 @@ class ResidueTopology:
 class LayerWeights:
     """One of the three layers, rearranged."""
 
-    def __init__(self, network: PsichicNetwork, index: int, place: Placement) -> None:
-        h = network.shape.hidden
+    def __init__(self, typed: PsichicNetwork, index: int, place: Placement) -> None:
+        network: Any = typed  # torch types every submodule as Module
+        h = typed.shape.hidden
         bond, residue = network.mol_convs[index], network.prot_convs[index]
         self.bond = Convolution(bond.atom_conv, bond.atom_norm, place)
         self.bond_terms = self.bond.table_terms(bond.bond_encoder.weight)

@@ -115,8 +115,8 @@ def load_language_model(path: Path, device: torch.device) -> LanguageModel:
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or extra:
         raise CheckpointError(
-            f"{file} does not hold a whole ESM-2: missing {missing[:3]}, unexpected {extra[:3]}. A checkpoint as fair-esm "
-            "released it needs its -contact-regression.pt beside it."
+            f"{file} does not hold a whole ESM-2: missing {missing[:3]}, unexpected {extra[:3]}. A checkpoint as "
+            "fair-esm released it needs its -contact-regression.pt beside it."
         )
     try:
         network.load_state_dict(state)

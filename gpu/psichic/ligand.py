@@ -118,7 +118,8 @@ def _atoms(mol: Any, rd: _Chemistry, smiles: str) -> tuple[NDArray[np.uint8], ND
     types: list[int] = []
     implicit, hybridization = rd.implicit, rd.hybridization
     base = 0
-    for atom in mol.GetAtoms():
+    for position in range(n):
+        atom = mol.GetAtomWithIdx(position)
         degree = atom.GetDegree()
         if degree > MAX_DEGREE:
             raise LigandError(
@@ -220,9 +221,13 @@ def ligand_graph(smiles: str) -> LigandGraph:
     mol = _parse(smiles, rd)
     n = mol.GetNumAtoms()
     feature, atom_type = _atoms(mol, rd, smiles)
+    # Sanitising has left what GetSymmSSSR would compute again: the same rings, in the same order.
+    ring_info = mol.GetRingInfo()
+    in_ring = {index for ring in ring_info.BondRings() for index in ring}
     bonds: list[tuple[int, int, int]] = []
     chain_bonds: list[tuple[int, int]] = []
-    for bond in mol.GetBonds():
+    for index in range(mol.GetNumBonds()):
+        bond = mol.GetBondWithIdx(index)
         kind = rd.bond_types.get(bond.GetBondType())
         u, v = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         if kind is None:
@@ -232,10 +237,10 @@ def ligand_graph(smiles: str) -> LigandGraph:
                 "PSICHIC knows single, double, triple and aromatic bonds.",
             )
         bonds.append((u, v, kind))
-        if not bond.IsInRing():
+        if index not in in_ring:
             chain_bonds.append((u, v))
     bond_index, bond_type = _shifted_bonds(bonds, n)
-    rings = [list(ring) for ring in rd.chem.GetSymmSSSR(mol)] if len(chain_bonds) < len(bonds) else []
+    rings = [list(ring) for ring in ring_info.AtomRings()]
     types, of_atom = cliques(rings, chain_bonds, n)
     membership = [(a, k) for a, mine in enumerate(of_atom) for k in mine]
     return LigandGraph(

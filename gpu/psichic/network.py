@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -204,7 +204,9 @@ class ClusterAssignment(nn.Module):
 
     def forward(self, p: Tensor, averaging: Tensor) -> Tensor:
         """Residues L × H and Â (L × L) → logits s, L × K."""
-        first, second = self.Conv_layers[0], self.Conv_layers[1]
+        first: Any
+        second: Any
+        first, second = self.Conv_layers
         z = torch.relu(averaging @ first.lin(self.in_ln(p)) + first.bias)
         s: Tensor = averaging @ second.lin(z) + second.bias
         return s
@@ -349,34 +351,12 @@ class PsichicNetwork(nn.Module):
         atom_of, clique_of = placed(ligand.membership)
         edge_index = protein.edge_index.to(device)
         averaging = averaging_matrix(edge_index, protein.length, dtype)
-
-        atom_type = self.atom_type_encoder(placed(ligand.atom_type))
-        atom_feat = self.atom_feat_encoder(placed(ligand.atom_feature).to(dtype))
-        x = atom_type + atom_feat
-        residue_aa = self.prot_aa(protein.residue_feature.to(device, dtype))
-        residue_evo = self.prot_evo(protein.token.to(device, dtype))
-        p = residue_aa + residue_evo
-        q = self.clique_encoder(placed(ligand.clique_type))
-        basis = radial_basis(protein.edge_weight.to(device), self.shape.hidden, dtype)
-        for name, tensor in (
-            ("in.atom_type", atom_type),
-            ("in.atom_feat", atom_feat),
-            ("in.atom", x),
-            ("in.residue_aa", residue_aa),
-            ("in.residue_evo", residue_evo),
-            ("in.residue", p),
-            ("in.clique", q),
-            ("in.rbf", basis),
-        ):
-            trace(name, tensor)
+        x, p, q, basis = self._inputs(protein, ligand, trace)
 
         clique_alphas: list[Tensor] = []
         residue_alphas: list[Tensor] = []
         for i in range(LAYERS):
-
-            def at(part: str, layer: int = i) -> Trace:
-                return lambda name, value: trace(f"l{layer}.{part}.{name}", value)
-
+            at = _prefixed(trace, i)
             x = self.mol_convs[i](x, bond_index, bond_type, at("mol"))
             trace(f"l{i}.mol.out", x)
             p = self.prot_convs[i](p, edge_index, basis, at("prot"))
@@ -421,6 +401,37 @@ class PsichicNetwork(nn.Module):
         score: Tensor = self.reg_out(torch.cat((mol, prot))[None])
         trace("score", score)
         return score
+
+    def _inputs(
+        self, protein: ProteinInput, ligand: LigandGraph, trace: Trace
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Atoms x, residues p, cliques q and the edges' radial basis (§7, inputs)."""
+        like = self.atom_type_encoder.weight
+        dtype, device = like.dtype, like.device
+        atom_type = self.atom_type_encoder(torch.as_tensor(ligand.atom_type, device=device))
+        atom_feat = self.atom_feat_encoder(torch.as_tensor(ligand.atom_feature, device=device).to(dtype))
+        residue_aa = self.prot_aa(protein.residue_feature.to(device, dtype))
+        residue_evo = self.prot_evo(protein.token.to(device, dtype))
+        x, p = atom_type + atom_feat, residue_aa + residue_evo
+        q = self.clique_encoder(torch.as_tensor(ligand.clique_type, device=device))
+        basis = radial_basis(protein.edge_weight.to(device), self.shape.hidden, dtype)
+        for name, tensor in (
+            ("in.atom_type", atom_type),
+            ("in.atom_feat", atom_feat),
+            ("in.atom", x),
+            ("in.residue_aa", residue_aa),
+            ("in.residue_evo", residue_evo),
+            ("in.residue", p),
+            ("in.clique", q),
+            ("in.rbf", basis),
+        ):
+            trace(name, tensor)
+        return x, p, q, basis
+
+
+def _prefixed(trace: Trace, layer: int) -> Callable[[str], Trace]:
+    """The trace of one part of one layer."""
+    return lambda part: lambda name, value: trace(f"l{layer}.{part}.{name}", value)
 
 
 def _weighted_pool(x: Tensor, scores: Tensor, weight: Tensor, part: str, pool: str, trace: Trace) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from gpu.psichic.engine_weights import Convolution, GraphNormWeights, Norm, ResidueTopology
 from gpu.psichic.network import VARIANCE_FLOOR
@@ -20,7 +20,7 @@ _STD_CUT = math.sqrt(VARIANCE_FLOOR)
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:
     """LN over the last dimension."""
-    return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias)
+    return functional.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias)
 
 
 def norm_relu_add(o: Tensor, x: Tensor, norm: Norm) -> Tensor:
@@ -34,7 +34,7 @@ def residue_convolution(x: Tensor, conv: Convolution, edge_term: Tensor, graph: 
     Residues are ordered by in-degree d, so that the n targets of one degree and their n·d edges are contiguous and
     each aggregate is a reduction over one axis. One degree's messages fit in a core's cache.
     """
-    b, length, h = x.shape
+    b, _, h = x.shape
     t, f = conv.towers, h // conv.towers
     by_target, by_source = conv.node_terms(x)
     post = torch.empty_like(x)
@@ -65,14 +65,14 @@ def residue_convolution(x: Tensor, conv: Convolution, edge_term: Tensor, graph: 
             s = slice(tower * f, (tower + 1) * f)
             piece = torch.mm(stacked[:, tower], weight[tower])
             post[:, r, s] = piece.view(b, n, f)
-    o = F.linear(post.add_(conv.post_bias), conv.out, conv.out_bias)
+    o = functional.linear(post.add_(conv.post_bias), conv.out, conv.out_bias)
     return norm_relu_add(o, x, conv.norm)
 
 
 def neighbour_average(y: Tensor, graph: ResidueTopology) -> Tensor:
     """``Â y`` of §7 step 3: B × L × C → B × L × C."""
     if y.shape[0] == 1 and not y.is_cuda:
-        summed: Tensor = F.embedding_bag(
+        summed: Tensor = functional.embedding_bag(
             graph.average_index,
             y[0].contiguous(),
             graph.average_ptr,
@@ -147,7 +147,7 @@ def bond_convolution(x: Tensor, conv: Convolution, bonds: Tensor, batch: LigandB
         three = torch.mm(z[:, tower], conv.post_scaled[tower])
         own = torch.mm(x[:, s], conv.post_own[tower])
         post[:, s] = own + three[:, :f] + amplified * three[:, f : 2 * f] + linear * three[:, 2 * f :]
-    o = F.linear(post.add_(conv.post_bias), conv.out, conv.out_bias)
+    o = functional.linear(post.add_(conv.post_bias), conv.out, conv.out_bias)
     return norm_relu_add(o, x, conv.norm)
 
 

@@ -68,7 +68,10 @@ def features_from(sequence: str, model: LanguageModel) -> ProteinFeatures:
 
 
 def read_feature_file(path: Path) -> dict[str, ProteinFeatures]:
-    """A torch file ``{protein: {seq, token_representation, edge_index, edge_weight}}``. Raises :class:`ProteinError`."""
+    """A torch file of dicts with ``seq, token_representation, edge_index, edge_weight`` by protein.
+
+    Raises :class:`ProteinError`.
+    """
     import pickle
 
     import torch
@@ -108,7 +111,7 @@ def _inconsistency(f: ProteinFeatures) -> str | None:
         return f"{f.token.shape} token features for {length} residues"
     if f.edge_index.shape != (2, edges):
         return f"{f.edge_index.shape} edges for {f.edge_weight.shape} weights"
-    if edges and not (0 <= int(f.edge_index.min()) and int(f.edge_index.max()) < length):
+    if edges and (int(f.edge_index.min()) < 0 or int(f.edge_index.max()) >= length):
         return "an edge names a residue that does not exist"
     if not np.isfinite(f.edge_weight).all() or not np.isfinite(f.token).all():
         return "values that are not finite"

@@ -31,21 +31,23 @@ KEPT_PROTEINS: Final = 64
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Deterministic algorithms, no TF32 or bfloat16 products, no autograd; the caller's settings come back after."""
-    matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends: Any = torch.backends
+    memory: Any = torch.utils.deterministic
+    matmuls = (backends.cuda.matmul, backends.mkldnn.matmul)
     precision = [backend.fp32_precision for backend in matmuls]
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = memory.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         for backend in matmuls:
             backend.fp32_precision = "ieee"
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
         with torch.inference_mode():
             yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         for backend, value in zip(matmuls, precision, strict=True):
             backend.fp32_precision = value
@@ -151,7 +153,7 @@ class PackedRunner:
         self._side: Any = None
         self._recording: Any = None
         if self._cuda:
-            self._side, self._recording = torch.cuda.Stream(engine.device), torch.cuda.Stream(engine.device)
+            self._side, self._recording = _cuda().Stream(engine.device), _cuda().Stream(engine.device)
             engine.side_by_side = self._fork
         if self._graphs:
             self._pool = torch.cuda.graph_pool_handle()
@@ -282,7 +284,7 @@ class PackedRunner:
     def _event(self) -> Any:
         if not self._cuda:
             return None
-        event = torch.cuda.Event()
+        event = _cuda().Event()
         event.record()
         return event
 
@@ -331,7 +333,7 @@ class PackedRunner:
         if self._graphs:
             held += sum(
                 segment["total_size"]
-                for segment in torch.cuda.memory_snapshot()
+                for segment in _cuda().memory_snapshot()
                 if tuple(segment["segment_pool_id"]) == tuple(self._pool)
             )
         return held
@@ -364,3 +366,8 @@ def tensor_bytes(holder: Any, seen: set[int] | None = None) -> int:
     if hasattr(holder, "__dict__") and type(holder).__module__.startswith("gpu."):
         return sum(tensor_bytes(value, seen) for value in vars(holder).values())
     return 0
+
+
+def _cuda() -> Any:
+    """``torch.cuda``, parts of which carry no types."""
+    return torch.cuda

@@ -290,7 +290,8 @@ class PsichicScorer:
             from gpu.psichic.runner import exact_arithmetic
 
             if not language:
-                assert self._esm is not None and self._device is not None
+                assert self._esm is not None
+                assert self._device is not None
                 language.append(load_language_model(self._esm, self._device))
             with exact_arithmetic():
                 return features_from(clean, language[0])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from celery.schedules import crontab
 
 from app.settings import Settings
 
+# The subnet whose validator scores models; every other one's scores molecules.
+MODELS_NETUID: Final = 21
+
 
 def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
     """Beat's entries. Each expires before its successor is due, so a stopped worker finds no pile of stale ticks."""
+    return _always(settings) | (_models(settings) if settings.netuid == MODELS_NETUID else {})
+
+
+def _always(settings: Settings) -> dict[str, dict[str, Any]]:
     return {
         "move on what stands still": {
             "task": "workers.upkeep.reconcile",
@@ -24,3 +31,30 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
             "options": {"expires": timedelta(hours=6).total_seconds()},
         },
     }
+
+
+def _models(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The model competitions' jobs (specs/models.md, 'The jobs')."""
+    updates = timedelta(minutes=settings.update_delay_minutes)
+    cleaning = timedelta(minutes=settings.clean_period_minutes)
+    return {
+        "sync the metagraph": _every(timedelta(minutes=5), "workers.models.sync_metagraph"),
+        "update the models": _every(updates, "workers.models.update_models"),
+        "score the next models": _every(timedelta(seconds=15), "workers.models.score_next_models"),
+        "release stale models": _every(timedelta(minutes=1), "workers.models.release_stale"),
+        "clean model folders": _every(cleaning, "workers.models.clean_models"),
+        "set the models' weights": {
+            "task": "workers.models.set_model_weights",
+            "schedule": crontab(minute="0,20,40"),
+            "options": {"expires": timedelta(minutes=19).total_seconds()},
+        },
+        "update the reputations": {
+            "task": "workers.models.update_reputations",
+            "schedule": crontab(hour="0", minute="10"),
+            "options": {"expires": timedelta(hours=6).total_seconds()},
+        },
+    }
+
+
+def _every(interval: timedelta, task: str) -> dict[str, Any]:
+    return {"task": task, "schedule": interval, "options": {"expires": interval.total_seconds()}}

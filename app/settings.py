@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     scoring_api_url: CommaSeparated = Field(
         ("http://127.0.0.1:8003",), description="scoring APIs, each on its own GPU, separated by commas"
     )
+    local_scorers: int = Field(1, ge=1, description="models evaluated side by side without RUN_API: the cluster's GPUs")
     immediate: bool = Field(False, description="set weights now instead of waiting for :00, :20, :40")
     offline: bool = Field(False, description="never talk to the chain; use what the store knows")
     dont_set_weights: bool = Field(False, description="compute and keep the weights, but submit none")

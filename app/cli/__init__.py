@@ -7,10 +7,13 @@ import sys
 import typer
 from rich.console import Console
 
+from app.cli.api import api
+from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
 from app.cli.score import score_app
 from app.cli.up import up
+from app.cli.weights import weights_app
 from app.domain import ValidatorError
 
 EXIT_BAD_INPUT = 2
@@ -18,6 +21,9 @@ EXIT_BAD_INPUT = 2
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
 cli.add_typer(epoch_app, name="epoch")
 cli.add_typer(score_app, name="score")
+cli.add_typer(competition_app, name="competition")
+cli.add_typer(weights_app, name="weights")
+cli.command()(api)
 cli.command()(up)
 cli.command()(doctor)
 

@@ -199,8 +199,11 @@ class ModelQueue:
             return TakenModel(uid, commitment, competition_id, at)
         return None
 
-    def post(self, hotkey: str, uid: int, scorer: str, posted: PostedScore) -> bool:
-        """Add a score to the history and free the model; False, and nothing changes, unless this scorer has it."""
+    def post(self, hotkey: str, uid: int, scorer: str, posted: PostedScore, taken_at: datetime | None = None) -> bool:
+        """Add a score to the history and free the model; False, and nothing changes, unless this scorer has it.
+
+        With ``taken_at`` it must be that very taking, not a later one by the same scorer.
+        """
         row = self._session.execute(
             select(ModelRow)
             .where(ModelRow.hotkey == hotkey, ModelRow.is_being_scored_by == scorer)
@@ -208,6 +211,8 @@ class ModelQueue:
             .execution_options(populate_existing=True)
         ).scalar_one_or_none()
         if row is None or row.uid != uid or row.taken_model is None or row.taken_block is None:
+            return False
+        if taken_at is not None and row.taken_at != taken_at:
             return False
         model = model_id(row.taken_model)
         self._session.add(
@@ -231,15 +236,15 @@ class ModelQueue:
         self._session.flush()
         return True
 
-    def release(self, hotkey: str, scorer: str) -> bool:
-        """Give a model back unscored; False unless this scorer has it."""
+    def release(self, hotkey: str, scorer: str, taken_at: datetime) -> bool:
+        """Give a model back unscored; False unless this scorer has it from that taking."""
         row = self._session.execute(
             select(ModelRow)
             .where(ModelRow.hotkey == hotkey, ModelRow.is_being_scored_by == scorer)
             .with_for_update()
             .execution_options(populate_existing=True)
         ).scalar_one_or_none()
-        if row is None:
+        if row is None or row.taken_at != taken_at:
             return False
         _free(row)
         self._session.flush()

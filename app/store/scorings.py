@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select, update
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.domain import ModelCommitment
@@ -141,6 +141,11 @@ class Scorings:
                 .order_by(ModelScoringRow.id)
             ).scalars()
         )
+
+    def delete_before(self, instant: datetime) -> int:
+        """Remove scorings that ended before an instant; how many went. The score history is not touched."""
+        result = self._session.execute(delete(ModelScoringRow).where(ModelScoringRow.finished_at < instant))
+        return cast(CursorResult[Any], result).rowcount
 
     def recent(self, limit: int = 20) -> list[Scoring]:
         """The latest scorings, newest first."""

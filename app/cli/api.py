@@ -1,0 +1,37 @@
+"""``python -m app api``: the validator API over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.settings import get_settings
+
+_KEEP_ALIVE_SECONDS = 15
+
+
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; API_HOST by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; API_PORT by default.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; they share the store.")] = 1,
+) -> None:
+    """Serve the validator API until Ctrl-C or SIGTERM."""
+    import uvicorn
+
+    from app.store.database import get_store
+    from app.store.schema import migrate
+
+    settings = get_settings()
+    migrate(get_store())
+    get_store().close()
+    uvicorn.run(
+        "app.api.application:create_app",
+        factory=True,
+        host=host or settings.api_host,
+        port=settings.api_port if port is None else port,
+        workers=workers,
+        log_level=settings.log_level.lower(),
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )

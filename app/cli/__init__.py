@@ -12,6 +12,7 @@ from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
 from app.cli.score import score_app
+from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
 from app.cli.up import up
 from app.cli.weights import weights_app
 from app.domain import ValidatorError

@@ -30,23 +30,48 @@ PUBLISHED: Final = {
     )
 }
 
+BOLTZ2: Final = "Boltz-2's two networks and the CCD components, 6 GB"
+
 _DEFAULT_ROOT: Final = Path("data/checkpoints")
 
 
 @checkpoints_app.command("fetch")
 def fetch_checkpoint(
     name: Annotated[
-        str, typer.Argument(help="One of: " + ", ".join(f"{c.name} ({c.about})" for c in PUBLISHED.values()))
+        str,
+        typer.Argument(
+            help="One of: " + ", ".join(f"{c.name} ({c.about})" for c in PUBLISHED.values()) + f", boltz2 ({BOLTZ2})"
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; data/checkpoints/NAME by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder; data/checkpoints/NAME by default, BOLTZ_CACHE or ~/.boltz for boltz2."),
+    ] = None,
 ) -> None:
-    """Download a checkpoint from the Hugging Face hub (HF_ENDPOINT is honoured) and record its checksums."""
+    """Download a checkpoint from the Hugging Face hub (HF_ENDPOINT is honoured) and record its checksums.
+
+    boltz2 comes by boltz's own download function.
+    """
+    if name == "boltz2":
+        _fetch_boltz2(out)
+        return
     checkpoint = PUBLISHED.get(name)
     if checkpoint is None:
-        _fail(f"there is no checkpoint {name!r}; choose one of {', '.join(PUBLISHED)}.")
+        _fail(f"there is no checkpoint {name!r}; choose one of {', '.join(PUBLISHED)}, boltz2.")
     folder = out or _DEFAULT_ROOT / name
     try:
         files = fetch(checkpoint, folder, lambda text: typer.echo(text, err=True))
+    except ValidatorError as error:
+        _fail(str(error))
+    for file in files:
+        typer.echo(f"{file.sha256}  {file.path}")
+
+
+def _fetch_boltz2(out: Path | None) -> None:
+    from gpu.boltz.files import fetch_files
+
+    try:
+        files = fetch_files(out, lambda text: typer.echo(text, err=True))
     except ValidatorError as error:
         _fail(str(error))
     for file in files:

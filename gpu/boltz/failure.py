@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 from app.domain import PairScore, ValidatorError
 
@@ -18,6 +19,16 @@ class FailureCode(StrEnum):
     PARSE = "parse"
     FEATURIZE = "featurize"
     NON_FINITE = "non_finite"
+
+
+_NO_MEMORY: Final = ("out of memory", "DefaultCPUAllocator")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, not the molecule, is to blame: no room on the device or in this process."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class MoleculeFailure(Exception):

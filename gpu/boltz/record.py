@@ -27,7 +27,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, Descriptors
 
 from gpu.boltz.conformer import ConformerEmbedder
-from gpu.boltz.failure import BoltzInstallationError, FailureCode, MoleculeFailure
+from gpu.boltz.failure import BoltzInstallationError, FailureCode, MoleculeFailure, is_out_of_memory
 from gpu.boltz.profile import PocketConstraint, Profile
 
 Features = dict[str, Any]
@@ -110,9 +110,11 @@ class RecordReader:
         with self._embedding(seed), contextlib.redirect_stdout(io.StringIO()):
             try:
                 target = boltz_schema.parse_boltz_schema(str(seed), document, self._canonicals, str(self._mols), True)
-            except (MoleculeFailure, BoltzInstallationError, MemoryError):
+            except (MoleculeFailure, BoltzInstallationError):
                 raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 raise MoleculeFailure(_code(error), f"boltz cannot parse {smiles!r}: {reason}") from error
         return ParsedRecord(target)
@@ -217,9 +219,9 @@ class RecordReader:
                 override_method="other" if affinity else None,
                 compute_affinity=affinity,
             )
-        except MemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             stage = "affinity" if affinity else "structure"
             raise MoleculeFailure(
                 FailureCode.FEATURIZE, f"boltz cannot make the {stage} model's features: {error!r}"

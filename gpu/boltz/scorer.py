@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from app.domain import PairScore, Protein
-from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure
+from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure, is_out_of_memory
 from gpu.boltz.profile import LIVE, PocketConstraint, Profile, record_seed
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ _CONFIDENCE_METRICS: Final = (
     "complex_ipde",
 )
 _AFFINITY_PREFIX: Final = "affinity_"
-_NO_MEMORY: Final = ("out of memory", "DefaultCPUAllocator")
 _KERNELS: Final = ("cuequivariance_torch", "cuequivariance_ops_torch")
 _KERNEL_CAPABILITY: Final = 8
 
@@ -244,10 +243,10 @@ class BoltzScorer:
     def _metrics_or_none(self, smiles: str, sequence: str) -> dict[str, float] | None:
         try:
             return self._metrics(smiles, sequence)
-        except (_StageOutOfMemory, MemoryError):
+        except _StageOutOfMemory:
             return None
-        except RuntimeError as error:
-            if any(words in str(error) for words in _NO_MEMORY):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 return None
             raise
 

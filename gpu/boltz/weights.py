@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from boltz.model.models.boltz2 import Boltz2
 
 from gpu.boltz.failure import BoltzInstallationError
 from gpu.boltz.profile import Profile
+from gpu.checkpoints import known_sha256
 
 _STEP_SCALE: Final = 1.5
 _FETCH: Final = "run `python -m app checkpoints fetch boltz2`"
@@ -57,14 +57,13 @@ def affinity_model(checkpoint: Path, profile: Profile, device: torch.device) -> 
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint file.
+    """SHA-256 of a checkpoint file: the recorded one where the file is as it was recorded, else computed.
 
     Raises:
         BoltzInstallationError: when it is not there.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return known_sha256(path)
     except OSError as error:
         raise BoltzInstallationError(f"Boltz-2 checkpoint {path} cannot be read ({error}): {_FETCH}.") from error
 

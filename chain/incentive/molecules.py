@@ -83,9 +83,10 @@ def repetition_adjusted(score: float, count: int, rules: MoleculeValidation) -> 
     weight = rules.molecule_repetition_weight
     if weight == 0 or score == MINUS_INFINITY:
         return score
-    if score > rules.molecule_repetition_threshold:
-        return score / (weight * count)
-    return score * (weight * count)
+    factor = weight * count
+    adjusted = score / factor if score > rules.molecule_repetition_threshold else score * factor
+    # a weight next to zero overflows; an infinite score would win everything
+    return adjusted if math.isfinite(adjusted) else MINUS_INFINITY
 
 
 def rank(entrants: Sequence[Entrant], epoch: int, rules: Rules) -> Ranking:

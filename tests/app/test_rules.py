@@ -1,0 +1,58 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.demo import RECORDING
+from app.rules import Rules, RulesError, parse_rules, rules_sha256
+
+
+def test_the_documents_values_are_the_defaults() -> None:
+    assert parse_rules("") == Rules.model_validate({}) == parse_rules((RECORDING / "rules.yaml").read_text())
+    rules = parse_rules("")
+    assert rules.molecule_validation.antitarget_weight == 0.9
+    assert rules.reaction_filtering.allowed_reactions == [4, 5]
+    assert rules.competition.burn_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("molecule_validation: {num_molecule: 100}", "unknown key 'molecule_validation.num_molecule'"),
+        ("colour: red", "unknown key 'colour'"),
+        ("molecule_validation: {num_molecules: many}", "molecule_validation.num_molecules"),
+        ("molecule_validation: {num_molecules: true}", "molecule_validation.num_molecules"),
+        ("molecule_validation: {num_molecules: '100'}", "molecule_validation.num_molecules"),
+        ("molecule_validation: {antitarget_weight: .nan}", "molecule_validation.antitarget_weight"),
+        ("molecule_validation: {min_rotatable_bonds: 11}", "larger than max_rotatable_bonds"),
+        ("molecule_validation: {num_molecules_boltz: 101}", "larger than num_molecules"),
+        ("molecule_validation: {sample_selection: last}", "molecule_validation.sample_selection"),
+        ("competition: {burn_rate: 1.5}", "competition.burn_rate"),
+        ("quirks: [zero_is_misspelt]", "quirks.0"),
+        ("archive_unavailable: ignore", "archive_unavailable"),
+        ("- a list", "must hold sections"),
+        ("{", "is not YAML"),
+        ("a: !!python/object/apply:os.system [true]", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
+    ],
+)
+def test_a_wrong_rules_file_is_a_sentence_that_names_the_key(text: str, message: str) -> None:
+    with pytest.raises(RulesError, match=r"rules\.yaml") as caught:
+        parse_rules(text)
+    assert message in str(caught.value)
+
+
+def test_rules_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse_rules("").competition.burn_rate = 1.0  # type: ignore[misc]
+
+
+@given(st.text(max_size=100))
+def test_no_text_is_too_strange(text: str) -> None:
+    try:
+        parse_rules(text)
+    except RulesError:
+        return
+
+
+def test_the_identity_of_a_rules_file_is_that_of_its_bytes() -> None:
+    assert rules_sha256("quirks: []") != rules_sha256("quirks: [] ")

@@ -1,0 +1,289 @@
+"""The canvas in eager mode, on both stores: open → examine → plan → score → close → weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.celery import app
+from app.demo import RECORDING
+from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
+from app.epoch import Examiner, gather_opening, open_source
+from app.report import build_report, differences
+from app.settings import get_settings
+from app.store.database import Store
+from app.store.epochs import Epochs
+from app.store.records import PartState, Stage
+from app.store.scores import Scores
+from chain.sources.recorded import RecordedSource
+from chain.sources.scores import RecordedScorer
+from tests.conftest import DATA
+from workers import scoring
+from workers.epoch import close_epoch, open_epoch, plan_scoring
+from workers.scoring import _Scoring, score_psichic
+from workers.submissions import _examiner, examine_submission
+from workers.upkeep import forget_old
+from workers.weights import submit_weights
+
+
+@pytest.fixture(autouse=True)
+def eager() -> Iterator[None]:
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    yield
+    app.conf.update(task_always_eager=False)
+    _examiner.cache_clear()
+    scoring.scorer_for.cache_clear()
+
+
+def announce(store: Store, folder: Path = RECORDING, run: str = "r") -> int:
+    header = RecordedSource(folder).header()
+    with store.writing() as session:
+        return Epochs(session).announce(run, header, f"recording:{folder}", "recorded", "c")
+
+
+def report(store: Store, epoch_id: int) -> dict[str, Any]:
+    with store.reading() as session:
+        epochs = Epochs(session)
+        assert epochs.summary(epoch_id).stage is Stage.DONE, epochs.summary(epoch_id).error
+        return build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+
+
+def run(store: Store, folder: Path = RECORDING, name: str = "r") -> dict[str, Any]:
+    epoch_id = announce(store, folder, name)
+    open_epoch.delay(epoch_id)
+    return report(store, epoch_id)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    folder = tmp_path / "recording"
+    shutil.copytree(RECORDING, folder)
+    return folder
+
+
+def test_the_example_recording_gives_its_known_answer(store: Store) -> None:
+    expected = json.loads((DATA / "example.expected.json").read_text())
+    result = run(store, DATA / "example")
+    by_uid = {entry["uid"]: entry for entry in result["submissions"]}
+    assert result["epoch"] == expected["epoch"]
+    assert {key: result["challenge"][key] for key in expected["challenge"]} == expected["challenge"]
+    refused = {str(uid): entry["rejection"]["code"] for uid, entry in by_uid.items() if entry["rejection"]}
+    assert refused == expected["rejections"]
+    assert not set(expected["outside"]) & by_uid.keys()
+    for uid, wanted in expected["valid"].items():
+        found = by_uid[int(uid)]
+        for key in ("entropy", "psichic_score", "boltz_score", "entropy_boltz"):
+            assert found[key] == pytest.approx(wanted[key], abs=1e-9), (uid, key)
+        assert [molecule["smiles"] for molecule in found["molecules"][:5]] == wanted["first_smiles"]
+        assert [m["score"] for m in found["molecules"][:5]] == pytest.approx(wanted["scores"], abs=1e-9)
+    assert result["winners"] == expected["winners"]
+    assert result["weights"] == expected["weights"]
+
+
+def test_every_rejection_a_miner_can_cause_is_in_the_bundled_epoch(store: Store) -> None:
+    result = run(store)
+    refused = {entry["rejection"]["code"] for entry in result["submissions"] if entry["rejection"]}
+    assert refused == {code.value for code in RejectionCode} - {RejectionCode.INTERNAL_ERROR.value}
+    assert result["winners"] == {"psichic": 5, "boltz": 2}
+    assert sum(result["weights"].values()) == pytest.approx(1.0)
+    for entry in result["submissions"]:
+        assert entry["status"] in {"valid", "rejected"}
+        if entry["rejection"]:
+            assert len(entry["rejection"]["message"]) > 20
+
+
+def test_every_step_again_changes_nothing(store: Store) -> None:
+    epoch_id = announce(store)
+    open_epoch.delay(epoch_id)
+    before = report(store, epoch_id)
+    for again in (open_epoch, plan_scoring, close_epoch, submit_weights):
+        again.delay(epoch_id)
+    assert examine_submission.delay(epoch_id, 1).get() == {"epoch": epoch_id, "uid": 1, "status": "done"}
+    with store.reading() as session:
+        batch = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)[0]
+    assert score_psichic.delay(epoch_id, batch.id).get()["status"] == "done"
+    assert report(store, epoch_id) == before
+
+
+def test_a_second_run_scores_nothing_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(store)
+    asked: list[str] = []
+
+    def ask(self: RecordedScorer, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+        asked.extend(smiles)
+        return []
+
+    monkeypatch.setattr(RecordedScorer, "pair_scores", ask)
+    assert run(store, name="again") == first
+    assert not asked
+
+
+def test_the_order_of_the_files_does_not_matter(store: Store, recording: Path) -> None:
+    straight = run(store)
+    for name in ("commitments.json", "metagraph.json"):
+        rows = json.loads((recording / name).read_text())
+        (recording / name).write_text(json.dumps(rows[::-1]))
+    assert differences(straight, run(store, recording, "reversed")) == []
+
+
+def test_an_epoch_without_commitments_ends_without_weights(store: Store, recording: Path) -> None:
+    (recording / "commitments.json").write_text("[]")
+    result = run(store, recording)
+    assert result["submissions"] == []
+    assert result["weights"] is None
+    assert result["winners"] == {"psichic": None, "boltz": None}
+    assert any("no weights" in warning for warning in result["warnings"])
+
+
+def test_a_molecule_without_a_score_costs_its_uid_the_sum_and_the_report_says_so(store: Store, recording: Path) -> None:
+    with_all = run(store)
+    lost = with_all["submissions"][0]["molecules"][3]["smiles"]
+    path = recording / "scores" / "psichic.csv"
+    rows = [row for row in csv.reader(path.open()) if row[1] != lost]
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    result = run(store, recording, "less")
+    by_uid = {entry["uid"]: entry for entry in result["submissions"]}
+    assert by_uid[1]["psichic_score"] == "-inf"
+    assert by_uid[1]["molecules"][3]["score"] == "-inf"
+    assert by_uid[1]["boltz_score"] == with_all["submissions"][0]["boltz_score"]
+    assert any("psichic: 1 molecule(s) without a score (not_recorded)" in text for text in result["warnings"])
+
+
+def test_an_unreadable_archive_is_judged_by_the_rules(store: Store, recording: Path) -> None:
+    archive = recording / "archive" / "O15379_molecules.csv"
+    archive.write_text("no such column\n")
+    accepting = run(store, recording)
+    assert any("taken as unused" in warning for warning in accepting["warnings"])
+    assert {e["uid"]: e["status"] for e in accepting["submissions"]}[11] == "valid"
+    rules = recording / "rules.yaml"
+    rules.write_text(rules.read_text().replace("archive_unavailable: accept", "archive_unavailable: reject"))
+    refusing = run(store, recording, "reject")
+    assert not [e for e in refusing["submissions"] if e["status"] == "valid"]
+    assert {e["uid"]: e["rejection"]["code"] for e in refusing["submissions"]}[1] == "already_used"
+
+
+def test_a_broken_recording_fails_the_epoch_with_the_reason(store: Store, recording: Path) -> None:
+    epoch_id = announce(store, recording)
+    (recording / "molecules.sqlite").write_bytes(b"")
+    assert open_epoch.delay(epoch_id).get() == {"epoch": epoch_id, "status": "failed"}
+    with store.reading() as session:
+        assert "no table" in (Epochs(session).summary(epoch_id).error or "")
+
+
+def test_a_fault_of_ours_refuses_one_submission_and_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    examine = Examiner.examine
+
+    def fail_for_two(self: Examiner, uid: int, commitment: Any) -> Any:
+        if uid == 2:
+            raise ZeroDivisionError("ours")
+        return examine(self, uid, commitment)
+
+    monkeypatch.setattr(Examiner, "examine", fail_for_two)
+    result = run(store)
+    by_uid = {entry["uid"]: entry for entry in result["submissions"]}
+    assert by_uid[2]["rejection"]["code"] == "internal_error"
+    assert by_uid[1]["status"] == "valid"
+    assert any("UID 2" in warning and "ZeroDivisionError" in warning for warning in result["warnings"])
+
+
+def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store) -> None:
+    epoch_id = announce(store)
+    app.conf.task_always_eager = False
+    with store.writing() as session:
+        opening = gather_opening(open_source(f"recording:{RECORDING}"))
+        epochs = Epochs(session)
+        epochs.open(
+            epoch_id,
+            header=opening.header,
+            neurons=opening.neurons,
+            rules=opening.rules_text,
+            rules_sha256=opening.rules_digest,
+            challenge=opening.challenge,
+            proteins=opening.proteins,
+            commitments=opening.commitments,
+            warnings=(),
+        )
+        for _ in range(3):
+            epochs.claim_submission(epoch_id, 1, "killed", "w/1", timedelta(0))
+    app.conf.task_always_eager = True
+    assert examine_submission.apply((epoch_id, 1), task_id="killed").get()["status"] == "rejected"
+    with store.reading() as session:
+        record = Epochs(session).submission(epoch_id, 1)
+    assert record.state is PartState.REJECTED
+    assert record.rejection is not None
+    assert "ended its worker process 3 times" in record.rejection.message
+
+
+class Flaky:
+    """A scorer that fails on some molecules, or on every batch of more than one."""
+
+    digest = "flaky"
+
+    def __init__(self, bad: set[str]) -> None:
+        self.bad = bad
+        self.asked: list[tuple[str, ...]] = []
+
+    def pair_scores(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+        self.asked.append(tuple(smiles))
+        if self.bad & set(smiles):
+            raise RuntimeError("device lost")
+        return [PairScore(p.code, s, {"predicted_binding_affinity": 1.0}) for p in proteins for s in smiles]
+
+
+def scored_with(store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, **batch: Any) -> dict[str, str | None]:
+    """Score one batch of three molecules with a scorer; the error of each molecule."""
+    epoch_id = announce(store, RECORDING, "flaky")
+    open_epoch.delay(epoch_id)
+    with store.reading() as session:
+        epoch = Epochs(session).get(epoch_id)
+        record = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)[0]
+    record = replace(record, smiles=("CC", "CN", "CO"), **batch)
+    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
+    _Scoring(epoch, record).run()
+    proteins = [Protein(code, None) for code in epoch.challenge.proteins]
+    with store.reading() as session:
+        known = Scores(session).known("flaky", proteins, record.smiles)
+    assert len(known) == 3 * len(proteins)
+    return {smiles: known[proteins[0].code, smiles].error for smiles in record.smiles}
+
+
+def test_a_batch_that_fails_is_tried_molecule_by_molecule(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Flaky({"CN"})
+    errors = scored_with(store, monkeypatch, scorer)
+    assert scorer.asked == [("CC", "CN", "CO"), ("CC",), ("CN",), ("CO",)]
+    assert errors["CC"] is None
+    assert errors["CO"] is None
+    assert errors["CN"] == "failed_alone: RuntimeError: device lost"
+
+
+def test_every_molecule_failing_is_the_installations_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidatorError, match="psichic fails on every molecule: RuntimeError: device lost"):
+        scored_with(store, monkeypatch, Flaky({"CC", "CN", "CO"}))
+
+
+def test_the_molecule_that_ends_its_process_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Flaky(set())
+    errors = scored_with(store, monkeypatch, scorer, attempts=3, suspect=1)
+    assert scorer.asked == [("CC",), ("CO",)]
+    assert (errors["CN"] or "").startswith("worker_lost")
+
+
+def test_old_things_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(store)
+    assert forget_old.delay().get() == {"epochs": 0, "scores": 0}
+    monkeypatch.setenv("RETENTION", "0")
+    get_settings.cache_clear()
+    forgotten = forget_old.delay().get()
+    assert forgotten["epochs"] == 1
+    assert forgotten["scores"] > 3000

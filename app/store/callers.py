@@ -24,10 +24,13 @@ class Callers:
 
     def use_signature(self, digest: str, expires_at: datetime) -> bool:
         """Mark a signature used; False where it was used before."""
-        result = self._session.execute(
-            self._dialect.insert(UsedSignatureRow).values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
+        inserted = self._session.execute(
+            self._dialect.insert(UsedSignatureRow)
+            .values(digest=digest, expires_at=expires_at)
+            .on_conflict_do_nothing()
+            .returning(UsedSignatureRow.digest)
         )
-        return cast(CursorResult[Any], result).rowcount == 1
+        return inserted.scalar_one_or_none() is not None
 
     def count_request(self, hotkey: str) -> int:
         """Count one request of a hotkey; how many it made in this minute."""

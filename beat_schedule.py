@@ -19,7 +19,15 @@ def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _always(settings: Settings) -> dict[str, dict[str, Any]]:
+    live = {
+        "announce the epoch that has closed": {
+            "task": "workers.watch.watch_epoch",
+            "schedule": settings.watch_every,
+            "options": {"expires": settings.watch_every.total_seconds()},
+        },
+    }
     return {
+        **(live if settings.live and not settings.offline else {}),
         "move on what stands still": {
             "task": "workers.upkeep.reconcile",
             "schedule": settings.reconcile_every,

@@ -29,13 +29,16 @@ class QueueName(StrEnum):
 
 # One table, so that routes, documentation and tests cannot drift apart.
 ROUTES: Final[Mapping[str, QueueName]] = {
+    "workers.watch.watch_epoch": QueueName.CHAIN,
     "workers.epoch.open_epoch": QueueName.CHAIN,
+    "workers.fetching.fetch_submissions": QueueName.CPU,
     "workers.epoch.plan_scoring": QueueName.CPU,
     "workers.epoch.close_epoch": QueueName.CPU,
     "workers.submissions.examine_submission": QueueName.CPU,
     "workers.scoring.score_psichic": QueueName.GPU,
     "workers.scoring.score_boltz": QueueName.GPU,
     "workers.weights.submit_weights": QueueName.CHAIN,
+    "workers.reports.deliver_report": QueueName.CPU,
     "workers.models.sync_metagraph": QueueName.CHAIN,
     "workers.models.update_models": QueueName.CHAIN,
     "workers.models.check_repository": QueueName.CPU,

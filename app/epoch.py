@@ -32,7 +32,7 @@ from chain.challenge import draw_challenge
 from chain.commitments import in_window
 from chain.github_path import parse_github_path
 from chain.incentive.molecules import Entrant, boltz_candidates, rank, weight_vector
-from chain.sources import EpochSource
+from chain.sources import ArchiveUnavailable, EpochSource
 from chain.submission import fetch_submission, open_submission, parse_submission
 from chem.archive import ArchiveUnreadable, read_archive
 from chem.database import CombinatorialDatabase
@@ -42,15 +42,20 @@ from chem.validation import MoleculeRules, validate_molecules
 BATCH_SIZE: Final = 32
 
 RECORDING_PREFIX: Final = "recording:"
+LIVE_PREFIX: Final = "live:"
 
 
 def open_source(reference: str) -> EpochSource:
-    """The source behind a stored reference: ``recording:/path``."""
+    """The source behind a stored reference: ``recording:/path`` or ``live:<netuid>:<end block>:<epoch length>``."""
     if reference.startswith(RECORDING_PREFIX):
         from chain.sources.recorded import RecordedSource
 
         return RecordedSource(Path(reference.removeprefix(RECORDING_PREFIX)))
-    raise ValidatorError(f"unknown epoch source {reference!r}; expected {RECORDING_PREFIX}/folder")
+    if reference.startswith(LIVE_PREFIX):
+        from app.live import StoredSource
+
+        return StoredSource(reference)
+    raise ValidatorError(f"unknown epoch source {reference!r}; expected {RECORDING_PREFIX}/folder or {LIVE_PREFIX}…")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def gather_opening(source: EpochSource) -> Opening:
         challenge=challenge,
         proteins=proteins,
         commitments=tuple(in_window(source.commitments(), header, rules.competition.no_submission_blocks, neurons)),
-        warnings=tuple(warnings) + ((archive_warning,) if archive_warning else ()),
+        warnings=tuple(warnings) + ((archive_warning,) if archive_warning else ()) + source.warnings(),
     )
 
 
@@ -102,7 +107,7 @@ def load_archive(source: EpochSource, rules: Rules) -> tuple[frozenset[str] | No
     """The target's archive and a warning for the report. None: unreadable, and the rules say ``reject``."""
     try:
         return read_archive(source.archive(rules.protein_selection.weekly_target)), None
-    except ArchiveUnreadable as error:
+    except (ArchiveUnreadable, ArchiveUnavailable) as error:
         accept = rules.archive_unavailable == "accept"
         consequence = "molecules were taken as unused" if accept else "every submission was refused"
         return frozenset() if accept else None, f"{error}; {consequence} (archive_unavailable)"

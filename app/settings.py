@@ -37,8 +37,27 @@ class Settings(BaseSettings):
     wallet_hotkey: str = Field("default", min_length=1, description="hotkey's name")
     wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="wallet folder")
 
+    subtensor_fallbacks: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="further ws:// endpoints, separated by commas; the network's public ones when unset"
+    )
+    subtensor_archives: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="endpoints that keep old state; the network's public ones when unset"
+    )
+    chain_timeout: timedelta = Field(timedelta(seconds=30), description="one read on one endpoint")
+    live: bool = Field(False, description="watch the chain and process its epochs; 'run' sets it")
+    weights_file: Path | None = Field(None, description="test mode: write each vector here instead of to the chain")
+
     # outside services
     github_token: SecretStr | None = Field(None, description="raises GitHub's rate limit")
+    github_raw_url: str = Field("https://raw.githubusercontent.com", description="where files are read")
+    github_api_url: str = Field("https://api.github.com", description="where push times are read")
+    uniprot_url: str = Field("https://rest.uniprot.org", description="where protein sequences are read")
+    hf_endpoint: str = Field("https://huggingface.co", description="the Hugging Face hub")
+    hf_token: SecretStr | None = Field(None, description="for datasets that need one")
+    submit_results_url: str | None = Field(None, description="each epoch's results are posted here, where set")
+    submit_results_key: SecretStr | None = Field(None, description="bearer key for SUBMIT_RESULTS_URL")
+    monitoring_url: str | None = Field(None, description="each epoch's state is posted here, where set")
+    monitoring_key: SecretStr | None = Field(None, description="bearer key for MONITORING_URL")
     drand_urls: CommaSeparated = Field(
         ("https://api.drand.sh", "https://drand.cloudflare.com", "https://api2.drand.sh"),
         description="drand endpoints, tried in turn, separated by commas",
@@ -57,7 +76,9 @@ class Settings(BaseSettings):
     burn_uid: int = Field(111, ge=0, le=65535, description="UID that gets what nobody earned")
     clean_period_minutes: int = Field(60, ge=1, description="how often unreferenced model folders are removed")
     update_delay_minutes: int = Field(5, ge=1, description="how often the miners' commitments are read")
-    min_age: timedelta = Field(timedelta(0), ge=timedelta(0), description="a model must be older than this to be queued")
+    min_age: timedelta = Field(
+        timedelta(0), ge=timedelta(0), description="a model must be older than this to be queued"
+    )
     evaluation_limit: timedelta = Field(timedelta(hours=2), description="how long one model may be under scoring")
     model_dir: Path | None = Field(None, description="where models are downloaded to; DATA_DIR/models when empty")
     min_stake: float = Field(20_000.0, ge=0, description="stake (alpha) that a caller of the validator API needs")
@@ -99,8 +120,31 @@ class Settings(BaseSettings):
         timedelta(seconds=60),
         description="how long an epoch may stand still before the reconciler moves it on",
     )
+    watch_every: timedelta = Field(timedelta(seconds=12), description="how often the chain is asked for a closed epoch")
+    open_budget: timedelta = Field(
+        timedelta(minutes=30), description="how long an epoch's opening waits for a chain or hub that is away"
+    )
+    fetch_budget: timedelta = Field(
+        timedelta(minutes=10), description="how long submissions are waited for when GitHub or drand is away"
+    )
+    weights_pause: timedelta = Field(timedelta(seconds=12), description="between two tries to set weights")
+    facts_retention: timedelta = Field(
+        timedelta(days=7), description="how long fetched submissions are kept for 'epoch record'"
+    )
     reconcile_every: timedelta = Field(timedelta(seconds=15), description="how often the reconciler looks")
     retention: timedelta = Field(timedelta(days=30), description="how long epochs and scores are kept")
+
+    @field_validator("subtensor_fallbacks", "subtensor_archives", mode="before")
+    @classmethod
+    def _split_endpoints(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("submit_results_url", "monitoring_url", "weights_file", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("drand_urls", "scoring_api_url", mode="before")
     @classmethod

@@ -8,21 +8,28 @@ from celery import chord
 
 from app.celery import app
 from app.domain import PairScore, ScoringModel, ValidatorError
-from app.epoch import conclude, gather_opening, open_source, plan_batches, proteins_for
+from app.epoch import LIVE_PREFIX, conclude, gather_opening, open_source, plan_batches, proteins_for
+from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs
+from app.store.epochs import Epochs, now
+from app.store.facts import Facts
 from app.store.records import FINAL_STAGES, OpenEpoch, Stage
 from app.store.scores import Scores
 from app.task import ValidatorTask
+from chain.sources import SourceUnavailable
+from workers.fetching import fetch_submissions
 from workers.scoring import score_boltz, score_psichic, scoring_proteins
 from workers.submissions import examine_submission
 from workers.weights import submit_weights
 
+# Between two attempts to open an epoch while the chain or the hub is away (s): one block.
+_OPEN_PAUSE = 12.0
+
 _SCORE_TASK = {ScoringModel.PSICHIC: score_psichic, ScoringModel.BOLTZ: score_boltz}
 
 
-@app.task(base=ValidatorTask)
-def open_epoch(epoch_id: int) -> dict[str, Any]:
+@app.task(base=ValidatorTask, bind=True)
+def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Freeze the rules, draw the challenge, write the submissions, and send them to be examined."""
     store = get_store()
     with store.reading() as session:
@@ -30,6 +37,15 @@ def open_epoch(epoch_id: int) -> dict[str, Any]:
     if stage is Stage.ANNOUNCED:
         try:
             opening = gather_opening(open_source(source))
+        except SourceUnavailable as fault:
+            with store.writing() as session:
+                epochs = Epochs(session)
+                epochs.touch(epoch_id)
+                spent = now() - epochs.summary(epoch_id).created_at
+                if spent > get_settings().open_budget:
+                    epochs.fail(epoch_id, f"it could not be opened within {get_settings().open_budget}: {fault}")
+                    return {"epoch": epoch_id, "status": "failed"}
+            raise self.retry(exc=fault, countdown=_OPEN_PAUSE, max_retries=None) from None
         except ValidatorError as error:
             with store.writing() as session:
                 Epochs(session).fail(epoch_id, str(error))
@@ -107,10 +123,14 @@ def send_on(epoch_id: int) -> str:
         stage = epochs.summary(epoch_id).stage
         uids = epochs.pending_uids(epoch_id) if stage is Stage.EXAMINING else []
         batches = epochs.pending_batches(epoch_id) if stage is Stage.SCORING else []
+        source = epochs.summary(epoch_id).source
+        to_fetch = stage is Stage.EXAMINING and source.startswith(LIVE_PREFIX) and not Facts(session).gathered(source)
     if stage in FINAL_STAGES:
         return "nothing"
     if stage is Stage.ANNOUNCED:
         open_epoch.delay(epoch_id)
+    elif to_fetch:
+        fetch_submissions.delay(epoch_id)
     elif stage is Stage.EXAMINING:
         _send_chord([examine_submission.si(epoch_id, uid) for uid in uids], plan_scoring.si(epoch_id))
     elif stage is Stage.SCORING:

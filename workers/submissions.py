@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,12 +15,16 @@ from app.domain import Rejection, RejectionCode
 from app.epoch import Examiner, open_source
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs
-from app.store.records import ClaimOutcome, Examination, PartState
+from app.store.epochs import Epochs, now
+from app.store.records import ClaimOutcome, Examination, PartState, Stage
 from app.task import ValidatorTask
+from chain.sources import SourceUnavailable
 
 # A submission that ended its process this often is refused rather than tried for ever.
 _MOST_ATTEMPTS: Final = 3
+
+# Between two attempts to examine while this machine cannot have a file it needs (s).
+_OUTAGE_PAUSE: Final = 10.0
 
 log = logging.getLogger("celery_validator.submissions")
 
@@ -47,7 +52,17 @@ def examine_submission(self: ValidatorTask, epoch_id: int, uid: int) -> dict[str
     if record.attempts > _MOST_ATTEMPTS:
         found = _internal_error(f"examining it ended its worker process {_MOST_ATTEMPTS} times")
     else:
-        found = _examine(epoch_id, uid, record.commitment)
+        try:
+            found = _examine(epoch_id, uid, record.commitment)
+        except SourceUnavailable as fault:
+            # a file that this machine lacks, such as the database: no miner pays for that while there is time
+            with store.writing() as session:
+                epochs = Epochs(session)
+                epochs.give_back(epoch_id, uid)
+                began = datetime.fromisoformat(epochs.summary(epoch_id).stage_times[Stage.EXAMINING.value])
+            if now() - began < get_settings().open_budget:
+                raise self.retry(exc=fault, countdown=_OUTAGE_PAUSE, max_retries=None) from None
+            found = _internal_error(f"{type(fault).__name__}: {fault}")
     with store.writing() as session:
         epochs = Epochs(session)
         epochs.record_examination(epoch_id, uid, found)
@@ -60,7 +75,7 @@ def examine_submission(self: ValidatorTask, epoch_id: int, uid: int) -> dict[str
 def _examine(epoch_id: int, uid: int, commitment: Any) -> Examination:
     try:
         return _examiner(epoch_id).examine(uid, commitment)
-    except DBAPIError:
+    except (DBAPIError, SourceUnavailable):
         raise
     except SoftTimeLimitExceeded:
         seconds = get_settings().examine_limit.total_seconds()

@@ -9,6 +9,7 @@ from app.celery import app
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs, now
+from app.store.facts import Facts
 from app.store.records import EpochSummary
 from app.store.scores import Scores
 from app.task import ValidatorTask
@@ -57,4 +58,5 @@ def forget_old() -> dict[str, Any]:
     before = now() - get_settings().retention
     with get_store().writing() as session:
         epochs, scores = Epochs(session).delete_before(before), Scores(session).delete_before(before)
-    return {"epochs": epochs, "scores": scores}
+        facts = Facts(session).delete_before(now() - get_settings().facts_retention)
+    return {"epochs": epochs, "scores": scores, "facts": facts}

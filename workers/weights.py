@@ -1,21 +1,267 @@
-"""The epoch's weights: into the recording's result, or onto the chain."""
+"""The epoch's weights: into the recording's result, or onto the chain, once (specs/epoch.md §10)."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from app.celery import app
+from app.domain import Neuron, ValidatorError
+from app.epoch import LIVE_PREFIX
+from app.live import process_subtensor
+from app.settings import Settings, get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs
+from app.store.epochs import Epochs, now
+from app.store.records import EpochSummary, OpenEpoch, Stage
+from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
 from app.task import ValidatorTask
+from chain.incentive.molecules import weight_vector
+from chain.sources import SourceUnavailable
+from chain.sources.live import LiveEpoch
+from chain.subtensor import SUBMISSION_ERA, SubmissionState, Subtensor, WeightsOutcome, load_wallet
+
+# Tries to set weights, WEIGHTS_PAUSE apart.
+MOST_TRIES: Final = 10
+
+# Looking at a chain that does not answer is not a try; but it ends too.
+_MOST_FAILURES: Final = 40
+
+# Blocks that a submission may need; one that lands in the next epoch would be taken for that epoch's.
+_INCLUSION_BLOCKS: Final = 4
+
+# One try, waiting for finality included, takes less.
+_LEASE: Final = timedelta(minutes=5)
+
+log = logging.getLogger("celery_validator.weights")
 
 
-@app.task(base=ValidatorTask)
-def submit_weights(epoch_id: int) -> dict[str, Any]:
+class _TryAgain(Exception):
+    """Nothing is settled yet; the message goes into the store."""
+
+    def __init__(self, sentence: str, *, may_arrive: bool = False, early: float | None = None) -> None:
+        super().__init__(sentence)
+        self.may_arrive = may_arrive
+        # seconds by which the message came before the pause was over; no try was made
+        self.early = early
+
+
+class _Settled(Exception):
+    """The submission's end."""
+
+    def __init__(
+        self,
+        state: WeightsState,
+        detail: str,
+        vector: Mapping[int, float] | None = None,
+        outcome: WeightsOutcome | None = None,
+        *,
+        warn: bool = False,
+    ) -> None:
+        super().__init__(detail)
+        self.state, self.detail, self.vector, self.outcome, self.warn = state, detail, vector, outcome, warn
+
+
+@app.task(base=ValidatorTask, bind=True)
+def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Submit the closed epoch's vector, once. A replay's goes into its result and nowhere else."""
+    settings, store = get_settings(), get_store()
+    with store.writing() as session:
+        summary = Epochs(session).summary(epoch_id)
+        if summary.stage is not Stage.CLOSED:
+            return {"epoch": epoch_id, "status": "settled before"}
+        if not summary.source.startswith(LIVE_PREFIX):
+            state = WeightsState.NONE if summary.weights is None else WeightsState.RECORDED
+            Epochs(session).record_weights(
+                epoch_id, state.value, "replay: written to the result, not to the chain", tries=0
+            )
+            return {"epoch": epoch_id, "status": state.value}
+        submissions = WeightSubmissions(session)
+        if not submissions.claim(epoch_id, self.task_id, _LEASE):
+            return {"epoch": epoch_id, "status": "submitted by another"}
+        epoch, submission = Epochs(session).get(epoch_id), submissions.get(epoch_id)
+    assert submission is not None
+    try:
+        # the row guards against another task, the lock against another cluster on this machine
+        with FileLock(_lock_path(settings), timeout=0):
+            _Submitting(epoch, summary, submission, settings).run()
+    except Timeout:
+        raise self.retry(countdown=settings.weights_pause.total_seconds(), max_retries=None) from None
+    except _Settled as end:
+        _settle(epoch_id, end)
+        return {"epoch": epoch_id, "status": end.state.value}
+    except _TryAgain as wait:
+        with store.writing() as session:
+            if wait.early is None:
+                WeightSubmissions(session).failed_try(epoch_id, str(wait), may_arrive=wait.may_arrive)
+            Epochs(session).touch(epoch_id)
+        countdown = settings.weights_pause.total_seconds() if wait.early is None else wait.early
+        raise self.retry(countdown=countdown, max_retries=None) from None
+    raise AssertionError("a run ends in _Settled or _TryAgain")
+
+
+def _settle(epoch_id: int, end: _Settled) -> None:
     with get_store().writing() as session:
-        epochs = Epochs(session)
-        weights = epochs.summary(epoch_id).weights
-        state = "recorded" if weights is not None else "none"
-        epochs.record_weights(epoch_id, state, "replay: written to the result, not to the chain", tries=0)
-    return {"epoch": epoch_id, "status": state}
+        outcome = end.outcome
+        WeightSubmissions(session).settle(
+            epoch_id,
+            end.state,
+            end.detail,
+            end.vector,
+            outcome.extrinsic if outcome else None,
+            outcome.block_hash if outcome else None,
+        )
+        if end.warn:
+            Epochs(session).warn(epoch_id, f"weights: {end.detail}")
+        Epochs(session).record_weights(epoch_id, end.state.value, end.detail, tries=0)
+    log.info("epoch %s: weights %s: %s", epoch_id, end.state.value, end.detail)
+    from workers.reports import send_reports
+
+    send_reports(epoch_id)
+
+
+def _lock_path(settings: Settings) -> Path:
+    folder = settings.data_dir.expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"weights-{settings.netuid}.lock"
+
+
+class _Submitting:
+    """One try; every way out is an exception that says what follows."""
+
+    def __init__(
+        self, epoch: OpenEpoch, summary: EpochSummary, submission: WeightSubmission, settings: Settings
+    ) -> None:
+        self._epoch = epoch
+        self._summary = summary
+        self._submission = submission
+        self._settings = settings
+
+    def run(self) -> None:
+        """Raises _Settled or _TryAgain."""
+        self._settle_without_chain()
+        chain = process_subtensor(self._settings)
+        try:
+            self._on_chain(chain)
+        except SourceUnavailable as fault:
+            if len(self._submission.failures) + 1 >= _MOST_FAILURES:
+                raise self._failed(f"the chain was not to be reached: {fault}") from None
+            raise _TryAgain(str(fault), may_arrive=self._submission.sent_at_block is not None) from None
+        except ValidatorError as error:
+            raise _Settled(WeightsState.FAILED, str(error), warn=True) from None
+
+    def _settle_without_chain(self) -> None:
+        weights = self._summary.weights
+        if weights is None:
+            raise _Settled(WeightsState.NONE, "no winner, so nothing is submitted")
+        if self._settings.weights_file is not None:
+            _write_vector(self._settings.weights_file, self._epoch, weights)
+            detail = f"test mode: written to {self._settings.weights_file}, not to the chain"
+            raise _Settled(WeightsState.WRITTEN, detail, weights)
+        if self._settings.offline or self._settings.dont_set_weights:
+            flag = "--offline" if self._settings.offline else "--dont_set_weights"
+            raise _Settled(WeightsState.NOT_SET, f"{flag}: nothing is submitted", weights)
+
+    def _on_chain(self, chain: Subtensor) -> None:
+        settings, submission = self._settings, self._submission
+        live = LiveEpoch.parse(self._summary.source)
+        wallet = load_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+        hotkey = str(wallet.hotkey.ss58_address)
+        head = chain.current_block()
+        last_update = chain.last_update(settings.netuid, hotkey)
+        if last_update is None:
+            detail = f"hotkey {hotkey} is not registered on subnet {settings.netuid}; nothing was submitted"
+            raise _Settled(WeightsState.NOT_REGISTERED, detail, warn=True)
+        self._settle_what_arrived(head, last_update, live)
+        if head + _INCLUSION_BLOCKS >= live.end_block + live.epoch_length:
+            detail = f"the next epoch closes or has closed (block {head}); weights are never set late"
+            raise _Settled(WeightsState.LATE, detail, self._summary.weights, warn=True)
+        if submission.tries >= MOST_TRIES:
+            raise self._failed(submission.failures[-1] if submission.failures else "no reason was given")
+        due = submission.updated_at + settings.weights_pause
+        if submission.tries and now() < due:
+            # a second message for the same epoch must not shorten the pause
+            raise _TryAgain("waiting for the next try", early=max(0.5, (due - now()).total_seconds()))
+        vector = self._current_vector(chain.metagraph(settings.netuid, head))
+        with get_store().writing() as session:
+            WeightSubmissions(session).about_to_send(self._epoch.id, vector, head, last_update)
+        outcome = chain.set_weights(settings.netuid, vector, wallet)
+        self._judge(outcome, vector, chain, hotkey, last_update)
+
+    def _settle_what_arrived(self, head: int, last_update: int, live: LiveEpoch) -> None:
+        """Look on the chain for what was sent before, and for what somebody else sent with this hotkey."""
+        submission = self._submission
+        if submission.sent_at_block is not None:
+            if last_update > (submission.last_update_before or 0):
+                detail = f"found on the chain: the hotkey's weights were updated at block {last_update}"
+                raise _Settled(WeightsState.SET, detail, submission.vector)
+            if head <= submission.sent_at_block + SUBMISSION_ERA:
+                raise _TryAgain(
+                    f"sent at block {submission.sent_at_block}, not on the chain at block {head}", may_arrive=True
+                )
+        elif last_update > live.end_block:
+            detail = (
+                f"the hotkey's weights were updated at block {last_update}, after this epoch had ended, and not by "
+                "this validator: another one uses the same hotkey; nothing was submitted"
+            )
+            raise _Settled(WeightsState.ALREADY_SET, detail, warn=True)
+
+    def _current_vector(self, neurons: Sequence[Neuron]) -> dict[int, float]:
+        """The vector with each winner at the UID its hotkey has now."""
+        hotkey_then = {neuron.uid: neuron.hotkey for neuron in self._epoch.neurons}
+        uid_now = {neuron.hotkey: neuron.uid for neuron in neurons}
+        winners: list[int | None] = []
+        for winner in (self._summary.psichic_winner, self._summary.boltz_winner):
+            if winner is None:
+                winners.append(None)
+            elif (hotkey := hotkey_then[winner]) in uid_now:
+                winners.append(uid_now[hotkey])
+            else:
+                detail = f"winner UID {winner} ({hotkey}) has left the subnet; nothing was submitted"
+                raise _Settled(WeightsState.WINNER_LEFT, detail, warn=True)
+        vector = weight_vector(winners[0], winners[1], [neuron.uid for neuron in neurons], self._epoch.rules)
+        if vector.weights is None:
+            raise _Settled(WeightsState.NONE, vector.reason or "no winner, so nothing is submitted", warn=True)
+        return dict(vector.weights)
+
+    def _judge(
+        self, outcome: WeightsOutcome, vector: dict[int, float], chain: Subtensor, hotkey: str, last_update: int
+    ) -> None:
+        match outcome.state:
+            case SubmissionState.INCLUDED:
+                reveal = f"; revealed at drand round {outcome.reveal_round}" if outcome.reveal_round else ""
+                raise _Settled(WeightsState.SET, f"{outcome.message or 'included'}{reveal}", vector, outcome)
+            case SubmissionState.NOT_REGISTERED:
+                raise _Settled(WeightsState.NOT_REGISTERED, outcome.message, vector, outcome, warn=True)
+            case SubmissionState.UNKNOWN:
+                after = chain.last_update(self._settings.netuid, hotkey)
+                if after is not None and after > last_update:
+                    detail = f"the answer was lost ({outcome.message}), but the chain has it since block {after}"
+                    raise _Settled(WeightsState.SET, detail, vector, outcome)
+                raise _TryAgain(f"unknown: {outcome.message}", may_arrive=True)
+        sentence = f"{outcome.state.value}: {outcome.message}"
+        if self._submission.tries + 1 >= MOST_TRIES:
+            raise self._failed(sentence)
+        raise _TryAgain(sentence)
+
+    def _failed(self, sentence: str) -> _Settled:
+        detail = f"given up after {MOST_TRIES} tries; the last one: {sentence}"
+        return _Settled(WeightsState.FAILED, detail, self._summary.weights, warn=True)
+
+
+def _write_vector(path: Path, epoch: OpenEpoch, weights: Mapping[int, float]) -> None:
+    """Test mode: the vector as it would have been sent, one JSON document."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "epoch": epoch.header.epoch,
+        "netuid": epoch.header.netuid,
+        "weights": {str(uid): share for uid, share in weights.items()},
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -91,6 +91,28 @@ class Epochs:
         )
         return self._session.execute(select(EpochRow.id).where(EpochRow.run == run)).scalar_one()
 
+    def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> None:
+        """Make known an epoch that ended while nobody watched; it is never scored."""
+        row = self._row(self.announce(run, header, source, "model", cluster), lock=True)
+        if row.stage == Stage.ANNOUNCED:
+            row.error = "no validator watched when this epoch ended"
+            self._enter(row, Stage.MISSED)
+
+    def numbers(self, netuid: int) -> list[int]:
+        """The live epochs of a subnet that are known, whatever became of them; ascending."""
+        return list(
+            self._session.execute(
+                select(EpochRow.number)
+                .where(EpochRow.netuid == netuid, EpochRow.source.like("live:%"))
+                .order_by(EpochRow.number)
+            ).scalars()
+        )
+
+    def live(self, netuid: int, number: int) -> int | None:
+        """The id of a live epoch by its number."""
+        query = select(EpochRow.id).where(EpochRow.run == f"{netuid}:{number}")
+        return self._session.execute(query).scalar_one_or_none()
+
     def announced(self, epoch_id: int) -> tuple[Stage, str]:
         """The stage and source of an epoch that may not be open yet."""
         row = self._row(epoch_id)
@@ -234,6 +256,19 @@ class Epochs:
         return self._claim(
             SubmissionRow, (SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid == uid), task_id, holder, lease
         )
+
+    def give_back(self, epoch_id: int, uid: int) -> None:
+        """Void a claim whose examination could not begin, as if it had not been made."""
+        self._session.execute(
+            update(SubmissionRow)
+            .where(
+                SubmissionRow.epoch_id == epoch_id,
+                SubmissionRow.uid == uid,
+                SubmissionRow.state == PartState.PENDING.value,
+            )
+            .values(claimed_task=None, claimed_by=None, claimed_at=None, attempts=SubmissionRow.attempts - 1)
+        )
+        self.touch(epoch_id)
 
     def record_examination(self, epoch_id: int, uid: int, found: Examination) -> bool:
         """Write what examining found; False where it was written before."""

@@ -17,6 +17,14 @@ class SourceUnavailable(SourceError):
     """A host does not answer, or not truthfully: nobody's fault but the network's, and worth another try later."""
 
 
+class ArchiveUnavailable(SourceUnavailable):
+    """The archive was not to be had when the epoch opened; the rules say what follows."""
+
+
+class Outage(SourceError):
+    """A fact that was waited for and did not come; settled for this epoch, and not the miner's fault."""
+
+
 class ContentNotFound(Exception):
     """No file at a committed path."""
 
@@ -82,4 +90,8 @@ class EpochSource(Protocol):
 
     def recorded_scores(self) -> Path | None:
         """The folder of recorded scores, where there is one."""
+        ...
+
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the report about hosts that failed or lied while the facts were read."""
         ...

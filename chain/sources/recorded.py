@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.domain import Commitment, EpochHeader, Neuron
 from chain.github_path import GitHubPath
-from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SignatureUnverified, SourceError
+from chain.sources import (
+    ContentNotFound,
+    ContentTooLarge,
+    Outage,
+    RoundNotReached,
+    SignatureUnverified,
+    SourceError,
+)
 from chain.submission import MAX_SUBMISSION_BYTES
 from chain.timelock import QUICKNET_CHAIN, TimelockError, verified_signature
 
@@ -60,6 +67,12 @@ class _Drand(_Entry):
     signatures: dict[str, str]
 
 
+class _Outages(_Entry):
+    warnings: tuple[str, ...] = ()
+    contents: dict[str, str] = {}
+    signatures: dict[str, str] = {}
+
+
 class RecordedSource:
     """One epoch read from a folder. Nothing is written, nothing is fetched.
 
@@ -79,7 +92,7 @@ class RecordedSource:
         self.metagraph()
         self.commitments()
         self.protein_pool()
-        _ = self._push_times, self._signatures
+        _ = self._push_times, self._signatures, self._outages
 
     def header(self) -> EpochHeader:
         """The epoch's boundary, from ``recording.json``."""
@@ -117,6 +130,8 @@ class RecordedSource:
 
     def content(self, path: GitHubPath) -> bytes:
         """The served bytes; never more than a submission may hold is read."""
+        if fault := self._outages.contents.get(str(path)):
+            raise Outage(fault)
         root = (self.folder / "github" / "contents").resolve()
         try:
             file = (root / str(path)).resolve()
@@ -136,6 +151,8 @@ class RecordedSource:
 
     def signature(self, drand_round: int) -> str:
         """The recorded signature, proven before use."""
+        if fault := self._outages.signatures.get(str(drand_round)):
+            raise Outage(fault)
         signature = self._signatures.get(str(drand_round))
         if signature is None:
             raise RoundNotReached(drand_round)
@@ -166,6 +183,17 @@ class RecordedSource:
         """``scores/``, where the recording has it."""
         scores = self.folder / "scores"
         return scores if scores.is_dir() else None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What the recording's validator had to say of the network."""
+        return self._outages.warnings
+
+    @cached_property
+    def _outages(self) -> _Outages:
+        """``outages.json``, written where the recorded validator could not have everything."""
+        if not (self.folder / "outages.json").exists():
+            return _Outages()
+        return self._parsed(TypeAdapter(_Outages), self._json("outages.json"), "outages.json")
 
     @cached_property
     def _push_times(self) -> dict[str, str]:

@@ -1,0 +1,141 @@
+"""Outside facts of live epochs: fetched once, read by every process, kept for the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, cast
+
+from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy.orm import Session
+
+from app.store.epochs import insert_ignoring, now
+from app.store.live_tables import FactRow
+
+# The row by which one task at a time gathers an epoch's submissions.
+_GATHERING: Final = "gathering"
+_GATHERED: Final = "gathered"
+_WAITING: Final = "waiting"
+
+
+class FactKind(StrEnum):
+    """What a fact is about; the key is a GitHub path, a drand round, an entry or a dataset."""
+
+    CONTENT = "content"
+    PUSH_TIME = "push_time"
+    SIGNATURE = "signature"
+    SEQUENCE = "sequence"
+    REVISION = "revision"
+    ARCHIVE = "archive"
+    WARNING = "warning"
+
+
+class FactState(StrEnum):
+    """Whether the fact is had, or why not for good."""
+
+    HELD = "held"
+    ABSENT = "absent"
+    TOO_LARGE = "too_large"
+    NOT_REACHED = "not_reached"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact's state, its bytes where it is held, and a sentence where it is not."""
+
+    state: FactState
+    value: bytes | None = None
+    detail: str | None = None
+
+
+class Facts:
+    """Reads and writes facts inside one session. ``source`` is the epoch's reference (``live:68:…``)."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get(self, source: str, kind: FactKind, key: str) -> Fact | None:
+        """One fact, if it was fetched."""
+        return self.all(source, kind, key).get(key)
+
+    def all(self, source: str, kind: FactKind, key: str | None = None) -> dict[str, Fact]:
+        """The facts of a kind, by key."""
+        query = select(FactRow).where(FactRow.source == source, FactRow.kind == kind.value)
+        if key is not None:
+            query = query.where(FactRow.key == key)
+        rows = self._session.execute(query).scalars()
+        return {row.key: Fact(FactState(row.state), row.value, row.detail) for row in rows}
+
+    def keep(self, source: str, kind: FactKind, facts: Mapping[str, Fact]) -> None:
+        """Write facts; one that is there already stays as it is."""
+        at = now()
+        insert_ignoring(
+            self._session,
+            FactRow,
+            [
+                {
+                    "source": source,
+                    "kind": kind.value,
+                    "key": key,
+                    "state": fact.state.value,
+                    "value": fact.value,
+                    "detail": fact.detail,
+                    "fetched_at": at,
+                }
+                for key, fact in facts.items()
+            ],
+        )
+
+    def gathered(self, source: str) -> bool:
+        """Whether all that can be fetched for the epoch's submissions is here."""
+        return self._gathering(source) == _GATHERED
+
+    def claim_gathering(self, source: str, task_id: str, lease: timedelta) -> bool:
+        """Become the one task that gathers; False while another does, or while a host asked for patience."""
+        at = now()
+        insert_ignoring(
+            self._session,
+            FactRow,
+            [{"source": source, "kind": _GATHERING, "key": "", "state": _WAITING, "fetched_at": at - lease}],
+        )
+        result = self._session.execute(
+            update(FactRow)
+            .where(
+                FactRow.source == source,
+                FactRow.kind == _GATHERING,
+                FactRow.state != _GATHERED,
+                (FactRow.fetched_at <= at) | ((FactRow.state == _GATHERING) & (FactRow.detail == task_id)),
+            )
+            .values(state=_GATHERING, detail=task_id, fetched_at=at + lease)
+        )
+        return cast(CursorResult[Any], result).rowcount > 0
+
+    def pause_gathering(self, source: str, until: datetime) -> None:
+        """Let go until an instant before which nobody need try."""
+        self._set_gathering(source, _WAITING, until)
+
+    def finish_gathering(self, source: str) -> None:
+        """Note that the submissions can be examined."""
+        self._set_gathering(source, _GATHERED, now())
+
+    def delete_before(self, instant: datetime) -> int:
+        """Forget the facts of epochs fetched before ``instant``; sequences stay for good."""
+        result = self._session.execute(
+            delete(FactRow).where(FactRow.fetched_at < instant, FactRow.kind != FactKind.SEQUENCE.value)
+        )
+        return cast(CursorResult[Any], result).rowcount
+
+    def _gathering(self, source: str) -> str | None:
+        return self._session.execute(
+            select(FactRow.state).where(FactRow.source == source, FactRow.kind == _GATHERING)
+        ).scalar_one_or_none()
+
+    def _set_gathering(self, source: str, state: str, at: datetime) -> None:
+        self._session.execute(
+            update(FactRow)
+            .where(FactRow.source == source, FactRow.kind == _GATHERING)
+            .values(state=state, detail=None, fetched_at=at)
+        )

@@ -1,0 +1,171 @@
+"""What others are told of an epoch: the results, and the validator's state; apart from the weights in every way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from datetime import timedelta
+from typing import Any, Final
+
+import requests
+from kombu.exceptions import OperationalError
+from pydantic import SecretStr
+
+from app.celery import app
+from app.report import build_report
+from app.settings import Settings, get_settings
+from app.store.database import get_store
+from app.store.deliveries import Deliveries, Destination
+from app.store.epochs import Epochs
+from app.store.weight_submissions import WeightSubmissions
+from app.task import ValidatorTask
+
+SCHEMA: Final = 1
+
+_MOST_TRIES: Final = 8
+_LONGEST_PAUSE: Final = 600
+
+# A delivery nobody is at after this long was lost with its message.
+_LOST_AFTER: Final = timedelta(minutes=30)
+
+_SECONDS: Final = (5.0, 30.0)
+_RETRY_LATER: Final = frozenset({408, 425, 429})
+_CLIENT_ERROR, _SERVER_ERROR, _REDIRECT = 400, 500, 300
+
+log = logging.getLogger("celery_validator.reports")
+
+
+def send_reports(epoch_id: int) -> None:
+    """Queue a delivery to each destination that is configured; nothing here can fail the caller."""
+    settings = get_settings()
+    wanted = [destination for destination in Destination if _address(settings, destination)[0]]
+    with get_store().writing() as session:
+        for destination in wanted:
+            Deliveries(session).announce(epoch_id, destination)
+    for destination in wanted:
+        try:
+            deliver_report.delay(epoch_id, destination.value)
+        except OperationalError as error:
+            # resend_pending finds it
+            log.warning("epoch %s: %s is not queued yet: %s", epoch_id, destination.value, error)
+
+
+def resend_pending() -> None:
+    """Queue again what was announced and never delivered."""
+    with get_store().reading() as session:
+        lost = Deliveries(session).pending_before(_LOST_AFTER)
+    for epoch_id, destination in lost:
+        with get_store().writing() as session:
+            Deliveries(session).touch(epoch_id, destination)
+        deliver_report.delay(epoch_id, destination.value)
+
+
+@app.task(base=ValidatorTask, bind=True)
+def deliver_report(self: ValidatorTask, epoch_id: int, destination: str) -> dict[str, Any]:
+    """Post one epoch's report to one destination; a host that is away is tried again for about half an hour."""
+    where, status = Destination(destination), {"epoch": epoch_id, "destination": destination}
+    settings, store = get_settings(), get_store()
+    url, key = _address(settings, where)
+    with store.writing() as session:
+        tries = Deliveries(session).begin(epoch_id, where)
+    if tries is None or url is None:
+        return status | {"status": "delivered before" if tries is None else "not configured"}
+    payload = results_payload(epoch_id, settings) if where is Destination.RESULTS else state_payload(epoch_id, settings)
+    fault, again = _post(url, key, payload)
+    with store.writing() as session:
+        Deliveries(session).note(epoch_id, where, fault, final=not again or tries >= _MOST_TRIES)
+    if fault is None:
+        return status | {"status": "delivered"}
+    log.warning("epoch %s: %s could not be delivered: %s", epoch_id, destination, fault)
+    if again and tries < _MOST_TRIES:
+        raise self.retry(countdown=min(_LONGEST_PAUSE, 5 * 2**tries), max_retries=None)
+    return status | {"status": "failed"}
+
+
+def results_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
+    """``SUBMIT_RESULTS_URL``'s document (docs/live.md): the whole result.json and what became of the weights."""
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        result = build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+    return {
+        "schema": SCHEMA,
+        "kind": "epoch_result",
+        "validator": _validator(settings),
+        "result": result,
+        "weights_submission": _weights(epoch_id),
+    }
+
+
+def state_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
+    """``MONITORING_URL``'s document (docs/live.md): how the epoch went, without molecules."""
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        summary, submissions = epochs.summary(epoch_id), epochs.submissions(epoch_id)
+        warnings = epochs.warnings(epoch_id)
+    refused = Counter(entry.rejection.code.value for entry in submissions if entry.rejection)
+    return {
+        "schema": SCHEMA,
+        "kind": "validator_state",
+        "validator": _validator(settings),
+        "epoch": summary.number,
+        "stage": summary.stage.value,
+        "stage_times": dict(summary.stage_times),
+        "submissions": {"valid": len(submissions) - refused.total(), "rejected": dict(sorted(refused.items()))},
+        "winners": {"psichic": summary.psichic_winner, "boltz": summary.boltz_winner},
+        "weights_submission": _weights(epoch_id),
+        "warnings": warnings,
+    }
+
+
+def _validator(settings: Settings) -> dict[str, Any]:
+    return {"hotkey": _hotkey(settings), "netuid": settings.netuid, "network": settings.subtensor_network}
+
+
+def _hotkey(settings: Settings) -> str | None:
+    """The hotkey's address from its public file, without loading the key or the SDK."""
+    folder = settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys"
+    for name in (f"{settings.wallet_hotkey}pub.txt", settings.wallet_hotkey):
+        try:
+            document = json.loads((folder / name).read_text(encoding="utf-8"))
+            return str(document["ss58Address"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return None
+
+
+def _weights(epoch_id: int) -> dict[str, Any] | None:
+    with get_store().reading() as session:
+        found = WeightSubmissions(session).get(epoch_id)
+    if found is None:
+        return None
+    return {
+        "state": found.state.value,
+        "detail": found.detail,
+        "tries": found.tries,
+        "weights": None if found.vector is None else {str(uid): share for uid, share in found.vector.items()},
+        "extrinsic": found.extrinsic,
+        "block_hash": found.block_hash,
+    }
+
+
+def _address(settings: Settings, destination: Destination) -> tuple[str | None, SecretStr | None]:
+    if destination is Destination.RESULTS:
+        return settings.submit_results_url, settings.submit_results_key
+    return settings.monitoring_url, settings.monitoring_key
+
+
+def _post(url: str, key: SecretStr | None, payload: dict[str, Any]) -> tuple[str | None, bool]:
+    """The fault, if any, and whether another try may mend it."""
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        answer = requests.post(url, json=payload, headers=headers, timeout=_SECONDS, allow_redirects=False, stream=True)
+        answer.close()
+    except requests.RequestException as error:
+        return f"{type(error).__name__}", True
+    if answer.status_code < _REDIRECT:
+        return None, False
+    again = answer.status_code >= _SERVER_ERROR or answer.status_code in _RETRY_LATER
+    return f"status {answer.status_code}", again

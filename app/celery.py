@@ -174,7 +174,7 @@ def _queue_names(option: object) -> set[str]:
 def _prepare_store(**_: Any) -> None:
     """Bring the store's schema up to date before the first task."""
     from app.domain import ValidatorError
-    from app.store.database import get_store
+    from app.store.database import close_stores, get_store
     from app.store.schema import migrate
 
     try:
@@ -182,7 +182,7 @@ def _prepare_store(**_: Any) -> None:
     except ValidatorError as error:
         print(f"celery-validator: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    get_store().close()
+    close_stores()
 
 
 @worker_process_init.connect(weak=False)

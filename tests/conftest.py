@@ -27,17 +27,8 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.chdir(tmp_path)
     get_settings.cache_clear()
     yield
-    for store in list(_opened()):
-        store.close()
-    database._store_at.cache_clear()
+    database.close_stores()
     get_settings.cache_clear()
-
-
-def _opened() -> Iterator[Store]:
-    # the stores that the code under test opened for itself
-    settings = get_settings()
-    if database._store_at.cache_info().currsize:
-        yield database._store_at(settings.store_url)
 
 
 @pytest.fixture(scope="session")
@@ -74,14 +65,13 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A migrated store, which is also the one the code under test finds through its settings."""
     monkeypatch.setenv("DATABASE_URL", store_url)
     get_settings.cache_clear()
     store = database.get_store()
     migrate(store)
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +89,19 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
 
-@lru_cache(maxsize=4)
-def _store_at(url: str) -> Store:
-    return Store(url)
+_stores: dict[str, Store] = {}
 
 
 def get_store() -> Store:
     """The store of this process's settings; made on first use, never shared across a fork."""
-    return _store_at(get_settings().store_url)
+    url = get_settings().store_url
+    if url not in _stores:
+        _stores[url] = Store(url)
+    return _stores[url]
+
+
+def close_stores() -> None:
+    """Give back every connection that this process opened."""
+    for store in _stores.values():
+        store.close()
+    _stores.clear()

@@ -37,14 +37,14 @@ def test_names_that_validators_use_and_lists_with_commas(monkeypatch: pytest.Mon
         "WALLET_HOTKEY": "h",
         "NETUID": "21",
         "DRAND_URLS": "https://a.example/, https://b.example",
-        "GITHUB_TOKEN": "t",
+        "GITHUB_TOKEN": "ghp_secret",
     }.items():
         monkeypatch.setenv(name, value)
     settings = get_settings()
     assert (settings.subtensor_network, settings.wallet_name, settings.wallet_hotkey) == ("test", "w", "h")
     assert settings.netuid == 21
     assert settings.drand_urls == ("https://a.example", "https://b.example")
-    assert "t" not in repr(settings.github_token)
+    assert "ghp" not in repr(settings.github_token)
 
 
 def test_dotenv_is_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rdkit.Chem import rdChemReactions
 
 from chem.database import BuildingBlock, Reaction
 from chem.names import CombinatorialName
+from chem.properties import parse_smiles
 
 TRIAZOLE: Final = 1
 TRIAZOLE_THEN_AMIDE: Final = 3
@@ -26,7 +27,7 @@ _REACTANTS_KEPT: Final = 4096
 
 @lru_cache(maxsize=_REACTANTS_KEPT)
 def _reactant(smiles: str) -> Any:
-    return Chem.MolFromSmiles(smiles)
+    return parse_smiles(smiles)
 
 
 @lru_cache(maxsize=64)
@@ -42,9 +43,9 @@ def _reaction(smarts: str) -> Any:
     return reaction
 
 
-def run_smarts(smarts: str, first: str, second: str) -> str | None:
+def run_smarts(smarts: str, a: Any, b: Any) -> str | None:
     """The first product of the first outcome, as RDKit writes it, never sanitised again; None without an outcome."""
-    reaction, a, b = _reaction(smarts), _reactant(first), _reactant(second)
+    reaction = _reaction(smarts)
     if reaction is None or a is None or b is None:
         return None
     try:
@@ -56,9 +57,8 @@ def run_smarts(smarts: str, first: str, second: str) -> str | None:
     return str(Chem.MolToSmiles(outcomes[0][0]))
 
 
-def join_triazole_synthons(first: str, second: str) -> str | None:
-    """Bond the neighbour of ``[1*]`` in ``first`` to the neighbour of ``[2*]`` in ``second``, dummies removed."""
-    a, b = _reactant(first), _reactant(second)
+def join_triazole_synthons(a: Any, b: Any) -> str | None:
+    """Bond the neighbour of ``[1*]`` in ``a`` to the neighbour of ``[2*]`` in ``b``, dummies removed."""
     if a is None or b is None:
         return None
     joined = Chem.RWMol(Chem.CombineMols(a, b))
@@ -96,7 +96,7 @@ def product_smiles(
     ordered = _in_role_order(known[0], known[1], reaction)
     if ordered is None:
         return None
-    first, second = ordered
+    first, second = (_reactant(smiles) for smiles in ordered)
     if len(known) == 2:
         if name.reaction == TRIAZOLE:
             return join_triazole_synthons(first, second)
@@ -106,10 +106,11 @@ def product_smiles(
         return None
     if name.reaction == TRIAZOLE_THEN_AMIDE:
         middle = join_triazole_synthons(first, second)
-        return None if middle is None else run_smarts(AMIDE_SMARTS, middle, third.smiles)
+        return None if middle is None else run_smarts(AMIDE_SMARTS, parse_smiles(middle), _reactant(third.smiles))
     if name.reaction == BROMIDE_THEN_CHLORIDE_SUZUKI:
         middle = run_smarts(BROMIDE_SUZUKI_SMARTS, first, second)
-        return None if middle is None else run_smarts(CHLORIDE_SUZUKI_SMARTS, middle, third.smiles)
+        chloride = CHLORIDE_SUZUKI_SMARTS
+        return None if middle is None else run_smarts(chloride, parse_smiles(middle), _reactant(third.smiles))
     return None
 
 

@@ -167,9 +167,9 @@ class StoredSource:
         self._freeze(ARCHIVE)
         return path
 
-    def recorded_scores(self) -> None:
-        """The live network has models, not scores."""
-        return
+    def recorded_scores(self) -> Path | None:
+        """The rehearsal's scores; the live network has models, not scores."""
+        return get_settings().rehearsal_scores
 
     def _freeze(self, dataset: str) -> None:
         revision = self.live.revision(dataset)

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     chain_timeout: timedelta = Field(timedelta(seconds=30), description="one read on one endpoint")
     live: bool = Field(False, description="watch the chain and process its epochs; 'run' sets it")
     weights_file: Path | None = Field(None, description="test mode: write each vector here instead of to the chain")
+    rehearsal_scores: Path | None = Field(
+        None, description="rehearsal: take scores from this recording's scores/ folder instead of running models"
+    )
 
     # outside services
     github_token: SecretStr | None = Field(None, description="raises GitHub's rate limit")

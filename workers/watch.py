@@ -61,6 +61,10 @@ def watch_epoch() -> dict[str, Any]:
     return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}
 
 
+def _scores(settings: Settings) -> str:
+    return "recorded" if settings.rehearsal_scores else "model"
+
+
 def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settings: Settings) -> tuple[int, list[int]]:
     """Write the epoch, and the missed ones since the last that is known, in one transaction."""
     earlier = [number for number in known if number < epoch.number]
@@ -74,5 +78,5 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
                 epoch.netuid, header.network, epoch.epoch_length, gone.start_block, end, _NO_HASH, _NO_HASH
             )
             epochs.announce_missed(gone.run, gone_header, str(gone), settings.cluster_name)
-        epoch_id = epochs.announce(epoch.run, header, str(epoch), "model", settings.cluster_name)
+        epoch_id = epochs.announce(epoch.run, header, str(epoch), _scores(settings), settings.cluster_name)
     return epoch_id, missed

@@ -90,6 +90,7 @@ class FakeChain:
         # by default the newest block is as old as this moment
         self._genesis_ms = int(time.time() * 1000) - head * BLOCK_MS if genesis_ms is None else genesis_ms
         self._salt: dict[int, int] = {}
+        self._pinned: dict[int, str] = {}
         self._number_of: dict[str, int] = {}
         self._history: dict[bytes, list[tuple[int, bytes | None]]] = {}
         self._sorted_keys: list[bytes] = []
@@ -111,9 +112,13 @@ class FakeChain:
         if not 0 <= block <= self.head:
             return None
         seed = struct.pack("<QQ", block, self._salt.get(block, 0))
-        digest = "0x" + blake2b(b"fake subtensor" + seed, digest_size=32).hexdigest()
+        digest = self._pinned.get(block) or "0x" + blake2b(b"fake subtensor" + seed, digest_size=32).hexdigest()
         self._number_of[digest] = block
         return digest
+
+    def pin_hash(self, block: int, digest: str) -> None:
+        """Give a block the hash that a recording has for it."""
+        self._pinned[block] = digest
 
     def number(self, digest: str | None) -> int:
         if digest is None:

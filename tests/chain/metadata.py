@@ -1,7 +1,7 @@
 """Runtime metadata (V15) of a small Subtensor, declared in Python and written in SCALE.
 
 Only what the SDK reads is declared, as facts of the chain: pallet and call indices, storage hashers and defaults,
-signed extensions, runtime APIs. Types are named in Rust's own notation (``Vec<(u16,u16)>``, ``Compact<u64>``, ``[u8;32]``).
+signed extensions, runtime APIs. Types are named in Rust's own notation: ``Vec<(u16,u16)>``, ``[u8;32]``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Published weights on disk: what they are, fetched whole, resumed when broken off, and checked ever after.
 
-Downloads go through huggingface_hub, which honours ``HF_ENDPOINT``, resumes broken files and checks sizes. Beside
+Downloads go through huggingface_hub, which honours ``HF_ENDPOINT``, and go on where they were broken off. Beside
 the files lies ``checksums.json``: SHA-256, size and modification time of each, and the revision they came from.
 """
 
@@ -92,8 +92,8 @@ def fetch(
     Files that are whole and recorded are kept; a file that broke off goes on where it stopped; a file that was cut
     short or changed is fetched anew. The hub's own SHA-256 is checked where it has one. Raises :class:`FetchError`.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    import httpx2  # what huggingface_hub speaks HTTP with
+    from huggingface_hub import HfApi
 
     wanted = unsound_files(checkpoint, folder)
     if not wanted:
@@ -109,10 +109,10 @@ def fetch(
         revision = info.sha or checkpoint.revision
         for name in wanted:
             tell(f"fetching {checkpoint.repository}/{name}")
-            (folder / name).unlink(missing_ok=True)
-            hf_hub_download(checkpoint.repository, name, revision=revision, local_dir=folder, force_download=False)
-            _check(checkpoint, folder / name, published[name])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            partial = _download(checkpoint, name, revision, folder)
+            _check(checkpoint, name, partial, published[name])
+            partial.replace(folder / name)
+    except (httpx2.HTTPError, OSError, ValueError) as error:
         raise FetchError(
             f"{checkpoint.repository} could not be fetched ({_first_line(error)}); check the network and HF_ENDPOINT, "
             "then run the same command again: it goes on where it stopped."
@@ -121,20 +121,47 @@ def fetch(
     return _entries(checkpoint, folder)
 
 
-def _check(checkpoint: PublishedCheckpoint, path: Path, sibling: Any) -> None:
-    lfs = getattr(sibling, "lfs", None)
-    published = getattr(lfs, "sha256", None)
-    size = getattr(sibling, "size", None)
-    actual = path.stat().st_size
+def _download(checkpoint: PublishedCheckpoint, name: str, revision: str, folder: Path) -> Path:
+    """The file under a name of its own, continued from where an earlier try stopped.
+
+    huggingface_hub resumes within one call only, so the partial file and its length are kept here, by revision.
+    """
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url, headers = hf_hub_url(checkpoint.repository, name, revision=revision), build_hf_headers()
+    metadata = get_hf_file_metadata(url)
+    partial = folder / f".{name}.{revision[:12]}.partial"
+    if metadata.size is not None and partial.is_file() and partial.stat().st_size > metadata.size:
+        partial.unlink()
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)
+    with partial.open("ab") as stream:
+        http_get(
+            metadata.location,
+            stream,
+            resume_size=stream.tell(),
+            headers=headers,
+            expected_size=metadata.size,
+            displayed_filename=name,
+        )
+    return partial
+
+
+def _check(checkpoint: PublishedCheckpoint, name: str, path: Path, sibling: Any) -> None:
+    """Remove what is not what the hub announces, and say so."""
+    announced = getattr(getattr(sibling, "lfs", None), "sha256", None)
+    size, actual = getattr(sibling, "size", None), path.stat().st_size
     if size is not None and actual != size:
         path.unlink()
-        raise FetchError(
-            f"{checkpoint.repository}/{path.name} came as {actual} bytes of {size}; run the command again."
-        )
-    if published is not None and sha256_of(path) != published:
+        raise FetchError(f"{checkpoint.repository}/{name} came as {actual} bytes of {size}; run the command again.")
+    if announced is not None and sha256_of(path) != announced:
         path.unlink()
         raise FetchError(
-            f"{checkpoint.repository}/{path.name} does not have the SHA-256 that the hub announces; "
+            f"{checkpoint.repository}/{name} does not have the SHA-256 that the hub announces; "
             "it was damaged on the way, run the command again."
         )
 

@@ -59,8 +59,8 @@ def read_fasta(path: Path) -> list[Protein]:
         if not line:
             continue
         if line.startswith(">"):
-            name = line[1:].split(maxsplit=1)
-            records.append((name[0] if name else f"protein_{len(records) + 1}", []))
+            words = line[1:].split(maxsplit=1)
+            records.append((words[0] if words else f"protein_{len(records) + 1}", []))
             continue
         if not re.fullmatch(r"[A-Za-z*.\-]+", line):
             raise ScoreInputError(

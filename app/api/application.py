@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError, TimeoutError
 
+from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
 from app.api.body_limit import BodyLimit
 from app.api.validator import health_router, validator_router
 from app.settings import get_settings
@@ -29,7 +31,18 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     app.add_exception_handler(StoreError, _store_away)
     for router in [health_router, validator_router] if routers is None else routers:
         app.include_router(router)
+    plain = app.openapi
+    app.openapi = lambda: _with_alternatives(plain())  # type: ignore[method-assign]
     return app
+
+
+def _with_alternatives(schema: dict[str, Any]) -> dict[str, Any]:
+    """Say what FastAPI cannot: either Basic, or all three headers together."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "security" in operation:
+                operation["security"] = [{name: [] for name in HEADER_SCHEMES}, {BASIC_SCHEME: []}]
+    return schema
 
 
 async def _unprocessable(_: Request, error: Exception) -> JSONResponse:

@@ -32,10 +32,21 @@ _AHEAD_SECONDS: Final = 10
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?\Z")
 _LONGEST_ADDRESS: Final = 64
 
-_basic = HTTPBasic(auto_error=False, description="user: hotkey (SS58); password: 0x and its signature of itself")
-_hotkey = APIKeyHeader(name="X-Hotkey", auto_error=False, description="hotkey (SS58)")
-_timestamp = APIKeyHeader(name="X-Timestamp", auto_error=False, description="unix time; valid for 60 s")
+# The schemes' names in the OpenAPI schema; the three headers only mean something together.
+BASIC_SCHEME: Final = "Basic"
+HEADER_SCHEMES: Final = ("XHotkey", "XTimestamp", "XSignature")
+
+_basic = HTTPBasic(
+    scheme_name=BASIC_SCHEME,
+    auto_error=False,
+    description="user: hotkey (SS58); password: 0x and its signature of itself",
+)
+_hotkey = APIKeyHeader(scheme_name="XHotkey", name="X-Hotkey", auto_error=False, description="hotkey (SS58)")
+_timestamp = APIKeyHeader(
+    scheme_name="XTimestamp", name="X-Timestamp", auto_error=False, description="unix time; valid for 60 s"
+)
 _signature = APIKeyHeader(
+    scheme_name="XSignature",
     name="X-Signature",
     auto_error=False,
     description='0x and the signature of "{hotkey}:{unix_time}:{method}:{path}:{sha256(body)}"; for one use',

@@ -37,6 +37,7 @@ _METRICS_SINCE: Final = timedelta(days=30)
 _MOST_METRICS: Final = 1000
 
 _REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "The body is not UTF-8"},
     401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
     403: {"model": Problem, "description": "No validator permit, or not enough stake"},
     413: {"model": Problem, "description": "The body is too large"},

@@ -43,7 +43,7 @@ class BoltzInstallationError(ValidatorError):
     """boltz, its weights or its components cannot be used; no molecule is to blame."""
 
 
-class DeviceOutOfMemory(ValidatorError):
+class DeviceOutOfMemory(ScoringInterrupted):
     """The device had no room for some molecules, even alone: retry them, here later or on another worker.
 
     ``finished`` holds every score of the batch that did succeed (or failed for good), ``unfinished`` the
@@ -54,7 +54,7 @@ class DeviceOutOfMemory(ValidatorError):
         super().__init__(
             f"{device} ran out of memory for {len(unfinished)} molecule(s), each tried alone, the first "
             f"{unfinished[0][1]!r}; {len(finished)} others are scored. Retry them on this worker when nothing "
-            "else uses the device, or on one with more memory."
+            "else uses the device, or on one with more memory.",
+            finished,
         )
-        self.finished = tuple(finished)
         self.unfinished = tuple(unfinished)

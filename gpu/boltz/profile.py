@@ -19,8 +19,8 @@ class Profile:
     precision: Literal["float32", "bfloat16"]
     tf32: bool = False
     """Whether float32 matrix products may run on tensor cores with 10-bit mantissas."""
-    kernels: bool = False
-    """Whether cuEquivariance's fused triangle kernels are used where they are installed (CUDA only)."""
+    packed: bool = False
+    """Whether pair layers and diffusion run in wider steps, on CUDA with Triton's kernels where it is installed."""
     recycling_steps: int = 3
     sampling_steps: int = 100
     diffusion_samples: int = 1
@@ -42,9 +42,9 @@ class Profile:
 
 
 LIVE: Final = Profile(name="live", precision="float32")
-"""The subnet's numerics: float32 throughout, boltz's own arithmetic, kernels off."""
+"""The subnet's numerics: float32 throughout, boltz's own arithmetic, no kernels but torch's."""
 
-FAST: Final = Profile(name="fast", precision="bfloat16", tf32=True, kernels=True)
+FAST: Final = Profile(name="fast", precision="bfloat16", tf32=True, packed=True)
 """Not the subnet's numerics: for screening. Its digest differs, so its scores never mix with LIVE's."""
 
 PROFILES: Final = {profile.name: profile for profile in (LIVE, FAST)}

@@ -17,6 +17,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gpu.boltz.denoiser import PackedDenoiser
+
 _KEPT_SHAPES: Final = 8
 
 
@@ -128,6 +130,8 @@ class ReplayedDenoiser(nn.Module):
 
     def forget(self) -> None:
         """Drop the recording and the molecule it belongs to."""
+        if isinstance(self.network, PackedDenoiser):
+            self.network.forget()
         self._conditioning: object = None
         self._fixed: dict[str, Any] = {}
         self._recording: _Recording | None = None
@@ -139,7 +143,9 @@ class ReplayedDenoiser(nn.Module):
         if fixed["diffusion_conditioning"] is not self._conditioning:
             self.forget()
             self._conditioning = fixed["diffusion_conditioning"]
-            self._fixed = {**fixed, "diffusion_conditioning": _by_layer(fixed["diffusion_conditioning"])}
+            self._fixed = fixed
+            if not isinstance(self.network, PackedDenoiser):  # which arranges its biases itself
+                self._fixed = {**fixed, "diffusion_conditioning": _by_layer(fixed["diffusion_conditioning"])}
         self._steps += 1
         if self._steps == 1:
             return self._recorder.run(  # type: ignore[no-any-return]

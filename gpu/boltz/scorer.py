@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 # read by cuBLAS when it starts, which must find them set
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-os.environ.setdefault("CUEQ_DEFAULT_CONFIG", "1")
-os.environ.setdefault("CUEQ_DISABLE_AOT_TUNING", "1")
 
 import numpy as np
 import torch
@@ -52,8 +50,7 @@ _CONFIDENCE_METRICS: Final = (
     "complex_ipde",
 )
 _AFFINITY_PREFIX: Final = "affinity_"
-_KERNELS: Final = ("cuequivariance_torch", "cuequivariance_ops_torch")
-_KERNEL_CAPABILITY: Final = 8
+_PAIR_TYPE: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -113,7 +110,7 @@ class BoltzScorer:
             "profile": asdict(self._profile),
             "pocket": asdict(self._pocket) if self._pocket else None,
             "versions": {name: importlib.metadata.version(name) for name in ("boltz", "torch", "rdkit", "numpy")},
-            "kernels": importlib.metadata.version("cuequivariance_torch") if self._kernels else None,
+            "kernels": importlib.metadata.version("triton") if self._kernels else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -164,7 +161,6 @@ class BoltzScorer:
             affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
         replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
         for model in (structure, affinity):
-            model.use_kernels = self._kernels
             replayed += self._economised(model)
         self._loaded = _Loaded(reader, structure, affinity, replayed)
 
@@ -189,20 +185,19 @@ class BoltzScorer:
 
     @property
     def _kernels(self) -> bool:
-        return (
-            self._profile.kernels
-            and self._device.type == "cuda"
-            and all(importlib.util.find_spec(name) is not None for name in _KERNELS)
-            and torch.cuda.get_device_capability(self._device)[0] >= _KERNEL_CAPABILITY
-        )
+        return self._profile.packed and self._device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
     def _economised(self, model: Any) -> list[ReplayedTrunk | ReplayedDenoiser]:
-        """The model with its waste taken out; the numbers stay. Returns what holds recordings."""
+        """The model with its waste taken out; the profile's numbers stay. Returns what holds recordings."""
         from gpu.boltz.economy import AbsentTemplates
         from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedTrunk
 
         if model.use_templates:
             model.template_module = AbsentTemplates(model.template_module)
+        if self._profile.packed:
+            from gpu.boltz.packing import pack
+
+            pack(model, _PAIR_TYPE[self._profile.precision], self._device)
         if self._device.type != "cuda" or not self._replay:
             return []
         with torch.inference_mode():

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/boltz_gpu.py look             where the time goes, stage by stage
     python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit; out of memory ends in a retry
-    python tests/benchmarks/boltz_gpu.py amortised --molecules 32 --lanes 2
+    python tests/benchmarks/boltz_gpu.py amortised        seconds per molecule over a batch; fast against live
 
 Prints one JSON object per finding. ``--components`` names a folder of CCD components where biotite is not there.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import statistics
 import sys
 import time
 import traceback
@@ -26,8 +27,8 @@ from gpu.boltz.scorer import BoltzScorer  # sets cuBLAS's workspace before torch
 # isort: split
 import torch
 
-from app.domain import Protein
-from gpu.boltz import FAST, LIVE, Profile
+from app.domain import PairScore, Protein
+from gpu.boltz import FAST, LIVE, PROFILES, DeviceOutOfMemory, Profile
 from tests.gpu.boltz.random_weights import FULL, TINY, Size, write_checkpoints
 
 HDAC3 = Protein(
@@ -99,7 +100,9 @@ class Bench:
         self.folder = Path(arguments.folder)
         self.mols = Path(arguments.components) if arguments.components else self.folder / "mols"
         self.ligands = LIGANDS[: arguments.molecules]
-        self.lanes: int = arguments.lanes
+        self.live_molecules: int = arguments.live_molecules
+        self.profiles: list[str] = arguments.profiles
+        self.plain: bool = arguments.plain
         started = time.perf_counter()
         if not (self.folder / "boltz2_aff.ckpt").exists():
             write_checkpoints(self.folder, self.size, str(self.device))
@@ -172,59 +175,147 @@ class StageClock:
 
 
 def look(bench: Bench) -> None:
-    """Stage by stage: plain launches, replayed launches, the fast profile with and without kernels."""
-    from dataclasses import replace
+    """Stage by stage: the fast profile and the live one, replayed; ``plain`` adds launches without replay."""
 
-    reference: dict[str, float] = {}
-
-    def variant(label: str, profile: Profile, molecules: int, **options: Any) -> None:
+    def variant(label: str, profile: Profile, **options: Any) -> None:
         scorer = bench.scorer(profile, **options)
         bench.scored(scorer, bench.ligands[0], f"{label}: first molecule")
-        for ligand in bench.ligands[1:molecules]:
-            metrics = bench.scored(scorer, ligand, label)
+        metrics = bench.scored(scorer, bench.ligands[1], label)
         clock = StageClock(bench, scorer)
         again = bench.scored(scorer, bench.ligands[1], f"{label}: with clocks")
         report(label=label, stages={key: round(value, 3) for key, value in sorted(clock.seconds.items())})
-        report(label=label, metrics=again, repeats=molecules < 3 and again == metrics)
-        if profile is LIVE:
-            if reference:
-                report(label=label, same_bits_as_replayed=reference == again)
-            reference.update(again)
+        report(label=label, same_bits_again=again == metrics, affinity=again.get("affinity_probability_binary", -1.0))
         kernels(label, scorer)
         scorer.close()
 
     def kernels(label: str, scorer: BoltzScorer) -> None:
         """The device's own account: kernels of one pass of each part."""
+        from torch.profiler import ProfilerActivity, profile
+
         loaded: Any = scorer._loaded
         for model in (loaded.structure, loaded.affinity):
             model.predict_args = {**model.predict_args, "recycling_steps": 0, "sampling_steps": 4}
-        from torch.profiler import ProfilerActivity, profile
-
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:
             bench.scored(scorer, bench.ligands[1], f"{label}: short, profiled")
         rows = sorted(recorded.key_averages(), key=lambda row: -row.self_device_time_total)
         report(label=label, device_ms=sum(row.self_device_time_total for row in rows) / 1e3)
-        for row in rows[:14]:
-            print(f"  {row.self_device_time_total / 1e3:9.2f} ms {row.count:7d}x {row.key[:90]}", flush=True)
+        for row in rows[:16]:
+            print(f"  {row.self_device_time_total / 1e3:9.2f} ms {row.count:7d}x {row.key[:110]}", flush=True)
 
-    guarded(lambda: variant("live", LIVE, 2))
-    guarded(lambda: variant("fast", FAST, 2))
-    guarded(lambda: variant("fast without kernels", replace(FAST, kernels=False), 2))
-    guarded(lambda: variant("live, plain launches", LIVE, 2, replay=False))
+    guarded(lambda: variant("fast", FAST))
+    if bench.plain:
+        guarded(lambda: variant("live", LIVE))
+        guarded(lambda: variant("live, plain launches", LIVE, replay=False))
+
+
+def verify(bench: Bench) -> None:
+    """The promises of issue 4 that need the device: same bits whatever the company; no memory is a retry."""
+    first, second, third = bench.ligands[:3]
+
+    def reproducible(profile: Profile) -> None:
+        scorer = bench.scorer(profile)
+        batch = scorer.pair_scores([HDAC3], [first, "C1CC(", second, f"{third}.Cl"])
+        scorer.close()
+        scorer = bench.scorer(profile)
+        reversed_batch = scorer.pair_scores([HDAC3], [second, first])
+        report(
+            profile=profile.name,
+            same_bits_in_company_and_after_reload=[batch[2], batch[0]] == reversed_batch,
+            codes=[score.error.split(":")[0] if score.error else None for score in batch],
+        )
+        without_replay = bench.scorer(profile, replay=False)
+        report(
+            profile=profile.name,
+            same_bits_without_replay=without_replay.pair_scores([HDAC3], [first]) == [reversed_batch[1]],
+        )
+        without_replay.close()
+        out_of_memory(profile, scorer, reversed_batch[1])
+        before, _ = torch.cuda.mem_get_info()
+        held = scorer.resident_bytes()
+        scorer.close()
+        after, _ = torch.cuda.mem_get_info()
+        report(profile=profile.name, held_GB=held / 1e9, came_back_GB=(after - before) / 1e9)
+
+    def out_of_memory(profile: Profile, scorer: BoltzScorer, expected: PairScore) -> None:
+        scorer._release()
+        room = torch.cuda.memory_reserved() + 1.5e9
+        torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+        try:
+            scorer.pair_scores([Protein("SHORT", (HDAC3.sequence or "")[:40]), HDAC3], [first])
+            report(profile=profile.name, out_of_memory="NOT PROVOKED")
+        except DeviceOutOfMemory as error:
+            finished = [(score.protein, score.error) for score in error.finished]
+            report(profile=profile.name, out_of_memory=str(error)[:80], finished=finished, unfinished=error.unfinished)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        report(profile=profile.name, same_bits_after_out_of_memory=scorer.pair_scores([HDAC3], [first]) == [expected])
+
+    for name in bench.profiles:
+        guarded(lambda profile=PROFILES[name]: reproducible(profile))  # type: ignore[misc]
+
+
+def amortised(bench: Bench) -> None:
+    """Seconds per molecule over a whole batch, loading not counted; what ``fast`` changes against ``live``."""
+    metric = "affinity_probability_binary"
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+
+    def batch(profile: Profile, ligands: tuple[str, ...]) -> None:
+        scorer = bench.scorer(profile)
+        arrived: list[float] = []
+        started = bench.wait()
+        found = scorer.pair_scores([HDAC3], ligands, lambda _: arrived.append(time.perf_counter() - started))
+        seconds = bench.wait() - started
+        steps = [later - earlier for earlier, later in zip([0.0, *arrived], arrived, strict=False)]
+        report(
+            profile=profile.name,
+            molecules=len(ligands),
+            seconds=seconds,
+            per_molecule=seconds / len(ligands),
+            median=statistics.median(steps),
+            slowest=max(steps),
+            first=steps[0],
+            failed=[score.error for score in found if score.error],
+            peak_GB=torch.cuda.max_memory_allocated() / 1e9 if bench.device.type == "cuda" else 0.0,
+        )
+        scores[profile.name] = {score.smiles: dict(score.metrics) for score in found}
+        scorer.close()
+
+    guarded(lambda: batch(FAST, bench.ligands))
+    guarded(lambda: batch(LIVE, bench.ligands[: bench.live_molecules]))
+    if "live" in scores and "fast" in scores:
+        from scipy.stats import spearmanr
+
+        shared = list(scores["live"])
+        for name in (metric, "affinity_pred_value", "confidence_score", "ligand_iptm"):
+            live = [scores["live"][smiles][name] for smiles in shared]
+            fast = [scores["fast"][smiles][name] for smiles in shared]
+            report(
+                metric=name,
+                molecules=len(shared),
+                spearman=float(spearmanr(live, fast).statistic),
+                largest_difference=max(abs(a - b) for a, b in zip(live, fast, strict=True)),
+                live_spread=max(live) - min(live),
+            )
+
+
+SECTIONS = {"look": look, "verify": verify, "amortised": amortised}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("look",))
+    parser.add_argument("what", nargs="+", choices=SECTIONS)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--molecules", type=int, default=32)
-    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--live-molecules", type=int, default=32, help="of them, how many with the live profile")
+    parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES), help="to verify")
+    parser.add_argument("--plain", action="store_true", help="look at launches without replay, too")
     parser.add_argument("--folder", default="/tmp/boltz-benchmark")
     parser.add_argument("--components")
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    {"look": look}[arguments.what](bench)
+    for name in arguments.what:
+        SECTIONS[name](bench)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""The fast profile's packed layers against boltz's own, in float32; Triton's row kernels against plain torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from boltz.model.layers.pairformer import PairformerModule, PairformerNoSeqLayer
+from boltz.model.modules.diffusionv2 import DiffusionModule
+from boltz.model.modules.encodersv2 import get_indexing_matrix, single_to_keys
+
+from gpu.boltz import FAST, row_kernels
+from gpu.boltz.denoiser import PackedDenoiser
+from gpu.boltz.pair_stack import PackedPairOnly, PackedPairStack
+from tests.gpu.boltz.conftest import PEPTIDE, QUICK
+from tests.gpu.boltz.random_weights import TINY
+
+TOKENS = 21
+TOKEN_S, TOKEN_Z = 12, 16
+
+
+def randomised(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(parameter.shape[-1], 4) ** 0.5)
+    return module.eval().requires_grad_(False)
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_packed_pair_stack_is_boltz_pairformer() -> None:
+    boltz = randomised(PairformerModule(TOKEN_S, TOKEN_Z, num_blocks=2, num_heads=3, v2=True, dropout=0.0), 1)
+    packed = PackedPairStack(copy.deepcopy(boltz).layers, torch.float32, row_kernels)
+    s, z = drawn(1, TOKENS, TOKEN_S, seed=2), drawn(1, TOKENS, TOKENS, TOKEN_Z, seed=3)
+    mask = torch.ones(1, TOKENS)
+    pair_mask = mask[:, :, None] * mask[:, None, :]
+    torch.manual_seed(7)
+    expected_s, expected_z = boltz(s, z, mask, pair_mask)
+    after_boltz = torch.rand(1)
+    torch.manual_seed(7)
+    got_s, got_z = packed(s, z, mask, pair_mask)
+    assert torch.equal(torch.rand(1), after_boltz)
+    assert got_z.shape == expected_z.shape
+    torch.testing.assert_close(got_z, expected_z, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got_s, expected_s, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected_z, z, atol=0.1)
+
+
+def test_a_packed_layer_without_single_representation_is_boltz_one() -> None:
+    boltz = randomised(PairformerNoSeqLayer(TOKEN_Z, dropout=0.0), 4)
+    packed = PackedPairOnly(copy.deepcopy(boltz), torch.float32, row_kernels)
+    z = drawn(1, TOKENS, TOKENS, TOKEN_Z, seed=5)
+    expected = boltz(z, torch.ones(1, TOKENS, TOKENS))
+    torch.testing.assert_close(packed(z, torch.ones(1, TOKENS, TOKENS)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_packed_denoiser_is_boltz_score_network(samples: int) -> None:
+    tokens, atoms, queries, keys = 13, 96, 32, 128
+    network = randomised(
+        DiffusionModule(
+            token_s=16, atom_s=16, dim_fourier=16, atom_encoder_depth=2, atom_encoder_heads=2,
+            token_transformer_depth=3, token_transformer_heads=2, atom_decoder_depth=2, atom_decoder_heads=2,
+        ),
+        6,
+    )  # fmt: skip
+    packed = PackedDenoiser(copy.deepcopy(network))
+    owner = torch.arange(90) * tokens // 90
+    atom_to_token = torch.zeros(1, atoms, tokens)
+    atom_to_token[0, torch.arange(90), owner] = 1
+    present = torch.zeros(1, atoms)
+    present[:, :90] = 1
+    windows = atoms // queries
+    indexing = get_indexing_matrix(windows, queries, keys, "cpu")
+
+    def to_keys(single: torch.Tensor) -> torch.Tensor:
+        return single_to_keys(single, indexing, queries, keys)  # type: ignore[no-any-return]
+
+    conditioning: dict[str, Any] = {
+        "q": drawn(1, atoms, 16, seed=8),
+        "c": drawn(1, atoms, 16, seed=9),
+        "to_keys": to_keys,
+        "atom_enc_bias": drawn(1, windows, queries, keys, 4, seed=10),
+        "atom_dec_bias": drawn(1, windows, queries, keys, 4, seed=11),
+        "token_trans_bias": drawn(1, tokens, tokens, 6, seed=12),
+    }
+    feats = {
+        "ref_pos": torch.zeros(1, atoms, 3),
+        "atom_pad_mask": present,
+        "atom_to_token": atom_to_token,
+        "token_pad_mask": torch.ones(1, tokens),
+    }
+    fixed = {
+        "s_inputs": drawn(1, tokens, 16, seed=13),
+        "s_trunk": drawn(1, tokens, 16, seed=14),
+        "feats": feats,
+        "multiplicity": samples,
+        "diffusion_conditioning": conditioning,
+    }
+    for step in range(2):
+        r_noisy = drawn(samples, atoms, 3, seed=20 + step)
+        times = torch.full((samples,), 0.3 - step)
+        expected = network(r_noisy=r_noisy, times=times, **fixed)
+        got = packed(r_noisy=r_noisy, times=times, **fixed)
+        torch.testing.assert_close(got[:, :90], expected[:, :90], rtol=1e-4, atol=1e-4)
+        assert expected[:, :90].abs().max() > 0.1
+
+
+def test_packed_in_float32_a_whole_score_is_live_score(scorer_for: Any) -> None:
+    """Everything in its place: packed, but in float32, the fast profile says what the live one says."""
+    from dataclasses import replace
+
+    live = scorer_for().pair_scores([PEPTIDE], ["CC(=O)Nc1ccc(O)cc1"])[0]
+    packed = scorer_for(replace(QUICK, name="packed", packed=True)).pair_scores([PEPTIDE], ["CC(=O)Nc1ccc(O)cc1"])[0]
+    assert packed.error is None
+    assert packed.metrics != live.metrics
+    for name, value in live.metrics.items():
+        assert packed.metrics[name] == pytest.approx(value, abs=2e-5, rel=2e-5), name
+
+
+def test_the_fast_profile_is_packed() -> None:
+    assert FAST.packed
+    assert TINY.profile(FAST).packed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_triton_row_kernels_are_the_plain_ones(dtype: torch.dtype) -> None:
+    from gpu.boltz import row_kernels_triton as triton_kernels
+
+    n, width = 37, 128
+    close: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    z = drawn(n, n, width, seed=1).cuda() * 3 + 1
+    weight, bias = drawn(width, seed=2).cuda(), drawn(width, seed=3).cuda()
+    channels = drawn(width, n * n, seed=4).cuda().to(dtype)
+    wide = drawn(n * n, 1024, seed=5).cuda().to(dtype)
+    for swap in (False, True):
+        torch.testing.assert_close(
+            triton_kernels.normed(z, weight, bias, dtype, swap),
+            row_kernels.normed(z, weight, bias, dtype, swap),
+            **close,
+        )
+        for gates in (None, wide[:, 128:256].contiguous()):
+            plain, fused = z.clone(), z.clone()
+            row_kernels.add_(plain, wide[:, :128].contiguous(), gates, swap)
+            triton_kernels.add_(fused, wide[:, :128].contiguous(), gates, swap)
+            torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        triton_kernels.normed_channels(channels, weight, bias),
+        row_kernels.normed_channels(channels, weight, bias),
+        **close,
+    )
+    for silu in (False, True):
+        torch.testing.assert_close(
+            triton_kernels.gated(wide[:, 512:], wide[:, :512], silu),
+            row_kernels.gated(wide[:, 512:], wide[:, :512], silu),
+            **close,
+        )

@@ -9,7 +9,6 @@ Shapes: B slots, L residues, E edges, A atom rows, C clique rows, H channels, T 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,16 @@ def in_turn(left: Callable[[], Any], right: Callable[[], Any]) -> tuple[Any, Any
     return left(), right()
 
 
+@dataclass(frozen=True, slots=True)
+class DrugTerms:
+    """What a layer's drug vectors bring to the interaction: B × H each."""
+
+    query: Tensor
+    """W_q d"""
+    value: Tensor
+    """W_av LN(d)"""
+
+
 class Kernels(Protocol):
     """The irregular operations, which plain torch and Triton both offer."""
 
@@ -52,9 +61,26 @@ class Kernels(Protocol):
 
     def neighbour_average(self, y: Tensor, graph: ResidueTopology) -> Tensor: ...
 
-    def add_relu_of_clusters(self, p: Tensor, s: Tensor, c: Tensor) -> Tensor: ...
+    def linear_relu(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
 
-    def residue_graph_norm(self, x: Tensor, norm: GraphNormWeights) -> Tensor: ...
+    def cluster_sum(self, s: Tensor, p: Tensor) -> Tensor: ...
+
+    def attend(
+        self,
+        query: Tensor,
+        drug_value: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention: Tensor,
+        drug_out: Norm,
+        residue_out: Norm,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def add_relu_of_clusters(
+        self, p: Tensor, s: Tensor, c: Tensor, weighted: Tensor, logit: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def residue_graph_norm(self, x: Tensor, y: Tensor, norm: GraphNormWeights) -> Tensor: ...
 
     def gather_mean(self, values: Tensor, ptr: Tensor, index: Tensor) -> Tensor: ...
 
@@ -80,6 +106,18 @@ class Clusters:
 
 
 @dataclass(frozen=True, slots=True)
+class Interaction:
+    """What comes of drug and clusters meeting (§7, layer step 5)."""
+
+    weighted: Tensor
+    """B × K: α times the head's residue weights, summed over heads"""
+    drug: Tensor
+    """u: B × H"""
+    clusters: Tensor
+    """C': B × K × H"""
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedProtein:
     """All of a protein that no ligand changes."""
 
@@ -102,8 +140,8 @@ class PreparedLigands:
     """C × H: after layer 0's pool"""
     clique_share: Tensor
     """C × T: α^q of layer 0"""
-    drug: Tensor
-    """B × H: d of layer 0"""
+    drug: DrugTerms
+    """layer 0"""
 
 
 class Engine:
@@ -124,46 +162,46 @@ class Engine:
     # ------------------------------------------------------------------ building blocks
 
     def _perceptron(self, x: Tensor, mlp: Perceptron) -> Tensor:
-        y = functional.linear(functional.linear(x, mlp.first, mlp.first_bias).relu_(), mlp.second, mlp.second_bias)
+        inner = self.kernels.linear_relu(x, mlp.first, mlp.first_bias)
+        y = functional.linear(inner, mlp.second, mlp.second_bias)
         return y if mlp.norm is None else self.kernels.layer_norm(y, mlp.norm)
 
     def _clusters(self, p: Tensor, layer: LayerWeights, graph: ResidueTopology) -> Clusters:
         """Layer steps 3 and 4, and the clusters' side of step 5: residues B × L × H."""
         k = self.kernels
         y = k.neighbour_average(k.layer_norm(p, layer.cluster_norm), graph)
-        wide = functional.linear(y, layer.widen, layer.widen_bias).relu_()
+        wide = k.linear_relu(y, layer.widen, layer.widen_bias)
         logit = k.neighbour_average(functional.linear(wide, layer.narrow), graph) + layer.narrow_bias
         s = torch.softmax(logit, dim=-1)
-        c = k.layer_norm(torch.matmul(s.transpose(1, 2), p), layer.pooled_norm)
+        c = k.layer_norm(k.cluster_sum(s, p), layer.pooled_norm)
         key_value = functional.linear(k.layer_norm(c, layer.residue_in), layer.key_value)
         own = functional.linear(c, layer.residue_own, layer.residue_mlp.first_bias)
         return Clusters(s, key_value[..., : self.hidden], key_value[..., self.hidden :], own)
 
     def _motif_pool(
         self, x: Tensor, q: Tensor, layer: LayerWeights, batch: LigandBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer step 2: new cliques (C × H), α^q (C × T) and d (B × H)."""
-        mean = self.kernels.gather_mean(x, batch.clique_atom_ptr, batch.clique_atom)
-        q = functional.linear(mean, layer.pool, layer.pool_bias).relu_().add_(q)
+    ) -> tuple[Tensor, Tensor, DrugTerms]:
+        """Layer step 2: new cliques (C × H), α^q (C × T), and what d brings to step 5."""
+        k = self.kernels
+        mean = k.gather_mean(x, batch.clique_atom_ptr, batch.clique_atom)
+        q = k.linear_relu(mean, layer.pool, layer.pool_bias).add_(q)
         slices = q.view(-1, self.heads, self.hidden // self.heads).transpose(0, 1)
         inner = torch.baddbmm(layer.score_bias[:, None], slices, layer.score_first).relu_()
         logit = torch.bmm(inner, layer.score_second[:, :, None]).squeeze(-1).T.contiguous()
-        share, drug = self.kernels.slot_attention(logit, q, batch.clique_ptr, batch.clique_slot)
-        return q, share, self.kernels.layer_norm(drug, layer.drug_norm)
+        share, pooled = k.slot_attention(logit, q, batch.clique_ptr, batch.clique_slot)
+        drug = k.layer_norm(pooled, layer.drug_norm)
+        value = functional.linear(k.layer_norm(drug, layer.drug_in), layer.drug_value)
+        return q, share, DrugTerms(functional.linear(drug, layer.query), value)
 
-    def _interaction(self, drug: Tensor, clusters: Clusters, layer: LayerWeights) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer step 5 without the cliques' MLP: α (B × K × T), u (B × H), C' (B × K × H)."""
-        k, (b, h) = self.kernels, drug.shape
-        t, n = self.heads, clusters.key.shape[1]
-        query = functional.linear(drug, layer.query).view(b, 1, t, h // t)
-        key, value = clusters.key.reshape(-1, n, t, h // t), clusters.value.reshape(-1, n, t, h // t)
-        alpha = torch.softmax((query * key).sum(-1) / math.sqrt(h // t), dim=1)
-        u = k.layer_norm((alpha[..., None] * value).sum(1).view(b, h), layer.drug_out)
-        drug_value = functional.linear(k.layer_norm(drug, layer.drug_in), layer.drug_value).view(b, 1, t, h // t)
-        v = k.layer_norm((alpha[..., None] * drug_value).view(b, n, h), layer.residue_out)
+    def _interaction(self, drug: DrugTerms, clusters: Clusters, layer: LayerWeights, attention: Tensor) -> Interaction:
+        """Layer step 5 without the cliques' MLP; ``attention`` holds the head's residue weights of this layer."""
+        k = self.kernels
+        weighted, u, v = k.attend(
+            drug.query, drug.value, clusters.key, clusters.value, attention, layer.drug_out, layer.residue_out
+        )
         inner = (functional.linear(v, layer.residue_drug) + clusters.own).relu_()
         c = functional.linear(inner, layer.residue_mlp.second, layer.residue_mlp.second_bias)
-        return alpha, u, k.layer_norm(c, _norm_of(layer.residue_mlp))
+        return Interaction(weighted, u, k.layer_norm(c, _norm_of(layer.residue_mlp)))
 
     def _update_ligands(
         self, x: Tensor, q: Tensor, u: Tensor, layer: LayerWeights, batch: LigandBatch
@@ -172,21 +210,21 @@ class Engine:
         k = self.kernels
         by_slot = functional.linear(u, layer.clique_drug, layer.clique.first_bias)
         inner = functional.linear(q, layer.clique_own).add_(by_slot.index_select(0, batch.clique_slot)).relu_()
-        q = k.layer_norm(
-            functional.linear(inner, layer.clique.second, layer.clique.second_bias), _norm_of(layer.clique)
-        )
+        q = functional.linear(inner, layer.clique.second, layer.clique.second_bias)
+        q = k.layer_norm(q, _norm_of(layer.clique))
         mean = k.gather_mean(q, batch.atom_clique_ptr, batch.atom_clique)
-        x = functional.linear(mean, layer.to_atom).relu_().add_(x)
+        x = k.linear_relu(mean, layer.to_atom, None).add_(x)
         x = x + self._perceptron(x, layer.atom_mlp)
         return k.slot_graph_norm(x, layer.atom_norm, batch.atom_ptr, batch.atom_slot), q
 
-    def _update_residues(self, p: Tensor, s: Tensor, c: Tensor, layer: LayerWeights) -> Tensor:
-        """The residues' side of step 6: B × L × H."""
-        p = self.kernels.add_relu_of_clusters(p, s, functional.linear(c, layer.to_residue))
-        inner = functional.linear(p, layer.residue_update.first).relu_()
-        h = self.hidden
-        p = torch.addmm(p.view(-1, h), inner.view(-1, 2 * h), layer.residue_update.second.T).view_as(p)
-        return self.kernels.residue_graph_norm(p, layer.graph_norm)
+    def _update_residues(
+        self, p: Tensor, logit: Tensor, s: Tensor, met: Interaction, layer: LayerWeights
+    ) -> tuple[Tensor, Tensor]:
+        """The residues' side of step 6, and this layer's part of the head's logits: B × L × H, B × L."""
+        k = self.kernels
+        c = functional.linear(met.clusters, layer.to_residue)
+        p, logit = k.add_relu_of_clusters(p, s, c, met.weighted, logit)
+        return k.residue_graph_norm(p, self._perceptron(p, layer.residue_update), layer.graph_norm), logit
 
     # ------------------------------------------------------------------ the three parts
 
@@ -217,40 +255,39 @@ class Engine:
         Between two interactions the residues and the ligands go their own ways, so the two branches may overlap.
         """
         w = self.weights
-        b = batch.atom_ptr.shape[0] - 1
         x, q, share, drug = ligands.atoms, ligands.cliques, ligands.clique_share, ligands.drug
         p, clusters = protein.residues, protein.clusters
         clique_logit = share @ w.atom_attention[0]
-        residue_logit = p.new_zeros(b, protein.graph.length)
+        logit = p.new_zeros(batch.atom_ptr.shape[0] - 1, protein.graph.length)
         last = len(w.layers) - 1
         for i, layer in enumerate(w.layers):
-            alpha, u, c = self._interaction(drug, clusters, layer)
-            weighted = (alpha @ w.residue_attention[i])[..., None]
-            residue_logit = residue_logit + torch.matmul(clusters.assignment, weighted).squeeze(-1)
+            met = self._interaction(drug, clusters, layer, w.residue_attention[i])
             s = clusters.assignment
             if i == last:
-                p, (x, _) = self.side_by_side(
-                    partial(self._update_residues, p, s, c, layer), partial(self._update_ligands, x, q, u, layer, batch)
+                (p, logit), (x, _) = self.side_by_side(
+                    partial(self._update_residues, p, logit, s, met, layer),
+                    partial(self._update_ligands, x, q, met.drug, layer, batch),
                 )
                 continue
-            (p, clusters), (x, q, share, drug) = self.side_by_side(
-                partial(self._residues_onward, p, s, c, protein, i), partial(self._ligands_onward, x, q, u, batch, i)
+            (p, logit, clusters), (x, q, share, drug) = self.side_by_side(
+                partial(self._residues_onward, p, logit, s, met, protein, i),
+                partial(self._ligands_onward, x, q, met.drug, batch, i),
             )
             clique_logit = clique_logit + share @ w.atom_attention[i + 1]
-        return self._head(x, clique_logit, p, residue_logit, batch)
+        return self._head(x, clique_logit, p, logit, batch)
 
     def _residues_onward(
-        self, p: Tensor, s: Tensor, c: Tensor, protein: PreparedProtein, i: int
-    ) -> tuple[Tensor, Clusters]:
+        self, p: Tensor, logit: Tensor, s: Tensor, met: Interaction, protein: PreparedProtein, i: int
+    ) -> tuple[Tensor, Tensor, Clusters]:
         """The residues' way from layer i's interaction to the next one."""
         layers = self.weights.layers
-        p = self._update_residues(p, s, c, layers[i])
+        p, logit = self._update_residues(p, logit, s, met, layers[i])
         p = self.kernels.residue_convolution(p, layers[i + 1].residue, protein.edge_terms[i], protein.graph)
-        return p, self._clusters(p, layers[i + 1], protein.graph)
+        return p, logit, self._clusters(p, layers[i + 1], protein.graph)
 
     def _ligands_onward(
         self, x: Tensor, q: Tensor, u: Tensor, batch: LigandBatch, i: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, DrugTerms]:
         """The ligands' way from layer i's interaction to the next one."""
         layer, following = self.weights.layers[i], self.weights.layers[i + 1]
         x, q = self._update_ligands(x, q, u, layer, batch)

@@ -47,8 +47,8 @@ class Capacity:
 
 
 def drug_like_capacity(slots: int) -> Capacity:
-    """Room for ``slots`` ligands of 48 heavy atoms on average; 27 is usual."""
-    return Capacity(slots=slots, atoms=48 * slots, bonds=112 * slots, cliques=64 * slots, incidences=128 * slots)
+    """Room for ``slots`` ligands of 40 heavy atoms on average; 27 is usual."""
+    return Capacity(slots=slots, atoms=40 * slots, bonds=92 * slots, cliques=44 * slots, incidences=92 * slots)
 
 
 def exact_capacity(ligand: LigandGraph) -> Capacity:

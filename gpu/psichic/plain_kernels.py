@@ -84,13 +84,48 @@ def neighbour_average(y: Tensor, graph: ResidueTopology) -> Tensor:
     return torch.matmul(graph.dense_average(), y)
 
 
-def add_relu_of_clusters(p: Tensor, s: Tensor, c: Tensor) -> Tensor:
-    """``p + relu(S c)``: residues B × L × H, assignment B × L × K, clusters B × K × H."""
-    return torch.matmul(s, c).relu_().add_(p)
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``relu(W x + β)``."""
+    return functional.linear(x, weight, bias).relu_()
 
 
-def residue_graph_norm(x: Tensor, norm: GraphNormWeights) -> Tensor:
-    """GraphNorm over the L residues of each pair: B × L × H."""
+def cluster_sum(s: Tensor, p: Tensor) -> Tensor:
+    """``Sᵀ p``: assignment B × L × K, residues B × L × H → B × K × H."""
+    return torch.matmul(s.transpose(1, 2), p)
+
+
+def attend(
+    query: Tensor,
+    drug_value: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention: Tensor,
+    drug_out: Norm,
+    residue_out: Norm,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention of §7 step 5: drug terms B × H, cluster terms B × K × H (or 1 × K × H).
+
+    Returns Σ_t α_t·attention_t (B × K), u (B × H) and v (B × K × H), both after their norms.
+    """
+    (b, h), t, n = query.shape, attention.shape[0], key.shape[1]
+    heads = (-1, n, t, h // t)
+    alpha = torch.softmax((query.view(b, 1, t, -1) * key.reshape(heads)).sum(-1) / math.sqrt(h // t), dim=1)
+    u = (alpha[..., None] * value.reshape(heads)).sum(1).view(b, h)
+    v = (alpha[..., None] * drug_value.view(b, 1, t, -1)).view(b, n, h)
+    return alpha @ attention, layer_norm(u, drug_out), layer_norm(v, residue_out)
+
+
+def add_relu_of_clusters(p: Tensor, s: Tensor, c: Tensor, weighted: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """``p + relu(S c)`` and ``logit + S weighted``.
+
+    Residues B × L × H, assignment B × L × K, clusters B × K × H, weighted B × K, logit B × L; p and S may have B = 1.
+    """
+    return torch.matmul(s, c).relu_().add_(p), logit + torch.matmul(s, weighted[..., None]).squeeze(-1)
+
+
+def residue_graph_norm(x: Tensor, y: Tensor, norm: GraphNormWeights) -> Tensor:
+    """GraphNorm of ``x + y`` over the L residues of each pair: B × L × H."""
+    x = y.add_(x)
     y = x - norm.mean_scale * x.mean(dim=1, keepdim=True)
     scale = norm.weight / (y.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
     return y.mul_(scale).add_(norm.bias)

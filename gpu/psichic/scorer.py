@@ -201,7 +201,12 @@ class PsichicScorer:
         for position, block in enumerate(runner.run(keys, batches())):
             table[np.ix_(targets, columns[position])] = block[sources]
 
-    def pair_scores(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
         """One :class:`~app.domain.PairScore` per protein and SMILES, proteins outermost."""
         table = self.score(proteins, smiles)
         out: list[PairScore] = []

@@ -265,7 +265,7 @@ def gather_mean(values: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
 
 @triton.jit
 def _add_relu_of_clusters_kernel(
-    p_ptr, s_ptr, c_ptr, out_ptr, rows, p_step, s_step, c_step,
+    p_ptr, s_ptr, c_ptr, weighted_ptr, logit_ptr, out_ptr, logit_out_ptr, rows, p_step, s_step, c_step,
     H: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -273,34 +273,38 @@ def _add_relu_of_clusters_kernel(
     c = tl.arange(0, BC)
     live = (r < rows)[:, None] & (c < H)[None, :]
     total = tl.zeros((BR, BC), tl.float32)
+    logit = tl.load(logit_ptr + slot * rows + r, mask=r < rows, other=0.0)
     for k in tl.static_range(K):
         s = tl.load(s_ptr + slot * s_step + r * K + k, mask=r < rows, other=0.0)
         row = tl.load(c_ptr + slot * c_step + k * H + c, mask=c < H, other=0.0)
         total += s[:, None] * row[None, :]
+        logit += s * tl.load(weighted_ptr + slot * K + k)
+    tl.store(logit_out_ptr + slot * rows + r, logit, mask=r < rows)
     at = r[:, None] * H + c[None, :]
     p = tl.load(p_ptr + slot * p_step + at, mask=live, other=0.0)
     tl.store(out_ptr + slot * rows * H + at, p + tl.maximum(total, 0.0), mask=live)
 
 
-def add_relu_of_clusters(p: Tensor, s: Tensor, c: Tensor) -> Tensor:
-    """``p + relu(S c)``: residues B × L × H, assignment B × L × K, clusters B × K × H."""
+def add_relu_of_clusters(p: Tensor, s: Tensor, c: Tensor, weighted: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """``p + relu(S c)`` and ``logit + S weighted``; p and S may have B = 1."""
     b, k, h = c.shape
     rows = p.shape[1]
-    out = c.new_empty(b, rows, h)
+    out, logit_out = c.new_empty(b, rows, h), torch.empty_like(logit)
 
     def step(tensor: Tensor) -> int:
         return 0 if tensor.shape[0] == 1 else tensor.shape[1] * tensor.shape[2]
 
     _add_relu_of_clusters_kernel[(triton.cdiv(rows, _ROW_BLOCK), b)](
-        p, s, c, out, rows, step(p), step(s), step(c), H=h, K=k, BC=_width(h), BR=_ROW_BLOCK
-    )
-    return out
+        p, s, c, weighted, logit, out, logit_out, rows, step(p), step(s), step(c),
+        H=h, K=k, BC=_width(h), BR=_ROW_BLOCK,
+    )  # fmt: skip
+    return out, logit_out
 
 
 @triton.jit
 def _graph_norm_kernel(
-    x_ptr, w_ptr, b_ptr, g_ptr, ptr_ptr, out_ptr, length, eps,
-    H: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, RAGGED: tl.constexpr,
+    x_ptr, y_ptr, w_ptr, b_ptr, g_ptr, ptr_ptr, out_ptr, length, eps,
+    H: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, RAGGED: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     slot = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -316,7 +320,16 @@ def _graph_norm_kernel(
     total = tl.zeros((BR, BC), tl.float32)
     for first in range(0, n, BR):
         live = (first + rows < n)[:, None] & inside[None, :]
-        total += tl.load(x_ptr + (start + first + rows)[:, None] * H + c[None, :], mask=live, other=0.0)
+        at = (start + first + rows)[:, None] * H + c[None, :]
+        x = tl.load(x_ptr + at, mask=live, other=0.0)
+        if ADD:
+            x += tl.load(y_ptr + at, mask=live, other=0.0)
+            tl.store(out_ptr + at, x, mask=live)
+        total += x
+    if ADD:
+        # the sum is read back below, possibly by other threads of this program
+        tl.debug_barrier()
+        x_ptr = out_ptr
     shift = tl.load(g_ptr + c, mask=inside, other=0.0) * (tl.sum(total, 0) / count)
     square = tl.zeros((BR, BC), tl.float32)
     for first in range(0, n, BR):
@@ -333,13 +346,14 @@ def _graph_norm_kernel(
         tl.store(out_ptr + at, w[None, :] * y / root[None, :] + b[None, :], mask=live)
 
 
-def residue_graph_norm(x: Tensor, norm: GraphNormWeights) -> Tensor:
-    """GraphNorm over the L residues of each pair: B × L × H."""
+def residue_graph_norm(x: Tensor, y: Tensor, norm: GraphNormWeights) -> Tensor:
+    """GraphNorm of ``x + y`` over the L residues of each pair: B × L × H."""
     b, length, h = x.shape
     out = torch.empty_like(x)
     _graph_norm_kernel[(b, triton.cdiv(h, 32))](
-        x, norm.weight, norm.bias, norm.mean_scale, x, out, length, _EPS, H=h, BC=32, BR=64, RAGGED=False
-    )
+        x, y, norm.weight, norm.bias, norm.mean_scale, x, out, length, _EPS,
+        H=h, BC=32, BR=64, RAGGED=False, ADD=True,
+    )  # fmt: skip
     return out
 
 
@@ -348,8 +362,9 @@ def slot_graph_norm(x: Tensor, norm: GraphNormWeights, ptr: Tensor, slot: Tensor
     out = torch.zeros_like(x)
     h = x.shape[1]
     _graph_norm_kernel[(int(ptr.shape[0]) - 1, triton.cdiv(h, 32))](
-        x, norm.weight, norm.bias, norm.mean_scale, ptr, out, 0, _EPS, H=h, BC=32, BR=16, RAGGED=True
-    )
+        x, x, norm.weight, norm.bias, norm.mean_scale, ptr, out, 0, _EPS,
+        H=h, BC=32, BR=16, RAGGED=True, ADD=False,
+    )  # fmt: skip
     return out
 
 
@@ -398,3 +413,120 @@ def slot_attention(logit: Tensor, values: Tensor, ptr: Tensor, slot: Tensor) -> 
     out = values.new_empty(slots, h)
     _slot_attention_kernel[(slots,)](logit, values, ptr, share, out, H=h, T=logit.shape[1], BC=_width(h), BR=8)
     return share, out
+
+
+_zeros: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``relu(W x + β)`` with the ReLU in the product's epilogue."""
+    if not x.is_cuda:
+        return functional.linear(x, weight, bias).relu_()
+    width = int(weight.shape[0])
+    if bias is None:
+        key = width, x.device
+        bias = _zeros.get(key)
+        if bias is None:
+            bias = _zeros[key] = weight.new_zeros(width)
+    out: Tensor = torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.T)
+    return out.view(*x.shape[:-1], width)
+
+
+@triton.jit
+def _cluster_sum_kernel(
+    s_ptr, p_ptr, out_ptr, rows, K: tl.constexpr, H: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr
+):
+    slot = tl.program_id(0)
+    first = tl.program_id(1) * 5
+    c = tl.arange(0, BC)
+    step = tl.arange(0, BR)
+    a0 = tl.zeros((BR, BC), tl.float32)
+    a1 = tl.zeros((BR, BC), tl.float32)
+    a2 = tl.zeros((BR, BC), tl.float32)
+    a3 = tl.zeros((BR, BC), tl.float32)
+    a4 = tl.zeros((BR, BC), tl.float32)
+    for start in range(0, rows, BR):
+        r = start + step
+        here = r < rows
+        p = tl.load(
+            p_ptr + (slot * rows + r)[:, None] * H + c[None, :], mask=here[:, None] & (c < H)[None, :], other=0.0
+        )
+        s = s_ptr + (slot * rows + r) * K + first
+        a0 += p * tl.load(s, mask=here & (first < K), other=0.0)[:, None]
+        a1 += p * tl.load(s + 1, mask=here & (first + 1 < K), other=0.0)[:, None]
+        a2 += p * tl.load(s + 2, mask=here & (first + 2 < K), other=0.0)[:, None]
+        a3 += p * tl.load(s + 3, mask=here & (first + 3 < K), other=0.0)[:, None]
+        a4 += p * tl.load(s + 4, mask=here & (first + 4 < K), other=0.0)[:, None]
+    out = out_ptr + (slot * K + first) * H + c
+    tl.store(out, tl.sum(a0, 0), mask=(c < H) & (first < K))
+    tl.store(out + H, tl.sum(a1, 0), mask=(c < H) & (first + 1 < K))
+    tl.store(out + 2 * H, tl.sum(a2, 0), mask=(c < H) & (first + 2 < K))
+    tl.store(out + 3 * H, tl.sum(a3, 0), mask=(c < H) & (first + 3 < K))
+    tl.store(out + 4 * H, tl.sum(a4, 0), mask=(c < H) & (first + 4 < K))
+
+
+def cluster_sum(s: Tensor, p: Tensor) -> Tensor:
+    """``Sᵀ p``: assignment B × L × K, residues B × L × H → B × K × H."""
+    b, rows, k = s.shape
+    h = p.shape[2]
+    out = p.new_empty(b, k, h)
+    _cluster_sum_kernel[(b, triton.cdiv(k, 5))](s, p, out, rows, K=k, H=h, BC=_width(h), BR=16, num_warps=8)
+    return out
+
+
+@triton.jit
+def _attend_kernel(
+    query_ptr, drug_ptr, key_ptr, value_ptr, attention_ptr, uw_ptr, ub_ptr, vw_ptr, vb_ptr,
+    weighted_ptr, u_ptr, v_ptr, slot_step, row_step, scale, eps,
+    K: tl.constexpr, H: tl.constexpr, T: tl.constexpr, BK: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    slot = tl.program_id(0)
+    k = tl.arange(0, BK)
+    c = tl.arange(0, BC)
+    inside = c < H
+    live = (k < K)[:, None] & inside[None, :]
+    head = c // (H // T)
+    at = slot * slot_step + k[:, None] * row_step + c[None, :]
+    query = tl.load(query_ptr + slot * H + c, mask=inside, other=0.0)
+    product = tl.load(key_ptr + at, mask=live, other=0.0) * query[None, :]
+    alpha = tl.zeros((BK, BC), tl.float32)
+    weighted = tl.zeros((BK,), tl.float32)
+    for t in tl.static_range(T):
+        mine = ((head == t) & inside)[None, :]
+        logit = tl.sum(tl.where(mine, product, 0.0), 1) * scale
+        logit = tl.where(k < K, logit, float("-inf"))
+        exponent = tl.exp(logit - tl.max(logit, 0))
+        share = exponent / tl.sum(exponent, 0)
+        alpha = tl.where(mine, share[:, None], alpha)
+        weighted += share * tl.load(attention_ptr + t)
+    tl.store(weighted_ptr + slot * K + k, weighted, mask=k < K)
+    u = tl.sum(alpha * tl.load(value_ptr + at, mask=live, other=0.0), 0)
+    centred = tl.where(inside, u - tl.sum(u, 0) / H, 0.0)
+    u = centred / tl.sqrt_rn(tl.sum(centred * centred, 0) / H + eps)
+    uw, ub = tl.load(uw_ptr + c, mask=inside, other=0.0), tl.load(ub_ptr + c, mask=inside, other=0.0)
+    tl.store(u_ptr + slot * H + c, u * uw + ub, mask=inside)
+    v = alpha * tl.load(drug_ptr + slot * H + c, mask=inside, other=0.0)[None, :]
+    centred = tl.where(inside[None, :], v - (tl.sum(v, 1) / H)[:, None], 0.0)
+    v = centred / tl.sqrt_rn(tl.sum(centred * centred, 1) / H + eps)[:, None]
+    vw, vb = tl.load(vw_ptr + c, mask=inside, other=0.0), tl.load(vb_ptr + c, mask=inside, other=0.0)
+    tl.store(v_ptr + (slot * K + k)[:, None] * H + c[None, :], v * vw[None, :] + vb[None, :], mask=live)
+
+
+def attend(
+    query: Tensor,
+    drug_value: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention: Tensor,
+    drug_out: Norm,
+    residue_out: Norm,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention of §7 step 5, both norms included: see the plain version."""
+    (b, h), n, t = query.shape, key.shape[1], int(attention.shape[0])
+    weighted, u, v = query.new_empty(b, n), torch.empty_like(query), query.new_empty(b, n, h)
+    _attend_kernel[(b,)](
+        query, drug_value, key, value, attention, drug_out.weight, drug_out.bias, residue_out.weight, residue_out.bias,
+        weighted, u, v, 0 if key.shape[0] == 1 else key.stride(0), key.stride(1), (h // t) ** -0.5, _EPS,
+        K=n, H=h, T=t, BK=max(8, triton.next_power_of_2(n)), BC=_width(h), num_warps=8,
+    )  # fmt: skip
+    return weighted, u, v

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from app.domain import PairScore, ValidatorError
+from app.domain import PairScore, ScoringInterrupted, ValidatorError
 
 
 class FailureCode(StrEnum):

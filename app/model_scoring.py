@@ -31,8 +31,8 @@ _SETTLING: Final = timedelta(seconds=60)
 _LONGEST_MARGIN: Final = timedelta(seconds=60)
 _MARGIN_PART: Final = 20
 
-_FIRST_LOOK: Final = 10.0
-_LONGEST_LOOK: Final = 60.0
+# Looks grow rarer, up to so many times the first pause.
+_RARER: Final = 6
 _FIRST_BACKOFF: Final = 5.0
 _LONGEST_BACKOFF: Final = 300.0
 
@@ -59,6 +59,7 @@ class ScoringStep:
     store: Store
     netuid: int
     limit: timedelta
+    poll: timedelta = timedelta(seconds=10)
 
     def advance(self, scorer: ModelScorer, scoring: Scoring, trouble: int = 0) -> Later | Ended:
         """Do what is due; when to come back, or that it has ended."""
@@ -84,7 +85,7 @@ class ScoringStep:
             task_id = None
         with self.store.writing() as session:
             Scorings(session).started(scoring.id, task_id)
-        return Later(_jittered(_FIRST_LOOK))
+        return Later(_jittered(self.poll.total_seconds()))
 
     def _look(self, scorer: ModelScorer, scoring: Scoring) -> Later | Ended:
         evaluation = scorer.look(EvaluationRequest.of(scoring.commitment), scoring.task_id)
@@ -97,13 +98,13 @@ class ScoringStep:
             case EvaluationState.UNKNOWN if self._settled(scoring):
                 with self.store.writing() as session:
                     Scorings(session).start_anew(scoring.id, f"{scoring.scorer} had forgotten the model; begun anew")
-                return self._unless_over(scoring, Later(_jittered(_FIRST_LOOK)))
+                return self._unless_over(scoring, Later(_jittered(self.poll.total_seconds())))
         with self.store.writing() as session:
             Scorings(session).looked(scoring.id, None)
         if now() >= self._deadline(scoring.taken_at):
             return self._post(scoring, evaluation, f"not scored within {self.limit}")
-        elapsed = (now() - scoring.taken_at).total_seconds()
-        return Later(_jittered(min(_LONGEST_LOOK, _FIRST_LOOK + elapsed / 10)))
+        pause = min(_RARER * self.poll, self.poll + (now() - scoring.taken_at) / 10)
+        return Later(_jittered(pause.total_seconds()))
 
     def _post(self, scoring: Scoring, evaluation: Evaluation, error: str | None) -> Ended:
         """Keep the score, 0 where there is none, and free scorer and model: all of it or nothing."""

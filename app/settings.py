@@ -83,6 +83,7 @@ class Settings(BaseSettings):
         timedelta(0), ge=timedelta(0), description="a model must be older than this to be queued"
     )
     evaluation_limit: timedelta = Field(timedelta(hours=2), description="how long one model may be under scoring")
+    scoring_poll: timedelta = Field(timedelta(seconds=10), description="first pause between two looks at a scorer")
     model_dir: Path | None = Field(None, description="where models are downloaded to; DATA_DIR/models when empty")
     min_stake: float = Field(20_000.0, ge=0, description="stake (alpha) that a caller of the validator API needs")
     api_host: str = Field("127.0.0.1", min_length=1, description="address the API listens on")

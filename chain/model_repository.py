@@ -14,10 +14,8 @@ class RepositoryUnknown(ValidatorError):
     """Hugging Face could not be asked."""
 
 
-def repository_created_at(repository: str) -> datetime | None:
-    """When ``namespace/name`` was created; None where Hugging Face shows no such repository.
-
-    ``HF_ENDPOINT`` redirects the question, as everywhere in huggingface_hub.
+def repository_created_at(repository: str, endpoint: str) -> datetime | None:
+    """When ``namespace/name`` was created, by the hub at ``endpoint``; None where it shows no such repository.
 
     Raises:
         RepositoryUnknown: Hugging Face does not answer, or answers without a date.
@@ -27,7 +25,7 @@ def repository_created_at(repository: str) -> datetime | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     try:
-        found = HfApi().model_info(repository, timeout=_SECONDS, expand=["createdAt"]).created_at
+        found = HfApi(endpoint).model_info(repository, timeout=_SECONDS, expand=["createdAt"]).created_at
     except (RepositoryNotFoundError, HFValidationError):
         return None
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Collection
@@ -16,7 +17,7 @@ from celery.result import AsyncResult
 from app.celery import ROUTES, QueueName, app
 from app.domain import Commitment, ModelCommitment, ValidatorError
 from app.model_scoring import Later, ScoringStep
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 from app.standings import (
     incentive_now,
     mark_of,
@@ -68,14 +69,19 @@ log = logging.getLogger("celery_validator.models")
 
 
 @lru_cache(maxsize=1)
-def _chain_of(network: str, name: str, hotkey: str, path: Path) -> ModelChain:
-    return SubtensorModelChain(Subtensor(network), name, hotkey, path)
+def _chain_of(settings: Settings) -> ModelChain:
+    subtensor = Subtensor(
+        settings.subtensor_network,
+        settings.subtensor_fallbacks,
+        settings.subtensor_archives,
+        settings.chain_timeout.total_seconds(),
+    )
+    return SubtensorModelChain(subtensor, settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
 
 
 def open_chain() -> ModelChain:
     """This process's chain; connected on first use."""
-    settings = get_settings()
-    return _chain_of(settings.subtensor_network, settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+    return _chain_of(get_settings())
 
 
 @lru_cache(maxsize=1)
@@ -223,7 +229,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     if model is None:
         return {"status": "gone"}
     try:
-        created_at = repository_created_at(model.commitment.model.repository)
+        created_at = repository_created_at(model.commitment.model.repository, settings.hf_endpoint)
     except RepositoryUnknown as error:
         return _left_for_next_tick("repository date", error)
     with get_store().writing() as session:
@@ -273,7 +279,7 @@ def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> di
         scoring = Scorings(session).get(scoring_id)
     if scoring is None:
         return {"scoring": scoring_id, "status": "gone"}
-    step = ScoringStep(get_store(), settings.netuid, settings.evaluation_limit)
+    step = ScoringStep(get_store(), settings.netuid, settings.evaluation_limit, settings.scoring_poll)
     scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
     later = step.advance(scorer, scoring, trouble)
     if isinstance(later, Later):
@@ -334,6 +340,9 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
         state, detail = RoundState.NOT_SET, "nobody has a weight"
     elif settings.offline or settings.dont_set_weights:
         state, detail = RoundState.NOT_SET, "--offline" if settings.offline else "--dont_set_weights"
+    elif settings.weights_file is not None:
+        settings.weights_file.write_text(json.dumps({"mark": mark, "weights": weights}), encoding="utf-8")
+        state, detail = RoundState.NOT_SET, f"written to {settings.weights_file}"
     else:
         state, detail = _submit(weights)
     with get_store().writing() as session:

@@ -14,11 +14,13 @@ from starlette.testclient import TestClient
 from app.api.application import create_app
 from app.domain import Neuron
 from app.settings import get_settings
+from app.standings import reputation_steps
 from app.store.competition_tables import ModelRow, ModelScoreRow, RequestCountRow, UsedSignatureRow
 from app.store.database import Store
 from app.store.epochs import now
 from app.store.metagraph import Metagraph
 from app.store.models import ModelQueue
+from app.store.reputations import Reputations
 from chain.hotkey import KeypairSigner, signed_headers
 from tests.app.api.conftest import Call, basic
 from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, miner, neurons, scored
@@ -125,9 +127,6 @@ def test_baselines_and_reputations_are_read(call: Call, store: Store) -> None:
     assert call("GET", "/baseline-score/nope").status_code == 404
     assert call("POST", "/baseline-score/voicebench", {"score": 0.1}).status_code == 405
     assert call("GET", "/reputations").json() == {}
-    from app.standings import reputation_steps
-    from app.store.reputations import Reputations
-
     scored(store, 2, 0.9)
     with store.writing() as session:
         Reputations(session).step(reputation_steps(session, NETUID, "2026-11-22"))

@@ -20,6 +20,8 @@ log = logging.getLogger("celery_validator.beat")
 class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
     """Takes up its lock and its timetable again where redbeat's own would end the process."""
 
+    lock: Any
+
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Seconds until the next tick."""
         try:

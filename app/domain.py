@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -160,6 +160,14 @@ class PairScore:
     error: str | None = None
 
 
+class ScoringInterrupted(ValidatorError):
+    """A scorer had to stop for a reason that passes (a full device): keep ``finished``, ask again for the rest."""
+
+    def __init__(self, message: str, finished: Sequence[PairScore] = ()) -> None:
+        super().__init__(message)
+        self.finished = tuple(finished)
+
+
 class Scorer(Protocol):
     """Anything that scores ligands against proteins: PSICHIC, Boltz-2, or a recording.
 
@@ -171,8 +179,15 @@ class Scorer(Protocol):
         """Hex SHA-256 over all that decides a number: weights, code version, precision, library versions."""
         ...
 
-    def pair_scores(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
         """One :class:`PairScore` per protein and SMILES, proteins outermost, in the order given.
+
+        ``on_score``, where given, hears of scores as soon as they are there (all models may also tell at the end).
 
         A ligand or protein that cannot be scored is a PairScore with ``error``; an exception means that the
         *batch* failed for a reason that is not the molecule's (a lost device, a broken installation).

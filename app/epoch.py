@@ -146,8 +146,19 @@ def plan_batches(
     """Unique SMILES of all valid submissions in first-seen order, UIDs ascending, in batches of 32 (§7, §8)."""
     valid = [submission for submission in submissions if submission.state is PartState.VALID]
     everything = (molecule.smiles for submission in valid for molecule in submission.molecules)
+    if boltz_left_out(epoch):
+        return {ScoringModel.PSICHIC: _batched(everything)}
     candidates = (molecule.smiles for submission in valid for molecule in candidates_of(epoch, submission))
     return {ScoringModel.PSICHIC: _batched(everything), ScoringModel.BOLTZ: _batched(candidates)}
+
+
+def boltz_left_out(epoch: OpenEpoch) -> str | None:
+    """Why this epoch runs no Boltz-2, for the report; None where it runs."""
+    if epoch.without_boltz:
+        return "Boltz-2 was not run: the operator said --without-boltz"
+    if epoch.scores == "model" and epoch.rules.competition.boltz_weight == 0:
+        return "Boltz-2 was not run: the rules give it no weight (boltz_weight: 0)"
+    return None
 
 
 def candidates_of(epoch: OpenEpoch, submission: SubmissionRecord) -> list[Molecule]:
@@ -208,8 +219,7 @@ def conclude(
         for standing in ranking.standings
     )
     warnings = [*_score_warnings(ScoringModel.PSICHIC, psichic), *_score_warnings(ScoringModel.BOLTZ, boltz)]
-    if vector.reason:
-        warnings.append(vector.reason)
+    warnings += [reason for reason in (boltz_left_out(epoch), vector.reason) if reason]
     return Outcome(verdicts, (ranking.psichic_winner, ranking.boltz_winner), vector.weights, tuple(warnings))
 
 

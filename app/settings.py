@@ -5,16 +5,19 @@ Read once per process with :func:`get_settings`. A wrong value is a sentence tha
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain import ValidatorError
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -110,6 +113,8 @@ class Settings(BaseSettings):
     # scoring
     psichic_weights: Path | None = Field(None, description="folder with model.pt, degree.pt, config.json")
     esm_checkpoint: Path | None = Field(None, description="fair-esm ESM-2 checkpoint file")
+    without_boltz: bool = Field(False, description="run live epochs without Boltz-2; the report says so")
+    boltz_profile: Literal["live", "fast"] = Field("live", description="live: float32; fast: bf16, its own digest")
     boltz_cache: Path | None = Field(None, description="folder with the Boltz-2 checkpoints")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
 
@@ -137,6 +142,16 @@ class Settings(BaseSettings):
     )
     reconcile_every: timedelta = Field(timedelta(seconds=15), description="how often the reconciler looks")
     retention: timedelta = Field(timedelta(days=30), description="how long epochs and scores are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_seconds(cls, values: dict[str, object]) -> dict[str, object]:
+        """A duration may be a number of seconds, or ISO 8601 (``PT5M``)."""
+        for name, field in cls.model_fields.items():
+            value = values.get(name)
+            if field.annotation is timedelta and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+                values[name] = float(value)
+        return values
 
     @field_validator("subtensor_fallbacks", "subtensor_archives", mode="before")
     @classmethod

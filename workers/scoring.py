@@ -12,8 +12,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
-from app.domain import PairScore, Protein, Scorer, ScoringModel, ValidatorError
-from app.epoch import open_source, proteins_for
+from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
+from app.epoch import RECORDING_PREFIX, open_source, proteins_for
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -26,6 +26,9 @@ from chain.sources.scores import RecordedScorer
 _MOST_WHOLE_ATTEMPTS: Final = 2
 
 RECORDED: Final = "recorded"
+
+# What interrupted a batch (a full device, a time limit) is given this many seconds to pass.
+_INTERRUPTED_COUNTDOWN: Final = 5
 
 log = logging.getLogger("celery_validator.scoring")
 
@@ -65,9 +68,10 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
         _Scoring(epoch, batch).run()
     except DBAPIError:
         raise
-    except SoftTimeLimitExceeded as error:
+    except (SoftTimeLimitExceeded, ScoringInterrupted) as error:
         # bounded: from the third attempt on every round decides at least one molecule
-        raise task.retry(exc=error, countdown=1, max_retries=None) from None
+        log.warning("batch %s was interrupted: %s", batch_id, error)
+        raise task.retry(exc=error, countdown=_INTERRUPTED_COUNTDOWN, max_retries=None) from None
     except ValidatorError as error:
         # missing weights or a broken recording: no molecule's fault, and nothing a retry would mend
         with store.writing() as session:
@@ -83,6 +87,8 @@ class _Scoring:
         self._batch = batch
         self._proteins = scoring_proteins(epoch, proteins_for(epoch, batch.model))
         self._scorer = scorer_for(epoch.source, epoch.scores, batch.model)
+        if getattr(self._scorer, "untrained", False):
+            _refuse_or_warn(epoch)
 
     def run(self) -> None:
         digest = self._scorer.digest
@@ -105,19 +111,33 @@ class _Scoring:
         if not smiles:
             return []
         try:
-            return self._scorer.pair_scores(self._proteins, smiles)
+            return self._ask(smiles)
+        except ScoringInterrupted as error:
+            self._keep(error.finished)
+            raise
         except (SoftTimeLimitExceeded, DBAPIError, ValidatorError):
             raise
         except Exception:
             log.exception("batch %s failed; trying its molecules one by one", self._batch.id)
             return self._one_by_one(smiles)
 
+    def _ask(self, smiles: Sequence[str]) -> list[PairScore]:
+        if self._batch.model is ScoringModel.BOLTZ:
+            # a molecule takes seconds to minutes: each is kept as soon as it is there
+            return self._scorer.pair_scores(self._proteins, smiles, lambda score: self._keep([score]))
+        return self._scorer.pair_scores(self._proteins, smiles)
+
+    def _keep(self, scores: Sequence[PairScore]) -> None:
+        with get_store().writing() as session:
+            Scores(session).keep(self._scorer.digest, self._proteins, scores)
+            Epochs(session).touch(self._batch.epoch_id)
+
     def _one_by_one(self, smiles: Sequence[str]) -> list[PairScore]:
         scores: list[PairScore] = []
         failures = 0
         for text in smiles:
             try:
-                scores += self._scorer.pair_scores(self._proteins, [text])
+                scores += self._ask([text])
             except (SoftTimeLimitExceeded, DBAPIError, ValidatorError):
                 raise
             except Exception as error:
@@ -140,12 +160,22 @@ class _Scoring:
                 with get_store().writing() as session:
                     Epochs(session).suspect(self._batch.id, index)
                 scores = self._together([text])
-            with get_store().writing() as session:
-                Scores(session).keep(self._scorer.digest, self._proteins, scores)
+            self._keep(scores)
         return []
 
     def _failed(self, smiles: str, error: str) -> list[PairScore]:
         return [PairScore(protein.code, smiles, error=error[:300]) for protein in self._proteins]
+
+
+def _refuse_or_warn(epoch: OpenEpoch) -> None:
+    """Untrained weights show the machinery on a recording; on the chain they would set weights by chance."""
+    if not epoch.source.startswith(RECORDING_PREFIX):
+        raise ValidatorError(
+            "no trained PSICHIC weights: run 'python -m app checkpoints fetch psichic' and '… fetch esm2', "
+            "then set PSICHIC_WEIGHTS and ESM_CHECKPOINT"
+        )
+    with get_store().writing() as session:
+        Epochs(session).warn(epoch.id, "PSICHIC scores come from the untrained demo checkpoint and mean nothing")
 
 
 @lru_cache(maxsize=4)

@@ -78,5 +78,12 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
                 epoch.netuid, header.network, epoch.epoch_length, gone.start_block, end, _NO_HASH, _NO_HASH
             )
             epochs.announce_missed(gone.run, gone_header, str(gone), settings.cluster_name)
-        epoch_id = epochs.announce(epoch.run, header, str(epoch), _scores(settings), settings.cluster_name)
+        epoch_id = epochs.announce(
+            epoch.run,
+            header,
+            str(epoch),
+            _scores(settings),
+            settings.cluster_name,
+            without_boltz=settings.without_boltz,
+        )
     return epoch_id, missed

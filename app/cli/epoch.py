@@ -50,13 +50,16 @@ def replay(
         str, typer.Option(help="eager: in this process; embedded: a cluster of its own; or a broker's URL.")
     ] = "embedded",
     force: Annotated[bool, typer.Option(help="Overwrite a result that differs.")] = False,
+    without_boltz: Annotated[bool, typer.Option(help="Run no Boltz-2; the result says so.")] = False,
 ) -> None:
     """Replay a recorded epoch and write its result.json; exit 1 where a result that is there differs."""
     source = _checked_recording(folder, scores)
     chosen = scores or (ScoresFrom.RECORDED if (folder / "scores").is_dir() else ScoresFrom.MODEL)
+    if chosen is ScoresFrom.MODEL and cluster in {"eager", "embedded"} and not without_boltz:
+        _refuse_missing_boltz(folder)
     console = Console()
     with _cluster(cluster, console) as running:
-        report = _run(source, chosen, running, console)
+        report = _run(source, chosen, running, console, without_boltz=without_boltz)
     _print_report(report, console)
     _write(report, out or folder / "result.json", force=force, console=console)
 
@@ -80,6 +83,20 @@ def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
         for model in ScoringModel:
             RecordedScorer(recorded, model).check()
     return f"{RECORDING_PREFIX}{folder.resolve()}"
+
+
+def _refuse_missing_boltz(folder: Path) -> None:
+    """Raise now, rather than after PSICHIC's work, where Boltz-2 is wanted on this machine and not there."""
+    from app.rules import parse_rules
+    from chain.sources.recorded import RecordedSource
+    from gpu.boltz.files import cache_folder, check_files
+
+    if parse_rules(RecordedSource(folder).rules_text()).competition.boltz_weight == 0:
+        return
+    try:
+        check_files(cache_folder(get_settings().boltz_cache))
+    except ValidatorError as error:
+        raise ValidatorError(f"{error} Or replay with --without-boltz.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +179,9 @@ def _refuse_idle_cluster() -> None:
             raise ValidatorError(f"no worker serves {', '.join(sorted(missing))} at the broker given; start {commands}")
 
 
-def _run(source: str, scores: ScoresFrom, cluster: _Cluster, console: Console) -> dict[str, Any]:
+def _run(
+    source: str, scores: ScoresFrom, cluster: _Cluster, console: Console, *, without_boltz: bool
+) -> dict[str, Any]:
     from app.celery import app
     from app.epoch import open_source
     from app.report import build_report
@@ -174,7 +193,12 @@ def _run(source: str, scores: ScoresFrom, cluster: _Cluster, console: Console) -
     store = get_store()
     with store.writing() as session:
         epoch_id = Epochs(session).announce(
-            f"replay:{uuid.uuid4()}", open_source(source).header(), source, scores.value, get_settings().cluster_name
+            f"replay:{uuid.uuid4()}",
+            open_source(source).header(),
+            source,
+            scores.value,
+            get_settings().cluster_name,
+            without_boltz=without_boltz,
         )
     if cluster.eager:
         app.conf.update(task_always_eager=True, task_eager_propagates=True)

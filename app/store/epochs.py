@@ -67,7 +67,9 @@ class Epochs:
 
     # -- the epoch ------------------------------------------------------------------------------------------------
 
-    def announce(self, run: str, header: EpochHeader, source: str, scores: str, cluster: str) -> int:
+    def announce(
+        self, run: str, header: EpochHeader, source: str, scores: str, cluster: str, *, without_boltz: bool = False
+    ) -> int:
         """Make an epoch known, once: a second announcement of the same run returns the first one's id."""
         at = now()
         insert_ignoring(
@@ -81,6 +83,7 @@ class Epochs:
                     "number": header.epoch,
                     "source": source,
                     "scores": scores,
+                    "without_boltz": without_boltz,
                     "stage": Stage.ANNOUNCED.value,
                     "stage_times": {Stage.ANNOUNCED.value: at.isoformat()},
                     "header": asdict(header),
@@ -172,6 +175,7 @@ class Epochs:
             id=row.id,
             source=row.source,
             scores=row.scores,
+            without_boltz=row.without_boltz,
             stage=Stage(row.stage),
             header=EpochHeader(**row.header),
             neurons=tuple(Neuron(**neuron) for neuron in row.neurons),
@@ -181,13 +185,20 @@ class Epochs:
             proteins=tuple(Protein(code, sequence) for code, sequence in row.sequences),
         )
 
+    def rules_text(self, epoch_id: int) -> str:
+        """The rules file as it was frozen, letter by letter."""
+        return self._row(epoch_id).rules or ""
+
     def summary(self, epoch_id: int) -> EpochSummary:
         """One epoch's line."""
         return _summary(self._row(epoch_id))
 
-    def recent(self, limit: int = 20) -> list[EpochSummary]:
+    def recent(self, limit: int = 20, *, live_only: bool = False) -> list[EpochSummary]:
         """The latest epochs, newest first."""
-        rows = self._session.execute(select(EpochRow).order_by(EpochRow.id.desc()).limit(limit)).scalars()
+        query = select(EpochRow).order_by(EpochRow.id.desc()).limit(limit)
+        if live_only:
+            query = query.where(EpochRow.source.like("live:%"))
+        rows = self._session.execute(query).scalars()
         return [_summary(row) for row in rows]
 
     def unfinished(self, cluster: str) -> list[EpochSummary]:

@@ -74,6 +74,7 @@ class OpenEpoch:
     id: int
     source: str
     scores: str
+    without_boltz: bool
     stage: Stage
     header: EpochHeader
     neurons: tuple[Neuron, ...]

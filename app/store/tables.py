@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, ForeignKey, Index, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import DateTime, Dialect, ForeignKey, Index, Text, TypeDecorator, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -79,6 +79,7 @@ class EpochRow(Table):
     number: Mapped[int]
     source: Mapped[str] = mapped_column(Text)
     scores: Mapped[str] = mapped_column(Text)
+    without_boltz: Mapped[bool] = mapped_column(default=False, server_default=false())
     stage: Mapped[str] = mapped_column(Text, index=True)
     stage_times: Mapped[Any] = mapped_column(JsonText, nullable=True)
     error: Mapped[str | None] = mapped_column(StrangersText)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,12 @@ class RecordedScorer:
         content = self.path.read_bytes() if self.path.exists() else b"absent"
         return hashlib.sha256(f"recorded {self.model}\n".encode() + content).hexdigest()
 
-    def pair_scores(self, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
         """See :class:`app.domain.Scorer`."""
         return [self._pair(protein.code, text) for protein in proteins for text in smiles]
 

@@ -1,0 +1,100 @@
+"""The scorers of one worker process: PSICHIC and Boltz-2 from the settings, sharing a device through one residency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Protocol
+
+from app.domain import PairScore, Protein, Scorer, ScoringModel
+from app.settings import Settings
+from gpu.residency import Residency
+
+# What a loaded model holds beyond its files: activations, captured graphs, the allocator's slack.
+_NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 12 * 2**30}
+
+
+class _Model(Scorer, Protocol):
+    """A scorer that can give its device memory back."""
+
+    def close(self) -> None: ...
+
+    def resident_bytes(self) -> int: ...
+
+
+class ResidentScorer:
+    """A model that asks the residency for room before each use (:class:`app.domain.Scorer`)."""
+
+    def __init__(self, model: _Model, needed_bytes: int, residency: Residency) -> None:
+        self._model = model
+        self._needed = needed_bytes
+        self._residency = residency
+
+    @property
+    def digest(self) -> str:
+        """The model's own."""
+        return self._model.digest
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are the demo's, whose scores mean nothing."""
+        return bool(getattr(self._model, "untrained", False))
+
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
+        """See :class:`app.domain.Scorer`."""
+        self._residency.admit(self._model, self._needed)
+        if on_score is None:
+            return self._model.pair_scores(proteins, smiles)
+        return self._model.pair_scores(proteins, smiles, on_score)
+
+
+def build_scorer(model: ScoringModel, settings: Settings) -> Scorer:
+    """The scorer of a model, from the settings; its weights load on first use.
+
+    Raises:
+        ValidatorError: the weights are missing or half there; names the command that brings them.
+    """
+    device = _device(settings)
+    made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device)
+    return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
+
+
+@lru_cache(maxsize=2)
+def _residency(device: str) -> Residency:
+    # a CPU worker has the machine's memory, which both models fit into
+    return Residency.of_device(device, budget_bytes=2**40)
+
+
+def _device(settings: Settings) -> str:
+    if settings.device != "auto":
+        return settings.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _psichic(settings: Settings, device: str) -> _Model:
+    from gpu.psichic.demo import ensure_demo
+    from gpu.psichic.scorer import PsichicScorer
+
+    data = settings.data_dir.expanduser()
+    weights, esm = settings.psichic_weights, settings.esm_checkpoint
+    if weights is None:
+        demo = ensure_demo(data / "checkpoints" / "psichic-demo")
+        weights, esm = demo.weights, demo.esm
+    return PsichicScorer.from_directory(
+        Path(weights).expanduser(), Path(esm).expanduser() if esm else None, device, feature_cache=data / "proteins"
+    )
+
+
+def _boltz(settings: Settings, device: str) -> _Model:
+    from gpu.boltz.files import scorer_from_cache
+    from gpu.boltz.profile import PROFILES
+
+    return scorer_from_cache(settings.boltz_cache, PROFILES[settings.boltz_profile], device)

@@ -78,9 +78,10 @@ class EmbeddedCluster:
         EmbeddedClusterError: another one runs in the same data folder, or a process does not come up.
     """
 
-    def __init__(self, settings: Settings, *, flower: bool, name: str) -> None:
+    def __init__(self, settings: Settings, *, flower: bool, name: str, api: bool = False) -> None:
         self._settings = settings
         self._flower = flower
+        self._api = api
         self._folder = settings.data_dir.expanduser().resolve() / "embedded"
         self._port = _free_port()
         self._password = secrets.token_urlsafe(24)
@@ -88,6 +89,7 @@ class EmbeddedCluster:
         self._name = name
         self.broker_url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
         self.flower_url = f"http://127.0.0.1:{settings.flower_port}"
+        self.api_url = f"http://{settings.api_host}:{settings.api_port}"
 
     @property
     def logs(self) -> Path:
@@ -137,6 +139,8 @@ class EmbeddedCluster:
         if self._flower:
             address = ["--address=127.0.0.1", f"--port={self._settings.flower_port}"]
             self._launch("flower", [*celery, "flower", *address])
+        if self._api:
+            self._launch("api", [sys.executable, "-m", "app", "api"])
         state = self._folder / "cluster.json"
         state.touch(mode=0o600)
         state.write_text(json.dumps({"pid": os.getpid(), "broker_url": self.broker_url}))
@@ -218,7 +222,7 @@ class EmbeddedCluster:
 
     def stop(self) -> None:
         """End every process: first the workers, warmly, Redis last; whoever does not listen is killed."""
-        for names in ({"beat", "flower"}, {"chain", "cpu", "gpu"}, {"redis"}):
+        for names in ({"beat", "flower", "api"}, {"chain", "cpu", "gpu"}, {"redis"}):
             self._end([child for child in self._children if child.name in names])
         self._children.clear()
         (self._folder / "cluster.json").unlink(missing_ok=True)

@@ -17,7 +17,10 @@ from app.settings import get_settings
 _LOOK_EVERY = 1.0
 
 
-def up(flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True) -> None:
+def up(
+    flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True,
+    api: Annotated[bool, typer.Option(help="Serve the API too.")] = False,
+) -> None:
     """Start Redis, the chain, cpu and gpu workers, beat and Flower, and stop them all on Ctrl-C or SIGTERM."""
     from app.embedded import EmbeddedCluster
     from app.store.database import get_store
@@ -29,7 +32,7 @@ def up(flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    with EmbeddedCluster(settings, flower=flower, name=settings.cluster_name) as cluster:
+    with EmbeddedCluster(settings, flower=flower, name=settings.cluster_name, api=api) as cluster:
         os.environ.update(cluster.environment)
         get_settings.cache_clear()
         from app.celery import app
@@ -43,6 +46,8 @@ def up(flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too
         table.add_row("logs", str(cluster.logs))
         if flower:
             table.add_row("dashboard", cluster.flower_url)
+        if api:
+            table.add_row("API", cluster.api_url)
         console.print(table)
         console.print("Replay an epoch on it: python -m app epoch replay DIR --cluster embedded")
         console.print("Ctrl-C stops everything.")

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -60,9 +61,9 @@ class Hub:
             info = self._asked(f"the files of {dataset}", lambda hub: self._info(hub, dataset, revision))
             listing = {entry.rfilename: _proofs(entry) for entry in info.siblings or ()}
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(listing))
-            partial.replace(path)
+            unfinished = path.with_suffix(".partial")
+            unfinished.write_text(json.dumps(listing))
+            unfinished.replace(path)
         found: dict[str, dict[str, Any]] = json.loads(path.read_text())
         path.touch()
         return found
@@ -86,7 +87,8 @@ class Hub:
 
     def _proven_file(self, dataset: str, revision: str, name: str, proofs: Mapping[str, Any], proven: Path) -> Path:
         for _ in range(2):
-            path = Path(self._asked(f"{name} of {dataset}", lambda hub: self._download(hub, dataset, revision, name)))
+            download = partial(self._download, dataset=dataset, revision=revision, name=name)
+            path = Path(self._asked(f"{name} of {dataset}", download, attempts=1))
             if fault := _mismatch(path, proofs):
                 log.warning("%s of %s: %s; fetching it again", name, dataset, fault)
                 path.resolve().unlink(missing_ok=True)
@@ -113,14 +115,14 @@ class Hub:
             )
         )
 
-    def _asked(self, what: str, call: Callable[[Any], T]) -> T:
-        """Ask the hub, a few times where it fails."""
+    def _asked(self, what: str, call: Callable[[Any], T], attempts: int = _ATTEMPTS) -> T:
+        """Ask the hub, a few times where it fails; downloads are retried and resumed by the library itself."""
         import huggingface_hub
         from httpx import HTTPError
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         fault = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
             try:

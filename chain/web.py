@@ -176,7 +176,9 @@ def _cause(error: BaseException) -> str:
     reason = getattr(error.args[0], "reason", None) if error.args else None
     found = reason if isinstance(reason, BaseException) else error
     name = type(found).__name__
-    if "Timeout" in name or isinstance(found, TimeoutError):
+    if type(found) is TimeoutError:
+        return str(found)
+    if "Timeout" in name:
         return f"timed out ({name})"
     return f"{name}: {str(found).rsplit(': ', 1)[-1][:160]}"
 

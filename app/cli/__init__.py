@@ -7,10 +7,12 @@ import sys
 import typer
 from rich.console import Console
 
+from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
 from app.cli.api import api
 from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
+from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
 from app.cli.up import up
@@ -25,6 +27,7 @@ cli.add_typer(score_app, name="score")
 cli.add_typer(competition_app, name="competition")
 cli.add_typer(weights_app, name="weights")
 cli.command()(api)
+cli.command()(run)
 cli.command()(up)
 cli.command()(doctor)
 

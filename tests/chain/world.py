@@ -38,6 +38,11 @@ class World:
     validator: int
     hotkey: str
 
+    @property
+    def number(self) -> int:
+        """The epoch's number."""
+        return int(self.header["end_block"] // self.header["epoch_length"] - 1)
+
     def environment(self, folder: Path) -> dict[str, str]:
         """The settings that point a validator at this world."""
         return {

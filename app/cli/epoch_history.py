@@ -1,0 +1,124 @@
+"""``python -m app epoch list | show | record``: the live epochs of this validator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.epoch import _print_report, epoch_app
+from app.domain import ValidatorError
+from app.settings import get_settings
+
+
+@epoch_app.command("list")
+def list_epochs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    replays: Annotated[bool, typer.Option(help="Replays too, not only live epochs.")] = False,
+) -> None:
+    """List the epochs in the store: how far each is, its winners and what became of its weights."""
+    from app.epoch import LIVE_PREFIX
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+    from app.store.schema import migrate
+    from app.store.weight_submissions import states_of
+
+    migrate(get_store())
+    with get_store().reading() as session:
+        found = Epochs(session).recent(limit, live_only=not replays)
+        weights = states_of(session, [epoch.id for epoch in found])
+    table = Table(title=f"Epochs of {get_store().shown_url}", title_justify="left")
+    for name in ("epoch", "run", "stage", "opened (UTC)", "PSICHIC", "Boltz-2", "weights"):
+        table.add_column(name)
+    for epoch in found:
+        table.add_row(
+            str(epoch.number),
+            "live" if epoch.source.startswith(LIVE_PREFIX) else "replay",
+            epoch.stage.value,
+            epoch.created_at.strftime("%Y-%m-%d %H:%M"),
+            "–" if epoch.psichic_winner is None else f"UID {epoch.psichic_winner}",
+            "–" if epoch.boltz_winner is None else f"UID {epoch.boltz_winner}",
+            weights[epoch.id].value if epoch.id in weights else "–",
+        )
+    Console().print(table)
+
+
+@epoch_app.command()
+def show(
+    number: Annotated[int, typer.Argument(metavar="N", help="The epoch's number.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
+) -> None:
+    """Show a live epoch: leaderboard, refusals, warnings, weights and what was sent to the chain."""
+    from app.report import build_report, report_text
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+    from app.store.records import Stage
+    from app.store.schema import migrate
+    from app.store.weight_submissions import WeightSubmissions
+
+    migrate(get_store())
+    console = Console()
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        epoch_id = epochs.live(get_settings().netuid, number)
+        if epoch_id is None:
+            raise ValidatorError(f"the store has no live epoch {number}; see 'python -m app epoch list'")
+        summary = epochs.summary(epoch_id)
+        report = None
+        if summary.stage in {Stage.CLOSED, Stage.DONE}:
+            report = build_report(
+                epochs.get(epoch_id), summary, epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+            )
+        progress, submission = epochs.progress(epoch_id), WeightSubmissions(session).get(epoch_id)
+    if report is None:
+        if as_json:
+            raise ValidatorError(f"epoch {number} is {summary.stage.value}; it has no result yet")
+        console.print(
+            f"[bold]Epoch {number}[/] is {summary.stage.value}" + (f": {summary.error}" if summary.error else "")
+        )
+        console.print(f"examined {progress.submissions_done} of {progress.submissions}")
+        for model, total in progress.batches.items():
+            console.print(f"{model}: {progress.batches_done.get(model, 0)} of {total} batches")
+        return
+    if as_json:
+        typer.echo(report_text(report), nl=False)
+        return
+    _print_report(report, console)
+    for stage, at in sorted(summary.stage_times.items(), key=lambda item: item[1]):
+        console.print(f"{at[:19]}  {stage}")
+    if submission is not None:
+        console.print(f"[bold]Weight submission:[/] {submission.state.value}: {escape(submission.detail or '')}")
+        for failure in submission.failures:
+            console.print(f"  failed try: {escape(failure)}")
+        if submission.extrinsic:
+            console.print(f"  extrinsic {submission.extrinsic} in block {submission.block_hash}")
+
+
+@epoch_app.command()
+def record(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    epoch: Annotated[int, typer.Option(help="The epoch's number.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
+) -> None:
+    """Record a live epoch, while or after it is processed, so that it replays to the same result."""
+    from app.recorder import record as record_epoch
+    from app.store.database import get_store
+    from app.store.schema import migrate
+
+    migrate(get_store())
+    written = record_epoch(epoch, folder)
+    if as_json:
+        summary = {"folder": str(written.folder), "submissions": written.submissions, "result": written.result}
+        typer.echo(json.dumps(summary | {"notes": written.notes}))
+        return
+    console = Console()
+    console.print(f"Epoch {epoch} recorded in {folder}: {written.submissions} submissions, {written.scores} scores")
+    for note in written.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    if written.result:
+        console.print(f"Audit it: python -m app epoch replay {folder}")

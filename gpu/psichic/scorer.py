@@ -9,6 +9,8 @@ import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 DTYPES: Final = ("float32", "float64")
 _PROTEINS_AT_ONCE: Final = 32
-_RECORD: Final = "checksums.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +253,7 @@ class PsichicScorer:
 
             device = chosen_device(self._device_name)
             dtype = torch.float32 if self._dtype == "float32" else torch.float64
-            engine = Engine(load_network(self._weights), dtype, device, _kernels(device, dtype))
+            engine = Engine(load_network(self._weights), dtype, device, fastest_kernels(device, dtype))
             self._runner = PackedRunner(engine) if device.type == "cuda" else PairRunner(engine)
             self._device = device
         return self._runner
@@ -317,17 +320,24 @@ def _language_file(path: Path) -> Path:
     return language_model_file(path)
 
 
-def _kernels(device: torch.device, dtype: torch.dtype) -> Any:
-    """Triton's kernels for float32 on CUDA where Triton is installed, else plain torch."""
+def fastest_kernels(device: torch.device, dtype: torch.dtype) -> Any:
+    """Triton's kernels for float32 on CUDA where Triton is installed and can compile, else plain torch."""
     import torch
 
     from gpu.psichic import plain_kernels
 
-    if device.type == "cuda" and dtype == torch.float32 and importlib.util.find_spec("triton") is not None:
-        from gpu.psichic import triton_kernels
+    if device.type != "cuda" or dtype != torch.float32 or importlib.util.find_spec("triton") is None:
+        return plain_kernels
+    from gpu.psichic import triton_kernels
+    from gpu.psichic.engine_weights import Norm
 
-        return triton_kernels
-    return plain_kernels
+    one = torch.ones(16, device=device)
+    try:
+        triton_kernels.layer_norm(one[None], Norm(one, one))
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        _log.warning("Triton cannot compile here (%s); PSICHIC runs in plain torch, at a third of the speed.", error)
+        return plain_kernels
+    return triton_kernels
 
 
 def chosen_device(name: str | None) -> torch.device:

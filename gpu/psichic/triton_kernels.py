@@ -28,8 +28,9 @@ _FLOOR: Final[Any] = tl.constexpr(VARIANCE_FLOOR)
 _CUT: Final[Any] = tl.constexpr(VARIANCE_FLOOR**0.5)
 _ROW_BLOCK: Final = 8
 
-EDGE_SLOTS: int = 32
-"""Slots whose edge messages exist at once: the working set of the three edge kernels."""
+_FUSED_CHANNELS: Final = 40
+_FUSED_ROWS: Final = 16
+_FUSED_WARPS: Final = 2
 
 
 def _width(n: int) -> int:
@@ -104,8 +105,27 @@ def _edge_hidden_kernel(
 
 
 @triton.jit
+def _aggregate(live, m, total, square, low, high):
+    total += tl.where(live, m, 0.0)
+    square += tl.where(live, m * m, 0.0)
+    low = tl.where(live, tl.minimum(low, m), low)
+    high = tl.where(live, tl.maximum(high, m), high)
+    return total, square, low, high
+
+
+@triton.jit
+def _store_aggregates(out, mask, some, count, total, square, low, high, F: tl.constexpr):
+    mean = total / count
+    std = tl.sqrt_rn(tl.maximum(square / count - mean * mean, _FLOOR))
+    tl.store(out, mean, mask=mask)
+    tl.store(out + F, tl.where(some, low, 0.0), mask=mask)
+    tl.store(out + 2 * F, tl.where(some, high, 0.0), mask=mask)
+    tl.store(out + 3 * F, tl.where(some & (std > _CUT), std, 0.0), mask=mask)
+
+
+@triton.jit
 def _four_aggregates_kernel(
-    message_ptr, bias_ptr, ptr_ptr, out_ptr, nodes, edges, all_nodes, all_edges, first_node,
+    message_ptr, bias_ptr, ptr_ptr, out_ptr, nodes, edges, all_nodes, all_edges,
     H: tl.constexpr, F: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -125,21 +145,70 @@ def _four_aggregates_kernel(
         live = (k < degree)[:, None] & (c < H)[None, :]
         at = channel + ((slot * edges + start + k) * F)[:, None]
         m = tl.load(message_ptr + at, mask=live, other=0.0) + bias
-        total += tl.where(live, m, 0.0)
-        square += tl.where(live, m * m, 0.0)
-        low = tl.where(live, tl.minimum(low, m), low)
-        high = tl.where(live, tl.maximum(high, m), high)
+        total, square, low, high = _aggregate(live, m, total, square, low, high)
     some = (degree > 0)[:, None]
     count = tl.maximum(degree, 1).to(tl.float32)[:, None]
-    mean = total / count
-    std = tl.sqrt_rn(tl.maximum(square / count - mean * mean, _FLOOR))
-    std = tl.where(some & (std > _CUT), std, 0.0)
     inside = (r < nodes)[:, None] & (c < H)[None, :]
-    at = (tower * all_nodes * (4 * F) + f)[None, :] + ((first_node + slot * nodes + r) * (4 * F))[:, None]
-    tl.store(out_ptr + at, mean, mask=inside)
-    tl.store(out_ptr + at + F, tl.where(some, low, 0.0), mask=inside)
-    tl.store(out_ptr + at + 2 * F, tl.where(some, high, 0.0), mask=inside)
-    tl.store(out_ptr + at + 3 * F, std, mask=inside)
+    at = (tower * all_nodes * (4 * F) + f)[None, :] + ((slot * nodes + r) * (4 * F))[:, None]
+    _store_aggregates(out_ptr + at, inside, some, count, total, square, low, high, F)
+
+
+@triton.jit
+def _edge_aggregates_kernel(
+    node_ptr, term_ptr, source_ptr, w_ptr, bias_ptr, ptr_ptr, out_ptr, nodes, all_nodes,
+    H: tl.constexpr, F: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    # F = 40 as 32 + 8 channels; the 8 are padded to 16 where they are summed over.
+    r = tl.program_id(0) * BR + tl.arange(0, BR)
+    slot = tl.program_id(1)
+    tower = tl.program_id(2)
+    start = tl.load(ptr_ptr + r, mask=r < nodes, other=0).to(tl.int32)
+    stop = tl.load(ptr_ptr + r + 1, mask=r < nodes, other=0).to(tl.int32)
+    degree = stop - start
+    a = tl.arange(0, 32)
+    b = 32 + tl.arange(0, 16)
+    d = 32 + tl.arange(0, 8)
+    w = w_ptr + tower * F * F
+    waa = tl.load(w + a[:, None] * F + a[None, :])
+    wba = tl.load(w + b[:, None] * F + a[None, :], mask=(b < F)[:, None], other=0.0)
+    wad = tl.load(w + a[:, None] * F + d[None, :])
+    wbd = tl.load(w + b[:, None] * F + d[None, :], mask=(b < F)[:, None], other=0.0)
+    bias_a = tl.load(bias_ptr + tower * F + a)[None, :]
+    bias_d = tl.load(bias_ptr + tower * F + d)[None, :]
+    node = node_ptr + (tower * all_nodes + slot * nodes) * (3 * F)
+    inside = (r < nodes)[:, None]
+    own_a = tl.load(node + r[:, None] * (3 * F) + a[None, :], mask=inside, other=0.0)
+    own_b = tl.load(node + r[:, None] * (3 * F) + b[None, :], mask=inside & (b < F)[None, :], other=0.0)
+    total_a = tl.zeros((BR, 32), tl.float32)
+    square_a = tl.zeros((BR, 32), tl.float32)
+    low_a = tl.full((BR, 32), float("inf"), tl.float32)
+    high_a = tl.full((BR, 32), float("-inf"), tl.float32)
+    total_d = tl.zeros((BR, 8), tl.float32)
+    square_d = tl.zeros((BR, 8), tl.float32)
+    low_d = tl.full((BR, 8), float("inf"), tl.float32)
+    high_d = tl.full((BR, 8), float("-inf"), tl.float32)
+    for k in range(0, tl.max(degree, 0)):
+        here = k < degree
+        e = start + k
+        source = tl.load(source_ptr + e, mask=here, other=0).to(tl.int32)
+        live = here[:, None]
+        from_source = node + F + source[:, None] * (3 * F)
+        term = term_ptr + e[:, None] * H + tower * F
+        h_a = tl.load(from_source + a[None, :], mask=live, other=0.0) + tl.load(term + a[None, :], mask=live, other=0.0)
+        live_b = live & (b < F)[None, :]
+        h_b = tl.load(from_source + b[None, :], mask=live_b, other=0.0)
+        h_b += tl.load(term + b[None, :], mask=live_b, other=0.0)
+        h_a = tl.maximum(h_a + own_a, 0.0)
+        h_b = tl.maximum(h_b + own_b, 0.0)
+        m_a = tl.dot(h_a, waa, input_precision="ieee") + tl.dot(h_b, wba, input_precision="ieee") + bias_a
+        m_d = tl.dot(h_a, wad, input_precision="ieee") + tl.dot(h_b, wbd, input_precision="ieee") + bias_d
+        total_a, square_a, low_a, high_a = _aggregate(live, m_a, total_a, square_a, low_a, high_a)
+        total_d, square_d, low_d, high_d = _aggregate(live, m_d, total_d, square_d, low_d, high_d)
+    some = (degree > 0)[:, None]
+    count = tl.maximum(degree, 1).to(tl.float32)[:, None]
+    out = out_ptr + ((tower * all_nodes + slot * nodes + r) * (4 * F))[:, None]
+    _store_aggregates(out + a[None, :], inside, some, count, total_a, square_a, low_a, high_a, F)
+    _store_aggregates(out + d[None, :], inside, some, count, total_d, square_d, low_d, high_d, F)
 
 
 @triton.jit
@@ -165,26 +234,29 @@ def _scale_and_add_kernel(
 def _convolution(
     x: Tensor, conv: Convolution, term: Tensor, source: Tensor, target: Tensor, kind: Tensor | None, ptr: Tensor
 ) -> Tensor:
-    """PNA steps 1 to 5 over B copies of one edge list: x is B × N × H."""
+    """PNA steps 1 to 5 over B copies of one edge list: x is B × N × H.
+
+    At the published width the messages stay in registers; at other widths, and for bonds, they pass through memory.
+    """
     b, n, h = x.shape
     t, f, edges = conv.towers, x.shape[2] // conv.towers, int(source.shape[0])
     rows, bc = b * n, _width(h)
     nodes = torch.bmm(x.view(rows, t, f).transpose(0, 1), conv.node_and_own)
     aggregates = x.new_empty(t, rows, 4 * f)
-    step = min(b, EDGE_SLOTS)
-    while b % step:
-        step -= 1
-    table = kind is not None
-    for first in range(0, b, step):
-        hidden = x.new_empty(t, step * edges, f)
+    if kind is None and f == _FUSED_CHANNELS:
+        _edge_aggregates_kernel[(triton.cdiv(n, _FUSED_ROWS), b, t)](
+            nodes, term, source, conv.second, conv.second_bias, ptr, aggregates, n, rows,
+            H=h, F=f, BR=_FUSED_ROWS, num_warps=_FUSED_WARPS,
+        )  # fmt: skip
+    else:
+        hidden = x.new_empty(t, b * edges, f)
         if edges:
-            _edge_hidden_kernel[(triton.cdiv(edges, _ROW_BLOCK), step)](
-                nodes[:, first * n :], term, source, target, source if kind is None else kind, hidden,
-                n, edges, rows, step * edges, H=h, F=f, BC=bc, BE=_ROW_BLOCK, TABLE=table,
+            _edge_hidden_kernel[(triton.cdiv(edges, _ROW_BLOCK), b)](
+                nodes, term, source, target, source if kind is None else kind, hidden, n, edges, rows, b * edges,
+                H=h, F=f, BC=bc, BE=_ROW_BLOCK, TABLE=kind is not None,
             )  # fmt: skip
-        message = torch.bmm(hidden, conv.second)
-        _four_aggregates_kernel[(triton.cdiv(n, _ROW_BLOCK), step)](
-            message, conv.second_bias, ptr, aggregates, n, edges, rows, step * edges, first * n,
+        _four_aggregates_kernel[(triton.cdiv(n, _ROW_BLOCK), b)](
+            torch.bmm(hidden, conv.second), conv.second_bias, ptr, aggregates, n, edges, rows, b * edges,
             H=h, F=f, BC=bc, BR=_ROW_BLOCK,
         )  # fmt: skip
     scaled = torch.bmm(aggregates, conv.post_scaled)
@@ -420,7 +492,7 @@ _zeros: dict[tuple[int, torch.device], Tensor] = {}
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``relu(W x + β)`` with the ReLU in the product's epilogue."""
-    if not x.is_cuda:
+    if not x.is_cuda:  # Triton's interpreter, which has no such product
         return functional.linear(x, weight, bias).relu_()
     width = int(weight.shape[0])
     if bias is None:

@@ -175,9 +175,7 @@ def forward_rates(device: torch.device, graphs: list[LigandGraph], quick: bool) 
     kernels = kernels_for(device)
     batches = [graphs[i : i + 32] for i in range(0, len(graphs) - 31, 32)]
 
-    def rate(slots: int, chunk: int, mode: str, proteins: int = 1, used: Any = None) -> float:
-        if device.type == "cuda":
-            kernels.EDGE_SLOTS = chunk
+    def rate(slots: int, mode: str, proteins: int = 1, used: Any = None) -> float:
         engine = Engine(full_size_network(), torch.float32, device, used or kernels)
         runner = PackedRunner(engine, slots, graphs="eager" not in mode)
         if "one stream" in mode:
@@ -193,22 +191,18 @@ def forward_rates(device: torch.device, graphs: list[LigandGraph], quick: bool) 
         return len(few) * slots * proteins / span
 
     variants: list[tuple[str, tuple[Any, ...]]] = [
-        ("triton, graphs, 32 slots, 1 protein", (32, 32, "")),
-        ("triton, graphs, 32 slots, 9 proteins", (32, 32, "", 9)),
-        ("triton, graphs, edges by 16", (32, 16, "part")),
-        ("triton, graphs, edges by 8", (32, 8, "part")),
-        ("triton, graphs, edges by 4", (32, 4, "part")),
-        ("triton, graphs, one stream", (32, 32, "one stream")),
-        ("triton, eager", (32, 32, "eager")),
-        ("triton, graphs, 64 slots", (64, 16, "part")),
-        ("plain torch, graphs", (32, 32, "part", 1, plain_kernels)),
+        ("triton, graphs, 32 slots, 1 protein", (32, "")),
+        ("triton, graphs, 32 slots, 9 proteins", (32, "", 9)),
+        ("triton, graphs, one stream", (32, "one stream")),
+        ("triton, eager", (32, "eager")),
+        ("triton, graphs, 64 slots", (64, "part")),
+        ("triton, graphs, 16 slots", (16, "part")),
+        ("plain torch, graphs", (32, "part", 1, plain_kernels)),
     ]
     for name, arguments in variants if device.type == "cuda" else variants[:1]:
         value = guarded(name, lambda arguments=arguments: rate(*arguments))
         if value is not None:
             say(f"forward {name}: {value:.0f} pairs/s")
-    if device.type == "cuda":
-        kernels.EDGE_SLOTS = 32
 
 
 def replay_alone(device: torch.device, graphs: list[LigandGraph], ceiling: tuple[float, float]) -> None:

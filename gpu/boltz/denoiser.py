@@ -87,7 +87,7 @@ class _Layer(nn.Module):
         self.heads, self.width = attention.num_heads, attention.head_dim
         inner = attention.proj_q.weight.shape[0]
         projections = (attention.proj_q, attention.proj_k, attention.proj_v, attention.proj_g)
-        bias = torch.zeros(4 * inner)
+        bias = attention.proj_q.bias.new_zeros(4 * inner)
         bias[:inner] = attention.proj_q.bias
         self._keep("to_qkvg", torch.cat([linear.weight for linear in projections]))
         self._keep("to_qkvg_bias", bias)

@@ -167,8 +167,9 @@ class BoltzScorer:
     def close(self) -> None:
         """Give the device's memory back and end the conformer process."""
         loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.reader.close()
+        if loaded is None:
+            return
+        loaded.reader.close()
         del loaded
         self._release()
 

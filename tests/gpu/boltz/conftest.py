@@ -18,7 +18,6 @@ with warnings.catch_warnings():
 
 from app.domain import Protein
 from gpu.boltz import LIVE, BoltzScorer
-from tests.gpu.boltz.components import write_components
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
 
 PEPTIDE = Protein("P00001", "MKTAYIAKQRQISFVKSHFSRQLEERLGLI")
@@ -59,6 +58,8 @@ def one_thread() -> Iterator[None]:
 def weights(request: pytest.FixtureRequest) -> Weights:
     folder = Path(request.config.cache.mkdir(f"boltz-tiny-{boltz.__version__}-1"))
     if not (folder / "complete").exists():
+        from tests.gpu.boltz.components import write_components  # biotite, which no GPU worker needs
+
         write_components(folder / "mols")
         write_checkpoints(folder, TINY)
         (folder / "complete").touch()

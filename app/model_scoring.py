@@ -33,8 +33,12 @@ _MARGIN_PART: Final = 20
 
 # Looks grow rarer, up to so many times the first pause.
 _RARER: Final = 6
-_FIRST_BACKOFF: Final = 5.0
-_LONGEST_BACKOFF: Final = 300.0
+# Failures are waited out from half a pause up to thirty of them.
+_SHORTEST_BACKOFF: Final = 0.5
+_LONGEST_BACKOFF: Final = 30.0
+
+# A scoring that nobody looked at for so many pauses has lost its message.
+_UNATTENDED: Final = 60
 
 log = logging.getLogger("celery_validator.scoring")
 
@@ -137,7 +141,7 @@ class ScoringStep:
             return self._give_back(scoring, why)
         with self.store.writing() as session:
             Scorings(session).looked(scoring.id, why)
-        return self._unless_over(scoring, Later(backoff(trouble), trouble), why)
+        return self._unless_over(scoring, Later(backoff(trouble, self.poll), trouble), why)
 
     def _unless_over(self, scoring: Scoring, later: Later, why: str = "the scorer forgot the model") -> Later | Ended:
         if now() >= self._deadline(scoring.taken_at):
@@ -151,9 +155,15 @@ class ScoringStep:
         return scoring.started_at is None or now() - scoring.started_at > _SETTLING
 
 
-def backoff(trouble: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling, with jitter, at most 5 minutes."""
-    return min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(trouble - 1, 10)) * random.uniform(0.5, 1.0)
+def backoff(trouble: int, poll: timedelta) -> float:
+    """Seconds to wait after so many failures in a row: doubling, with jitter; by default from 5 s to 5 minutes."""
+    pauses = min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2.0 ** min(trouble - 1, 10))
+    return pauses * poll.total_seconds() * random.uniform(0.5, 1.0)
+
+
+def unattended_after(poll: timedelta) -> timedelta:
+    """How long a scoring may go without a look before it is followed up anew."""
+    return _UNATTENDED * poll
 
 
 def _jittered(seconds: float) -> float:

@@ -16,7 +16,7 @@ from celery.result import AsyncResult
 
 from app.celery import ROUTES, QueueName, app
 from app.domain import Commitment, ModelCommitment, ValidatorError
-from app.model_scoring import Later, ScoringStep
+from app.model_scoring import Later, ScoringStep, unattended_after
 from app.settings import Settings, get_settings
 from app.standings import (
     incentive_now,
@@ -52,9 +52,6 @@ from chain.scoring_api import (
 from chain.subtensor import Subtensor
 
 EVALUATION_TASK: Final = "workers.evaluation.evaluate_model"
-
-# A scoring that nobody looked at for this long has lost its message.
-_UNATTENDED_AFTER: Final = timedelta(minutes=10)
 
 # A scorer that gave a model back is left alone for a while.
 _SCORER_RESTS: Final = timedelta(minutes=1)
@@ -249,7 +246,7 @@ def score_next_models() -> dict[str, Any]:
     except ValidatorError as error:
         return _left_for_next_tick("scorers", error)
     with get_store().writing() as session:
-        lost = Scorings(session).unattended(_UNATTENDED_AFTER)
+        lost = Scorings(session).unattended(unattended_after(settings.scoring_poll))
         for unattended in lost:
             Scorings(session).looked(unattended, "its message was lost; followed up")
         idle = [name for name in Scorings(session).idle(names) if not Scorings(session).resting(name, _SCORER_RESTS)]

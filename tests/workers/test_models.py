@@ -501,7 +501,7 @@ def test_a_cluster_without_the_evaluation_says_so_and_punishes_nobody(
 
 def test_backoff_doubles_with_jitter_up_to_five_minutes() -> None:
     for trouble, longest in ((1, 5.0), (2, 10.0), (4, 40.0), (7, 300.0), (50, 300.0)):
-        found = [backoff(trouble) for _ in range(50)]
+        found = [backoff(trouble, timedelta(seconds=10)) for _ in range(50)]
         assert longest / 2 <= min(found) <= max(found) <= longest
         assert len(set(found)) > 10
 

@@ -33,6 +33,25 @@ class PublishedCheckpoint:
     revision: str = "main"
 
 
+PUBLISHED: Final = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        PublishedCheckpoint(
+            name="psichic",
+            repository="Metanova/TREAT-2",
+            files=("config.json", "degree.pt", "model.pt"),
+            about="PSICHIC's TREAT-2 weights, 24 MB",
+        ),
+        PublishedCheckpoint(
+            name="esm2",
+            repository="facebook/esm2_t33_650M_UR50D",
+            files=("config.json", "pytorch_model.bin"),
+            about="ESM-2 650M, contact head included, 2.6 GB",
+        ),
+    )
+}
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
     """One file as recorded."""

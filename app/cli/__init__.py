@@ -9,6 +9,7 @@ from rich.console import Console
 
 from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
 from app.cli.api import api
+from app.cli.checkpoints import checkpoints_app
 from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
@@ -24,6 +25,7 @@ EXIT_BAD_INPUT = 2
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
 cli.add_typer(epoch_app, name="epoch")
 cli.add_typer(score_app, name="score")
+cli.add_typer(checkpoints_app, name="checkpoints")
 cli.add_typer(competition_app, name="competition")
 cli.add_typer(weights_app, name="weights")
 cli.command()(api)

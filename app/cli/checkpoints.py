@@ -8,41 +8,15 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from app.domain import ValidatorError
-from gpu.checkpoints import PublishedCheckpoint, fetch
 
 checkpoints_app = typer.Typer(help="Fetch published weights, or make the untrained demo.", no_args_is_help=True)
-
-PUBLISHED: Final = {
-    checkpoint.name: checkpoint
-    for checkpoint in (
-        PublishedCheckpoint(
-            name="psichic",
-            repository="Metanova/TREAT-2",
-            files=("config.json", "degree.pt", "model.pt"),
-            about="PSICHIC's TREAT-2 weights, 24 MB",
-        ),
-        PublishedCheckpoint(
-            name="esm2",
-            repository="facebook/esm2_t33_650M_UR50D",
-            files=("config.json", "pytorch_model.bin"),
-            about="ESM-2 650M, contact head included, 2.6 GB",
-        ),
-    )
-}
-
-BOLTZ2: Final = "Boltz-2's two networks and the CCD components, 6 GB"
 
 _DEFAULT_ROOT: Final = Path("data/checkpoints")
 
 
 @checkpoints_app.command("fetch")
 def fetch_checkpoint(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="One of: " + ", ".join(f"{c.name} ({c.about})" for c in PUBLISHED.values()) + f", boltz2 ({BOLTZ2})"
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="psichic (TREAT-2, 24 MB), esm2 (650M, 2.6 GB) or boltz2 (6 GB).")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder; data/checkpoints/NAME by default, BOLTZ_CACHE or ~/.boltz for boltz2."),
@@ -55,6 +29,8 @@ def fetch_checkpoint(
     if name == "boltz2":
         _fetch_boltz2(out)
         return
+    from gpu.checkpoints import PUBLISHED, fetch
+
     checkpoint = PUBLISHED.get(name)
     if checkpoint is None:
         _fail(f"there is no checkpoint {name!r}; choose one of {', '.join(PUBLISHED)}, boltz2.")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 score_app = typer.Typer(help="Score molecules with the validator's own models.", no_args_is_help=True)
 
-# several GPU tasks at a time, so that the device works while the next ligands are read
-_BATCH: Final = 256
+# On a GPU several tasks at a time, so that it works while the next ligands are read.
+_LIGANDS_AT_ONCE: Final = {"cpu": 32, "cuda": 256}
 
 
 @score_app.callback()
@@ -120,8 +120,9 @@ def psichic(
 ) -> None:
     """Predict binding affinities with PSICHIC, exactly as the validator does."""
     with sentences():
-        from gpu.psichic.scorer import PsichicScorer
+        from gpu.psichic.scorer import PsichicScorer, chosen_device
 
+        kind = chosen_device(device).type
         molecules = read_smiles(smiles, limit)
         cache = feature_cache or default_feature_cache()
         if weights is None:
@@ -147,7 +148,7 @@ def psichic(
             )
         proteins = _proteins(fasta, protein_features)
         try:
-            failed = _score_to(out, scorer, proteins, molecules)
+            failed = _score_to(out, scorer, proteins, molecules, _LIGANDS_AT_ONCE[kind])
         finally:
             scorer.close()
     total = len(proteins) * len(molecules)
@@ -170,7 +171,7 @@ def _proteins(fasta: Path | None, protein_features: Path | None) -> list[Protein
     raise ScoreInputError("no protein given: name a --fasta file (with --esm), or --protein-features.")
 
 
-def _score_to(out: Path, scorer: PsichicScorer, proteins: list[Protein], smiles: list[str]) -> int:
+def _score_to(out: Path, scorer: PsichicScorer, proteins: list[Protein], smiles: list[str], at_once: int) -> int:
     """Write every pair's row, proteins outermost; returns how many have an error. The file appears whole."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -180,8 +181,8 @@ def _score_to(out: Path, scorer: PsichicScorer, proteins: list[Protein], smiles:
     failed = 0
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("scoring", total=len(smiles))
-        for start in range(0, len(smiles), _BATCH):
-            batch = smiles[start : start + _BATCH]
+        for start in range(0, len(smiles), at_once):
+            batch = smiles[start : start + at_once]
             for position, pair in enumerate(scorer.pair_scores(proteins, batch)):
                 score = pair.metrics.get(PSICHIC_METRIC)
                 rows[position // len(batch)].append(("" if score is None else repr(score), pair.error or ""))

@@ -217,7 +217,13 @@ def ligand_graph(smiles: str) -> LigandGraph:
     Raises :class:`LigandError` for what has no graph (§10): unreadable or empty SMILES, an atom with more than
     ten neighbours, a bond type the network has never seen.
     """
-    rd = _rdkit()
+    try:
+        return _graph(smiles, _rdkit())
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise LigandError("no_graph", f"RDKit failed on {smiles!r}: {error}") from error
+
+
+def _graph(smiles: str, rd: _Chemistry) -> LigandGraph:
     mol = _parse(smiles, rd)
     n = mol.GetNumAtoms()
     feature, atom_type = _atoms(mol, rd, smiles)

@@ -15,8 +15,8 @@ from golden_psichic import FOLDER
 from hub import COMMIT, Hub
 from typer.testing import CliRunner
 
-from app.cli.checkpoints import PUBLISHED, checkpoints_app
-from gpu.checkpoints import known_sha256, unsound_files
+from app.cli.checkpoints import checkpoints_app
+from gpu.checkpoints import PUBLISHED, known_sha256, unsound_files
 from gpu.psichic.checkpoint import load_network, open_weights
 
 ROOT = Path(__file__).parents[3]

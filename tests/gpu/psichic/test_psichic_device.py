@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -106,10 +107,12 @@ def test_a_score_does_not_depend_on_its_batch(cuda: torch.device) -> None:
 def test_out_of_memory_halves_and_goes_on(cuda: torch.device) -> None:
     graphs = [ligand_graph(smiles) for smiles in drug_like_smiles()[:40]]
     _, usual = _full_size(cuda, graphs)
+    del _
+    gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(cuda).total_memory
     held = torch.cuda.memory_reserved(cuda)
-    torch.cuda.set_per_process_memory_fraction((held + 450 * 2**20) / total, cuda)
+    torch.cuda.set_per_process_memory_fraction((held + 240 * 2**20) / total, cuda)
     try:
         runner, scores = _full_size(cuda, graphs)
     finally:
@@ -119,8 +122,6 @@ def test_out_of_memory_halves_and_goes_on(cuda: torch.device) -> None:
 
 
 def test_closing_gives_the_memory_back(cuda: torch.device, tmp_path: Path) -> None:
-    import gc
-
     gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()

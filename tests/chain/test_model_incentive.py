@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain import ReportedScore
 from chain.incentive.models import (
     PENALTY_SCORE,
     Competition,
     IncentiveError,
     IncentiveRules,
-    ReportedScore,
     duplicates,
     form_pools,
     incentive,

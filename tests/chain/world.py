@@ -91,8 +91,10 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, recording: Path = EXAMPLE, **subnet: Any) -> Iterator[World]:
-    """Start every server; the chain stands a few blocks after the epoch's start."""
+def world(
+    folder: Path, recording: Path = EXAMPLE, uids: frozenset[int] | None = None, **subnet: Any
+) -> Iterator[World]:
+    """Start every server; the chain stands a few blocks after the epoch's start. ``uids``: only these miners commit."""
     header = json.loads((recording / "recording.json").read_text())
     metagraph = json.loads((recording / "metagraph.json").read_text())
     uid_of = {row["hotkey"]: row["uid"] for row in metagraph}
@@ -100,6 +102,8 @@ def world(folder: Path, recording: Path = EXAMPLE, **subnet: Any) -> Iterator[Wo
         entry | {"uid": uid_of.get(entry["hotkey"])}
         for entry in json.loads((recording / "commitments.json").read_text())
     ]
+    if uids is not None:
+        commitments = [entry for entry in commitments if entry["uid"] in uids]
     validator = len(metagraph)
     neurons = [
         FakeNeuron(address(f"//hotkey{row['uid']}"), row["coldkey"], row["stake"], row["validator_permit"])

@@ -1,0 +1,230 @@
+"""An epoch in a bad world: in this process, from the watcher's beat to the weights."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app.live
+import chain.web
+from app.celery import app as celery_app
+from app.report import build_report
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import Epochs
+from app.store.schema import migrate
+from tests.chain import internet
+from tests.chain.world import World, world
+from tests.workers.live_scene import delivered
+from workers import fetching
+from workers.epoch import open_epoch
+from workers.fetching import fetch_submissions
+from workers.submissions import _examiner
+from workers.watch import watch_epoch
+
+# what is wrong with the other submissions, in a good world; UIDs 3 and 5 are sound
+CLEAN = {
+    8: "duplicate_names",
+    13: "already_used",
+    17: "hash_mismatch",
+    18: "content_not_found",
+    22: "round_not_reached",
+    23: "decryption_failed",
+}
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with world(tmp_path, uids=frozenset(CLEAN) | {3, 5}) as scene:
+        for name, value in scene.environment(tmp_path / "data").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("FETCH_BUDGET", "PT1S")
+        monkeypatch.setenv("OPEN_BUDGET", "PT20S")
+        get_settings.cache_clear()
+        monkeypatch.setattr(fetching, "_PAUSE", fetching.timedelta(seconds=0.3))
+        monkeypatch.setattr("workers.epoch._OPEN_PAUSE", 0.3)
+        monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
+        # a host that failed in another test is not remembered here
+        chain.web.shared_session.cache_clear()
+        quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)
+        monkeypatch.setattr("chain.sources.live.shared_session", lambda: quick)
+        migrate(get_store())
+        scene.publish(through_sdk=False)
+        scene.close_epoch()
+        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        yield scene
+        celery_app.conf.update(task_always_eager=False)
+        _examiner.cache_clear()
+        for connection in app.live._chains.values():
+            connection.close()
+        app.live._chains.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def concluded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the epoch as messages would, retries and all; its report."""
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.watch.open_epoch", _Later())
+        result = watch_epoch.delay().get()
+        assert result["status"] == "announced", result
+        with get_store().reading() as session:
+            epoch_id = Epochs(session).recent(1)[0].id
+        with monkeypatch.context() as inner:
+            inner.setattr("workers.epoch.fetch_submissions", _Later())
+            delivered(open_epoch, epoch_id)
+        delivered(fetch_submissions, epoch_id)
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        return build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+
+
+class _Later:
+    """Takes a message and leaves it."""
+
+    def delay(self, *_: object) -> None:
+        pass
+
+
+def codes(report: dict[str, Any]) -> dict[int, str]:
+    return {entry["uid"]: entry["rejection"]["code"] for entry in report["submissions"] if entry["rejection"]}
+
+
+def _github_broken_for_one(scene: World) -> str:
+    path = next(entry["data"] for entry in scene.commitments if entry["uid"] == 3)
+    scene.github.faults[f"/raw/{path}"] = internet.status(500)
+    return path
+
+
+def test_githubs_outage_is_ours_and_said(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _github_broken_for_one(scene)
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN | {3: "internal_error"}
+    assert any(path in sentence and "status 500" in sentence for sentence in report["warnings"])
+    assert any("UID 3 was refused for a fault of this validator" in sentence for sentence in report["warnings"])
+    assert report["winners"]["psichic"] not in {3, None}
+    assert len(scene.chain.weight_extrinsics()) == 1
+
+
+def test_a_passing_outage_costs_nothing(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.github.faults["/raw"] = internet.first(4, internet.status(503))
+    scene.drand[0].faults["/"] = internet.hang(2)
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN
+    assert report["winners"]["psichic"] == 3
+
+
+def test_a_lying_drand_endpoint_is_named(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for signature in scene.drand[0].signatures:
+        scene.drand[0].signatures[signature] = "ab" * 48
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN
+    assert any(scene.drand[0].url in sentence and "lies" in sentence for sentence in report["warnings"])
+    assert report["winners"]["psichic"] == 3
+
+
+def test_no_drand_at_all_refuses_nobody_silently(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for drand in scene.drand:
+        drand.faults["/"] = internet.status(500)
+    report = concluded(monkeypatch)
+    assert set(codes(report).values()) <= {"internal_error", "hash_mismatch", "content_not_found", "format_invalid"}
+    assert any("no drand signature could be had" in sentence for sentence in report["warnings"])
+    assert report["weights"] is None
+    assert scene.chain.weight_extrinsics() == []
+
+
+def test_the_chains_own_pulses_stand_in(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for drand in scene.drand:
+        drand.faults["/"] = internet.status(500)
+    for drand_round, signature in scene.drand[0].signatures.items():
+        scene.chain.pulse(int(drand_round), signature)
+    report = concluded(monkeypatch)
+    refused = codes(report)
+    # whether the round of UID 22 was reached nobody says, so it is not the miner's fault
+    assert refused.pop(22) == "internal_error"
+    assert refused == {uid: code for uid, code in CLEAN.items() if uid != 22}
+
+
+def test_unknown_push_times_are_no_refusal(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.github.faults["/api"] = internet.status(403, X_RateLimit_Remaining="0", X_RateLimit_Reset="9999999999")
+    start = time.monotonic()
+    report = concluded(monkeypatch)
+    assert time.monotonic() - start < 25
+    assert codes(report) == CLEAN
+    assert {entry["push_time"] for entry in report["submissions"]} == {""}
+    assert any("push times stay unknown" in s and "limits our requests" in s for s in report["warnings"])
+
+
+def test_uniprot_away_means_the_pools_sequence(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.uniprot.faults["/"] = internet.status(500)
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN
+    assert any("taken from the pool" in sentence for sentence in report["warnings"])
+
+
+def test_an_archive_that_cannot_be_read_follows_the_rules(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.hub.faults["/api/datasets/Metanova/Submission-Archive"] = internet.status(500)
+    report = concluded(monkeypatch)
+    assert codes(report) == {uid: code for uid, code in CLEAN.items() if uid != 13}
+    assert any("Submission-Archive" in s and "archive_unavailable" in s for s in report["warnings"])
+
+
+def test_the_hub_coming_back_late_opens_the_epoch_late(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.hub.faults["/api/datasets/Metanova/Mol-Rxn-DB"] = internet.first(4, internet.status(500))
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN
+    assert report["winners"]["psichic"] == 3
+
+
+def test_a_gigabyte_from_github_is_too_large(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(entry["data"] for entry in scene.commitments if entry["uid"] == 3)
+    scene.github.faults[f"/raw/{path}"] = internet.endless()
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN | {3: "content_too_large"}
+
+
+def test_one_path_of_many_miners_is_asked_for_once(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.chain.nodes import address
+
+    path = next(entry["data"] for entry in scene.commitments if entry["uid"] == 3)
+    for uid in (0, 1, 2):
+        # written into the past, before the epoch's end
+        scene.chain.commit(68, address(f"//hotkey{uid}"), path.encode(), scene.header["start_block"] + 20 + uid)
+    report = concluded(monkeypatch)
+    assert {uid: codes(report)[uid] for uid in (0, 1, 2)} == dict.fromkeys((0, 1, 2), "uid_mismatch")
+    assert scene.github.count(f"/raw/{path}") == 1
+    assert len(scene.github.requests) == len(set(scene.github.requests))
+    assert all(len(set(drand.requests)) == len(drand.requests) for drand in scene.drand)
+
+
+def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from app.recorder import record
+    from app.report import differences
+
+    _github_broken_for_one(scene)
+    report = concluded(monkeypatch)
+    written = record(scene.number, tmp_path / "recording")
+    assert written.result
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "elsewhere"))
+    get_settings.cache_clear()
+    migrate(get_store())
+    _examiner.cache_clear()
+    with get_store().writing() as session:
+        header = app.live.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
+        replay = Epochs(session).announce("replay", header, f"recording:{tmp_path / 'recording'}", "recorded", "tests")
+    open_epoch.delay(replay)
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        again = build_report(
+            epochs.get(replay), epochs.summary(replay), epochs.submissions(replay), epochs.warnings(replay)
+        )
+    assert differences(report, again) == []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 MINUS_INFINITY: Final = float("-inf")
 
@@ -226,3 +227,12 @@ class ModelCommitment:
     hotkey: str
     block: int
     model: ModelId
+
+
+class ReportedScore(NamedTuple):
+    """What one validator reported of a model. A tuple, for thousands are read at once."""
+
+    scorer: str
+    score: float
+    scored_at: datetime | None = None
+    model_hash: str | None = None

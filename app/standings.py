@@ -8,10 +8,11 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from app.domain import ReportedScore
 from app.settings import Settings
 from app.store.competitions import Competitions
 from app.store.metagraph import Metagraph, SyncedMetagraph
-from app.store.models import ModelQueue, QueuedModel, ScoreHistory, ScoreRecord, TakenModel
+from app.store.models import ModelQueue, QueuedModel, ScoreHistory, TakenModel
 from app.store.reputations import Reputations, ReputationStep, RoundState, WeightRound, WeightRounds
 from chain.incentive.models import (
     PENALTY_SCORE,
@@ -20,7 +21,6 @@ from chain.incentive.models import (
     Incentive,
     IncentiveRules,
     ModelScore,
-    ReportedScore,
     duplicates,
     incentive,
     reputation_after,
@@ -37,7 +37,7 @@ class ModelStanding:
     """
 
     model: QueuedModel
-    reports: tuple[ScoreRecord, ...]
+    reports: tuple[ReportedScore, ...]
     weighed: ModelScore
     score: float | None
     is_copy: bool
@@ -54,10 +54,9 @@ def model_standings(session: Session, netuid: int) -> list[ModelStanding]:
 
 
 def _standing(
-    model: QueuedModel, records: Sequence[ScoreRecord], stakes: dict[str, float], is_copy: bool
+    model: QueuedModel, records: Sequence[ReportedScore], stakes: dict[str, float], is_copy: bool
 ) -> ModelStanding:
-    reports = [ReportedScore(r.scorer_hotkey, r.score, r.scored_at, r.model_hash) for r in records]
-    weighed = stake_weighted_score(reports, stakes)
+    weighed = stake_weighted_score(records, stakes)
     created = model.repository_created_at
     is_penalised = created is not None and created > model.committed_at
     score = weighed.score
@@ -68,7 +67,7 @@ def _standing(
     return ModelStanding(model, tuple(records), weighed, score, is_copy, is_penalised)
 
 
-def _copies(models: Iterable[QueuedModel], history: dict[str, list[ScoreRecord]]) -> set[int]:
+def _copies(models: Iterable[QueuedModel], history: dict[str, list[ReportedScore]]) -> set[int]:
     """UIDs whose model another committed before in the same competition, by committed or reported hash."""
     by_competition: dict[str, list[tuple[int, int, frozenset[str]]]] = {}
     for model in models:

@@ -64,15 +64,17 @@ class Metagraph:
 
     def read(self) -> SyncedMetagraph:
         """All neurons, UIDs ascending."""
-        rows = list(
-            self._session.execute(
-                select(NeuronRow).where(NeuronRow.netuid == self._netuid).order_by(NeuronRow.uid)
-            ).scalars()
+        of_subnet = NeuronRow.netuid == self._netuid
+        synced = self._session.execute(select(NeuronRow.block, NeuronRow.synced_at).where(of_subnet).limit(1)).first()
+        rows = self._session.execute(
+            select(NeuronRow.uid, NeuronRow.hotkey, NeuronRow.coldkey, NeuronRow.stake, NeuronRow.validator_permit)
+            .where(of_subnet)
+            .order_by(NeuronRow.uid)
         )
         return SyncedMetagraph(
             self._netuid,
-            rows[0].block if rows else None,
-            rows[0].synced_at if rows else None,
+            None if synced is None else synced.block,
+            None if synced is None else synced.synced_at,
             tuple(_neuron(row) for row in rows),
         )
 

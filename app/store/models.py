@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from sqlalchemy import CursorResult, and_, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.domain import ModelCommitment, ModelId
+from app.domain import ModelCommitment, ModelId, ReportedScore
 from app.model_priority import Candidate, queue_order
 from app.store.competition_tables import (
     CompetitionRow,
@@ -147,10 +147,13 @@ class ModelQueue:
 
     def models(self) -> list[QueuedModel]:
         """The models of registered miners, by UID."""
+        columns = ModelRow.__table__.c
         rows = self._session.execute(
-            select(ModelRow, NeuronRow.uid).join(NeuronRow, self._registered()).order_by(NeuronRow.uid)
+            select(NeuronRow.uid.label("present_uid"), *columns)
+            .join(ModelRow, self._registered())
+            .order_by(NeuronRow.uid)
         )
-        return [_queued(row, uid) for row, uid in rows]
+        return [_queued(row) for row in rows]
 
     def referenced(self) -> set[str]:
         """Commitment texts of all models that are queued or under scoring."""
@@ -299,43 +302,37 @@ class ScoreHistory:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def latest(self, per_model: int = 10) -> dict[str, list[ScoreRecord]]:
+    def latest(self, per_model: int = 10) -> dict[str, list[ReportedScore]]:
         """Each queued model's latest scores by hotkey, newest first; only those of its current version."""
+        table = ModelScoreRow
+        place = func.row_number().over(partition_by=(table.hotkey, table.model), order_by=table.id.desc())
         numbered = (
             select(
-                ModelScoreRow.id,
-                func.row_number()
-                .over(partition_by=(ModelScoreRow.hotkey, ModelScoreRow.model), order_by=ModelScoreRow.id.desc())
-                .label("place"),
-            )
-            .join(ModelRow, and_(ModelRow.hotkey == ModelScoreRow.hotkey, ModelRow.model == ModelScoreRow.model))
-            .subquery()
-        )
-        table = ModelScoreRow
-        rows = self._session.execute(
-            select(
+                table.id,
                 table.hotkey,
-                table.uid,
-                table.competition_id,
-                table.model,
-                table.block,
-                table.model_hash,
                 table.scorer_hotkey,
                 table.score,
-                table.error,
                 table.scored_at,
+                table.model_hash,
+                place.label("place"),
             )
-            .join(numbered, numbered.c.id == table.id)
-            .where(numbered.c.place <= per_model)
-            .order_by(table.id.desc())
+            .join(ModelRow, and_(ModelRow.hotkey == table.hotkey, ModelRow.model == table.model))
+            .subquery()
+            .c
         )
-        found: dict[str, list[ScoreRecord]] = defaultdict(list)
-        models: dict[str, ModelId] = {}
-        for hotkey, uid, competition, text, block, model_hash, scorer, score, error, scored_at in rows:
-            model = models.get(text) or models.setdefault(text, model_id(text))
-            found[hotkey].append(
-                ScoreRecord(hotkey, uid, competition, model, block, model_hash, scorer, score, None, error, scored_at)
+        # on the connection: the session would make an object of each of thousands of rows
+        rows = (
+            self._session.connection()
+            .execute(
+                select(numbered.hotkey, numbered.scorer_hotkey, numbered.score, numbered.scored_at, numbered.model_hash)
+                .where(numbered.place <= per_model)
+                .order_by(numbered.id.desc())
             )
+            .all()
+        )
+        found: dict[str, list[ReportedScore]] = defaultdict(list)
+        for hotkey, scorer, score, scored_at, model_hash in rows:
+            found[hotkey].append(ReportedScore(scorer, score, scored_at, model_hash))
         return dict(found)
 
     def since(self, instant: datetime, limit: int, hotkey: str | None = None) -> list[ScoreRecord]:
@@ -359,9 +356,9 @@ def model_id(text: str) -> ModelId:
     return ModelId(namespace, name, epoch, commit, digest, competition)
 
 
-def _queued(row: Any, uid: int) -> QueuedModel:
+def _queued(row: Any) -> QueuedModel:
     return QueuedModel(
-        uid=uid,
+        uid=row.present_uid,
         commitment=ModelCommitment(row.hotkey, row.block, model_id(row.model)),
         competition_id=row.competition_id,
         committed_at=row.committed_at,

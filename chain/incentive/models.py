@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from app.domain import ValidatorError
+from app.domain import ReportedScore, ValidatorError
 
 PENALTY_SCORE: Final = 0.001
 UNKNOWN_REPUTATION: Final = 0.5
@@ -27,18 +26,7 @@ class IncentiveError(ValidatorError):
 # -- one model's score from many validators ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedScore:
-    """What one validator reported of a model. ``scored_at`` and ``model_hash`` are only carried along."""
-
-    scorer: str
-    score: float
-    scored_at: datetime | None = None
-    model_hash: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WeighedReport:
+class WeighedReport(NamedTuple):
     """A reported score that counts, its validator's stake, and its share of the mean (0 where no stake counts)."""
 
     report: ReportedScore

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
+from app.api.messages import AllModelScores
 from app.domain import Neuron
 from app.settings import get_settings
 from app.standings import reputation_steps
@@ -88,6 +89,7 @@ def test_a_model_is_taken_scored_and_told_to_everybody(call: Call, store: Store)
     assert call("POST", "/score-model", body).json()["success"] is False
     for method in ("GET", "POST"):
         found = call(method, "/get-all-model-scores").json()
+        AllModelScores.model_validate(found, strict=False)
         assert found["success"] is True
         assert set(found["model_scores"]) == {"2", "3", "4"}
         (entry,) = found["model_scores"][str(uid)]

@@ -57,10 +57,14 @@ def process_subtensor(settings: Settings | None = None) -> Subtensor:
 
 
 class StoredSource:
-    """The live network as an :class:`chain.sources.EpochSource`, remembered in the store."""
+    """The live network as an :class:`chain.sources.EpochSource`, remembered in the store.
 
-    def __init__(self, reference: str) -> None:
+    With ``remember=False`` the store is read, but nothing is frozen for the epoch.
+    """
+
+    def __init__(self, reference: str, *, remember: bool = True) -> None:
         self.reference = reference
+        self._remember = remember
         self.epoch = LiveEpoch.parse(reference)
         self._warnings: list[str] = []
 
@@ -184,6 +188,8 @@ class StoredSource:
         return known
 
     def _keep(self, kind: FactKind, facts: Mapping[str, Fact], source: str | None = None) -> None:
+        if not self._remember and source is None:
+            return
         with get_store().writing() as session:
             Facts(session).keep(source or self.reference, kind, facts)
 

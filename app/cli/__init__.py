@@ -16,6 +16,7 @@ from app.cli.epoch import epoch_app
 from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
+from app.cli.submission import submission_app
 from app.cli.up import up
 from app.cli.weights import weights_app
 from app.domain import ValidatorError
@@ -25,6 +26,7 @@ EXIT_BAD_INPUT = 2
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
 cli.add_typer(epoch_app, name="epoch")
 cli.add_typer(score_app, name="score")
+cli.add_typer(submission_app, name="submission")
 cli.add_typer(checkpoints_app, name="checkpoints")
 cli.add_typer(competition_app, name="competition")
 cli.add_typer(weights_app, name="weights")

@@ -1,0 +1,292 @@
+"""``python -m app submission …``: what a miner needs before committing: would it be accepted, and the sealed file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from app.domain import Rejection, SubmissionRejected, ValidatorError
+from app.settings import get_settings
+
+if TYPE_CHECKING:
+    from app.rules import Rules
+    from chain.sources import EpochSource
+
+submission_app = typer.Typer(no_args_is_help=True, help="Check and seal a miner's submission.")
+
+EXIT_REFUSED: Final = 1
+
+_BLOCK_SECONDS: Final = 12
+
+# The file must open a little before the epoch ends, and not before the last chance to commit has passed.
+_SAFETY_BLOCKS: Final = 2
+
+# A name longer than this is no file's, and asking the system about it is an error.
+_LONGEST_PATH: Final = 255
+
+_PREFIX: Final = re.compile(r"\s*\d+\s*:")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a validator would say of a submission. ``scores`` are per molecule, where the weights are there."""
+
+    accepted: bool
+    rejection: Rejection | None
+    molecules: int
+    entropy: float | None
+    scores: tuple[float | None, ...] | None
+    note: str | None
+
+
+@submission_app.command()
+def check(
+    submission: Annotated[str, typer.Argument(metavar="FILE|NAMES", help="A file of names, or the names themselves.")],
+    recording: Annotated[Path | None, typer.Option(help="Check against this recorded epoch.")] = None,
+    database: Annotated[Path | None, typer.Option(help="molecules.sqlite; the live one by default.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="CSV of molecules already used; the live one by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Would this submission be accepted, and if not, why; exit 1 where it would be refused."""
+    source = _source(recording, needed=database is None or archive is None)
+    rules = _rules(source)
+    verdict = verdict_on(names_of(submission, rules), rules, source, database, archive)
+    if as_json:
+        typer.echo(json.dumps(asdict(verdict), ensure_ascii=False, indent=1))
+    else:
+        _print(verdict)
+    if not verdict.accepted:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@submission_app.command()
+def seal(
+    submission: Annotated[str, typer.Argument(metavar="FILE|NAMES", help="A file of names, or the names themselves.")],
+    uid: Annotated[int, typer.Option(min=0, help="Your UID: it is sealed in.")],
+    where: Annotated[str, typer.Option("--to", metavar="OWNER/REPO/BRANCH/PATH", help="Folder you will push it to.")],
+    drand_round: Annotated[
+        int | None, typer.Option("--round", min=1, help="drand round; the running epoch's by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write the file into.")] = Path(),
+) -> None:
+    """Encrypt a submission for the epoch's drand round; prints the file and the path to commit."""
+    from chain.github_path import parse_github_path
+    from chain.timelock import round_time
+    from chain.timelock import seal as seal_bytes
+
+    rules = _rules(None)
+    names = names_of(submission, rules)
+    wanted = rules.molecule_validation.num_molecules
+    if len(names) != wanted:
+        raise ValidatorError(f"a submission names exactly {wanted} molecules; this one names {len(names)}")
+    chosen = drand_round if drand_round is not None else _round_of_running_epoch(rules)
+    plaintext = f"{uid}:{','.join(names)}"
+    content = repr((chosen, seal_bytes(plaintext.encode(), chosen))).encode()
+    name = f"{hashlib.sha256(content).hexdigest()[:20]}.txt"
+    path = f"{where.strip('/')}/{name}"
+    try:
+        parse_github_path(path)
+    except SubmissionRejected as refusal:
+        raise ValidatorError(f"--to: {refusal.rejection.message}") from None
+    _check_size(content, path)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / name).write_bytes(content)
+    console = Console()
+    opens = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(round_time(chosen)))
+    console.print(f"Sealed for UID {uid} until drand round {chosen} ({opens}).")
+    console.print(f"Push   {out / name}", highlight=False, soft_wrap=True)
+    console.print(f"Commit {path}", highlight=False, soft_wrap=True)
+
+
+def names_of(submission: str, rules: Rules) -> tuple[str, ...]:
+    """Names from a file or an argument: split on commas or line ends; a leading ``uid:`` is dropped."""
+    text = submission
+    if "\n" not in submission and len(submission) < _LONGEST_PATH and Path(submission).is_file():
+        try:
+            text = Path(submission).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValidatorError(f"{submission} cannot be read: {error}") from None
+    elif not any(mark in submission for mark in (":", ",")):
+        raise ValidatorError(f"{submission!r} is neither a file nor a list of names such as rxn:4:123:456,rxn:5:…")
+    if match := _PREFIX.match(text):
+        text = text[match.end() :]
+    names = tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
+    if not names:
+        raise ValidatorError("the submission names no molecule")
+    return names
+
+
+def verdict_on(
+    names: tuple[str, ...], rules: Rules, source: EpochSource | None, database: Path | None, archive: Path | None
+) -> Verdict:
+    """What §6 says of the names, and PSICHIC of the molecules."""
+    from app.epoch import load_archive
+    from chem.archive import read_archive
+    from chem.database import CombinatorialDatabase
+    from chem.validation import MoleculeRules, validate_molecules
+
+    wanted = rules.molecule_validation.num_molecules
+    if len(names) != wanted:
+        from app.domain import RejectionCode
+
+        message = f"the submission names {len(names)} molecules; exactly {wanted} are needed"
+        refusal = Rejection(RejectionCode.WRONG_MOLECULE_COUNT, message)
+        return Verdict(False, refusal, len(names), None, None, None)
+    target = rules.protein_selection.weekly_target
+    note = None
+    if archive is not None and not archive.exists():
+        raise ValidatorError(f"--archive {archive} does not exist")
+    if archive is not None:
+        used: frozenset[str] | None = read_archive(archive)
+    else:
+        assert source is not None
+        used, note = load_archive(source, rules)
+    if database is None:
+        assert source is not None
+        database = source.molecule_database()
+    opened = CombinatorialDatabase(database)
+    try:
+        allowed, drawn = _allowed_reactions(rules, source, len(opened.reactions))
+        valid = validate_molecules(names, opened, MoleculeRules(rules, allowed, used, target))
+    except SubmissionRejected as refused:
+        return Verdict(False, refused.rejection, len(names), None, None, note)
+    finally:
+        opened.close()
+    scores, why = _scores([molecule.smiles for molecule in valid.molecules], target, source)
+    notes = "; ".join(part for part in (note, drawn, why) if part)
+    return Verdict(True, None, len(valid.molecules), valid.entropy, scores, notes or None)
+
+
+def _allowed_reactions(
+    rules: Rules, source: EpochSource | None, reactions: int
+) -> tuple[tuple[int | str, ...], str | None]:
+    """The reactions in force; where they are drawn, from the recorded epoch, or the running one."""
+    from chain.challenge import draw_challenge
+
+    if not rules.reaction_filtering.random_valid_reaction:
+        return tuple(rules.reaction_filtering.allowed_reactions), None
+    if source is None:
+        raise ValidatorError("the rules draw the reaction anew each epoch; give --recording, or let the chain be asked")
+    if get_settings().offline or not hasattr(source, "live"):
+        start = source.header().start_block_hash
+    else:
+        start = _running_epoch()[2]
+    challenge = draw_challenge(start, source.protein_pool(), reactions, rules)
+    return challenge.allowed_reactions, f"this epoch's reaction: {challenge.allowed_reactions[0]}"
+
+
+def _scores(
+    smiles: list[str], target: str, source: EpochSource | None
+) -> tuple[tuple[float | None, ...] | None, str | None]:
+    """PSICHIC's score of each molecule against the weekly target, or why there is none."""
+    from app.domain import PSICHIC_METRIC, Protein, ScoringModel
+
+    settings = get_settings()
+    if settings.psichic_weights is None:
+        return None, "no PSICHIC score: PSICHIC_WEIGHTS is not set"
+    sequence = source.sequence(target) if source is not None else None
+    if sequence is None:
+        return None, f"no PSICHIC score: the sequence of {target} is unknown here"
+    from gpu.scorers import build_scorer
+
+    pairs = build_scorer(ScoringModel.PSICHIC, settings).pair_scores([Protein(target, sequence)], smiles)
+    return tuple(pair.metrics.get(PSICHIC_METRIC) for pair in pairs), None
+
+
+def _source(recording: Path | None, *, needed: bool) -> EpochSource | None:
+    """The recording, else the network at the last closed epoch; None where nothing outside is asked for."""
+    if recording is not None:
+        from chain.sources.recorded import RecordedSource
+
+        return RecordedSource(recording)
+    if not needed:
+        return None
+    if get_settings().offline:
+        raise ValidatorError("OFFLINE is set: give --recording, or --database and --archive")
+    from app.live import StoredSource, process_subtensor
+    from app.store.database import get_store
+    from app.store.schema import migrate
+    from chain.sources.live import live_epoch_at
+
+    migrate(get_store())
+    epoch, _ = live_epoch_at(process_subtensor(), get_settings().netuid)
+    # a name of its own, so that a check freezes nothing for the validator's own epoch
+    return StoredSource(f"live:{epoch.netuid}:{epoch.end_block}:{epoch.epoch_length}", remember=False)
+
+
+def _rules(source: EpochSource | None) -> Rules:
+    from app.rules import parse_rules
+
+    if source is not None:
+        return parse_rules(source.rules_text())
+    path = get_settings().rules_file
+    try:
+        return parse_rules("" if path is None else path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ValidatorError(f"RULES_FILE {path} cannot be read: {error.strerror}") from None
+
+
+def _running_epoch() -> tuple[int, int, str]:
+    """End block and length of the epoch that is running, and the hash of its first block."""
+    from app.live import process_subtensor
+    from chain.sources.live import live_epoch_at
+
+    chain = process_subtensor()
+    last, _ = live_epoch_at(chain, get_settings().netuid)
+    return last.end_block + last.epoch_length, last.epoch_length, chain.block_hash(last.end_block)
+
+
+def _round_of_running_epoch(rules: Rules) -> int:
+    """The drand round published between the last block that may commit and the epoch's end (specs/epoch.md §3)."""
+    if get_settings().offline:
+        raise ValidatorError("OFFLINE is set: give --round")
+    from app.live import process_subtensor
+    from chain.timelock import round_at
+
+    end, _, _ = _running_epoch()
+    chain = process_subtensor()
+    head = chain.current_block()
+    closes = end - rules.competition.no_submission_blocks
+    if head >= closes - 1:
+        raise ValidatorError(
+            f"block {head}: this epoch takes no more commitments (until {closes}); wait for block {end}"
+        )
+    opens = closes + min(_SAFETY_BLOCKS, rules.competition.no_submission_blocks)
+    return round_at(chain.block_time(head) + (opens - head) * _BLOCK_SECONDS)
+
+
+def _check_size(content: bytes, path: str) -> None:
+    from chain.submission import MAX_SUBMISSION_BYTES
+    from chain.subtensor import MAX_COMMITMENT_BYTES
+
+    if len(content) > MAX_SUBMISSION_BYTES:
+        raise ValidatorError(f"the sealed file has {len(content)} bytes; validators read {MAX_SUBMISSION_BYTES}")
+    if len(path.encode()) > MAX_COMMITMENT_BYTES:
+        raise ValidatorError(f"the path has {len(path.encode())} bytes; a commitment holds {MAX_COMMITMENT_BYTES}")
+
+
+def _print(verdict: Verdict) -> None:
+    console = Console()
+    if verdict.rejection is not None:
+        refusal = verdict.rejection
+        where = "" if refusal.index is None else f" (molecule {refusal.index}: {refusal.molecule})"
+        console.print(f"[bold red]refused:[/] {refusal.code.value}: {escape(refusal.message)}{escape(where)}")
+    else:
+        console.print(f"[bold green]accepted:[/] {verdict.molecules} molecules, entropy {verdict.entropy:.6f}")
+    if verdict.scores is not None:
+        known = [score for score in verdict.scores if score is not None]
+        mean: Any = f"{sum(known) / len(known):.4f}" if known else "–"
+        console.print(f"PSICHIC against the target: mean {mean} over {len(known)} of {len(verdict.scores)} molecules")
+    if verdict.note:
+        console.print(f"[yellow]note:[/] {escape(verdict.note)}")

@@ -22,6 +22,10 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
+_MOLECULES_NETUID = 68
+_MODELS_NETUID = 21
+
+
 class SettingsError(ValidatorError):
     """An environment variable (or a line of .env) has a value that cannot be used."""
 
@@ -210,6 +214,11 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         scheme, rest = url.split(":", 1)
         return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
+
+    @property
+    def models_netuid(self) -> int:
+        """The subnet of the model competitions: NETUID, and 21 for a process that was started for the molecules' 68."""
+        return _MODELS_NETUID if self.netuid == _MOLECULES_NETUID else self.netuid
 
     @property
     def models_folder(self) -> Path:

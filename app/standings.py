@@ -107,10 +107,10 @@ def competitions_now(session: Session, standings: Iterable[ModelStanding]) -> li
 
 def incentive_now(session: Session, settings: Settings) -> Incentive:
     """The weights that the store's scores, baselines, reputations and last round give."""
-    metagraph = Metagraph(session, settings.netuid).read()
+    metagraph = Metagraph(session, settings.models_netuid).read()
     return incentive(
         metagraph.hotkeys,
-        competitions_now(session, model_standings(session, settings.netuid)),
+        competitions_now(session, model_standings(session, settings.models_netuid)),
         {hotkey: record.reputation for hotkey, record in Reputations(session).all().items()},
         previous=WeightRounds(session).previous(),
         alpha=settings.alpha,

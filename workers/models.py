@@ -158,11 +158,11 @@ def sync_metagraph() -> dict[str, Any]:
     if settings.offline:
         return {"status": "offline"}
     try:
-        found = open_chain().metagraph(settings.netuid)
+        found = open_chain().metagraph(settings.models_netuid)
     except ValidatorError as error:
         return _left_for_next_tick("metagraph", error)
     with get_store().writing() as session:
-        Metagraph(session, settings.netuid).sync(found.block, found.neurons)
+        Metagraph(session, settings.models_netuid).sync(found.block, found.neurons)
     return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
 
 
@@ -174,14 +174,14 @@ def update_models() -> dict[str, Any]:
         return {"status": "offline"}
     try:
         block_now = open_chain().current_block()
-        commitments = {found.hotkey: found for found in open_chain().commitments(settings.netuid)}
+        commitments = {found.hotkey: found for found in open_chain().commitments(settings.models_netuid)}
     except ValidatorError as error:
         return _left_for_next_tick("commitments", error)
     counts = {"new": 0, "known": 0, "refused": 0}
     with get_store().writing() as session:
-        queue = ModelQueue(session, settings.netuid)
+        queue = ModelQueue(session, settings.models_netuid)
         running: set[str | None] = {record.id for record in Competitions(session).all()}
-        for neuron in Metagraph(session, settings.netuid).read().neurons:
+        for neuron in Metagraph(session, settings.models_netuid).read().neurons:
             commitment = commitments.get(neuron.hotkey)
             if commitment is not None:
                 counts[_queue_model(queue, neuron.uid, commitment, block_now, running)] += 1
@@ -222,7 +222,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     """Keep when a model's Hugging Face repository was created; one younger than its commitment is penalised."""
     settings = get_settings()
     with get_store().reading() as session:
-        model = next((m for m in ModelQueue(session, settings.netuid).models() if m.hotkey == hotkey), None)
+        model = next((m for m in ModelQueue(session, settings.models_netuid).models() if m.hotkey == hotkey), None)
     if model is None:
         return {"status": "gone"}
     try:
@@ -230,7 +230,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     except RepositoryUnknown as error:
         return _left_for_next_tick("repository date", error)
     with get_store().writing() as session:
-        ModelQueue(session, settings.netuid).note_repository(hotkey, model.commitment.model, created_at)
+        ModelQueue(session, settings.models_netuid).note_repository(hotkey, model.commitment.model, created_at)
     return {"status": "checked", "created_at": None if created_at is None else created_at.isoformat()}
 
 
@@ -255,12 +255,12 @@ def score_next_models() -> dict[str, Any]:
         with get_store().writing() as session:
             if not Scorings(session).idle([name]):
                 continue
-            taken = take_next_model(session, settings.netuid, hotkey)
+            taken = take_next_model(session, settings.models_netuid, hotkey)
             if taken is None:
                 break
             scoring_id = Scorings(session).open(name, hotkey, taken)
             if scoring_id is None:
-                ModelQueue(session, settings.netuid).release(taken.commitment.hotkey, hotkey, taken.taken_at)
+                ModelQueue(session, settings.models_netuid).release(taken.commitment.hotkey, hotkey, taken.taken_at)
                 continue
         opened.append(scoring_id)
     for scoring_id in [*lost, *opened]:
@@ -276,7 +276,7 @@ def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> di
         scoring = Scorings(session).get(scoring_id)
     if scoring is None:
         return {"scoring": scoring_id, "status": "gone"}
-    step = ScoringStep(get_store(), settings.netuid, settings.evaluation_limit, settings.scoring_poll)
+    step = ScoringStep(get_store(), settings.models_netuid, settings.evaluation_limit, settings.scoring_poll)
     scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
     later = step.advance(scorer, scoring, trouble)
     if isinstance(later, Later):
@@ -304,7 +304,7 @@ def release_stale() -> dict[str, Any]:
     """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
     settings = get_settings()
     with get_store().writing() as session:
-        released = ModelQueue(session, settings.netuid).release_stale(settings.evaluation_limit)
+        released = ModelQueue(session, settings.models_netuid).release_stale(settings.evaluation_limit)
         forgotten = Callers(session).forget_old()
     if released:
         log.warning(
@@ -328,7 +328,7 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
             rounds.keep(weight_round(mark, incentive_now(session, settings)))
             computed = rounds.at(mark)
         assert computed is not None
-        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, settings.netuid).read())
+        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, settings.models_netuid).read())
     if computed.state is not RoundState.COMPUTED:
         return {"mark": mark, "status": computed.state.value}
     for warning in computed.warnings:
@@ -349,7 +349,7 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
 
 def _submit(weights: dict[int, float]) -> tuple[RoundState, str]:
     try:
-        receipt = open_chain().set_weights(get_settings().netuid, weights)
+        receipt = open_chain().set_weights(get_settings().models_netuid, weights)
     except ValidatorError as error:
         log.error("weights were not set: %s", error)
         return RoundState.FAILED, str(error)
@@ -364,10 +364,10 @@ def update_reputations() -> dict[str, Any]:
     day = now().date().isoformat()
     before = now() - settings.retention
     with get_store().writing() as session:
-        steps = reputation_steps(session, settings.netuid, day)
+        steps = reputation_steps(session, settings.models_netuid, day)
         reputations = Reputations(session)
         reputations.step(steps)
-        hotkeys = list(Metagraph(session, settings.netuid).read().stakes)
+        hotkeys = list(Metagraph(session, settings.models_netuid).read().stakes)
         forgotten = reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
         WeightRounds(session).delete_before(before)
         Scorings(session).delete_before(before)
@@ -383,7 +383,8 @@ def clean_models() -> dict[str, Any]:
     settings = get_settings()
     with get_store().reading() as session:
         kept = {
-            model_folder(settings.models_folder, text) for text in ModelQueue(session, settings.netuid).referenced()
+            model_folder(settings.models_folder, text)
+            for text in ModelQueue(session, settings.models_netuid).referenced()
         }
     removed = []
     for folder in sorted(settings.models_folder.glob("*/*/*")):

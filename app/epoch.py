@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,8 +36,8 @@ from chain.sources import ArchiveUnavailable, EpochSource
 from chain.submission import fetch_submission, open_submission, parse_submission
 from chem.archive import ArchiveUnreadable, read_archive
 from chem.database import CombinatorialDatabase
-from chem.diversity import smiles_entropy
-from chem.validation import MoleculeRules, validate_molecules
+
+# chem.validation and chem.diversity load RDKit (30 MB); the processes that examine nothing do without
 
 BATCH_SIZE: Final = 32
 
@@ -117,8 +117,11 @@ class Examiner:
     """Examines an epoch's submissions; holds what they share (database, archive, rules) for the worker's next one."""
 
     def __init__(self, source: EpochSource, rules: Rules, challenge: Challenge) -> None:
+        from chem.validation import MoleculeRules, validate_molecules
+
         self._source = source
         self._rules = rules
+        self._validate = validate_molecules
         self._database = CombinatorialDatabase(source.molecule_database())
         archive, _ = load_archive(source, rules)
         self._against = MoleculeRules(rules, challenge.allowed_reactions, archive, challenge.targets[0])
@@ -130,7 +133,7 @@ class Examiner:
             push_time = self._source.push_time(parse_github_path(commitment.data))
             sealed = parse_submission(fetch_submission(self._source, commitment))
             names = open_submission(self._source, uid, sealed, self._rules.molecule_validation.num_molecules)
-            valid = validate_molecules(names, self._database, self._against)
+            valid = self._validate(names, self._database, self._against)
         except SubmissionRejected as refusal:
             return Examination(push_time, rejection=refusal.rejection)
         return Examination(push_time, valid.molecules, valid.entropy)
@@ -179,7 +182,34 @@ def proteins_for(epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
     return epoch.proteins if model is ScoringModel.PSICHIC else epoch.targets[:1]
 
 
-PairScores = Mapping[tuple[str, str], PairScore]
+@dataclass(slots=True)
+class EpochScores:
+    """All scores of an epoch, as compact as 25,600 molecules × 9 proteins ask for."""
+
+    affinities: dict[str, dict[str, float]] = field(default_factory=dict)
+    boltz: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    failures: dict[tuple[ScoringModel, str], set[str]] = field(default_factory=dict)
+
+    def add(self, model: ScoringModel, pairs: Iterable[PairScore]) -> None:
+        """Take up a batch's scores: affinity by protein and SMILES, Boltz metrics by SMILES, errors by cause."""
+        for pair in pairs:
+            if pair.error:
+                self.failures.setdefault((model, pair.error.split(":", 1)[0]), set()).add(pair.smiles)
+            elif model is ScoringModel.BOLTZ:
+                self.boltz[pair.smiles] = pair.metrics
+            elif math.isfinite(affinity := pair.metrics.get(PSICHIC_METRIC, MINUS_INFINITY)):
+                self.affinities.setdefault(pair.protein, {})[pair.smiles] = affinity
+
+    def affinity(self, protein: str, smiles: str) -> float:
+        """The PSICHIC score, −inf where there is none."""
+        return self.affinities.get(protein, {}).get(smiles, MINUS_INFINITY)
+
+    def warnings(self) -> list[str]:
+        """One sentence per cause, so that a thousand failed pairs do not drown the report."""
+        return [
+            f"{model.value}: {len(molecules)} molecule(s) without a score ({cause}), for example {min(molecules)[:120]}"
+            for (model, cause), molecules in sorted(self.failures.items())
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +222,10 @@ class Outcome:
     warnings: tuple[str, ...]
 
 
-def conclude(
-    epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], psichic: PairScores, boltz: PairScores
-) -> Outcome:
+def conclude(epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Outcome:
     """Rank the valid submissions and build the weight vector (§9, §10)."""
     valid = [submission for submission in submissions if submission.state is PartState.VALID]
-    entrants = [_entrant(epoch, submission, psichic, boltz) for submission in valid]
+    entrants = [_entrant(epoch, submission, scores) for submission in valid]
     ranking = rank(entrants, epoch.header.epoch, epoch.rules)
     vector = weight_vector(
         ranking.psichic_winner, ranking.boltz_winner, [neuron.uid for neuron in epoch.neurons], epoch.rules
@@ -208,7 +236,7 @@ def conclude(
         Verdict(
             uid=standing.uid,
             scored=_scored(
-                epoch, submission_of[standing.uid], entrant_of[standing.uid], standing.molecule_scores, boltz
+                epoch, submission_of[standing.uid], entrant_of[standing.uid], standing.molecule_scores, scores
             ),
             psichic_score=standing.psichic_score,
             boltz_score=standing.boltz_score,
@@ -218,68 +246,56 @@ def conclude(
         )
         for standing in ranking.standings
     )
-    warnings = [*_score_warnings(ScoringModel.PSICHIC, psichic), *_score_warnings(ScoringModel.BOLTZ, boltz)]
+    warnings = scores.warnings()
     warnings += [reason for reason in (boltz_left_out(epoch), vector.reason) if reason]
     return Outcome(verdicts, (ranking.psichic_winner, ranking.boltz_winner), vector.weights, tuple(warnings))
 
 
-def _entrant(epoch: OpenEpoch, submission: SubmissionRecord, psichic: PairScores, boltz: PairScores) -> Entrant:
+def _entrant(epoch: OpenEpoch, submission: SubmissionRecord, scores: EpochScores) -> Entrant:
     candidates = candidates_of(epoch, submission)
-    target = epoch.challenge.targets[0]
     metric = epoch.rules.molecule_validation.boltz_metric
-    scored = [boltz.get((target, molecule.smiles)) for molecule in candidates]
+    metrics = [scores.boltz.get(molecule.smiles, {}) for molecule in candidates]
     return Entrant(
         uid=submission.uid,
         block=submission.commitment.block,
         push_time=submission.push_time,
         names=tuple(molecule.name for molecule in submission.molecules),
-        target_scores=_table(submission.molecules, epoch.challenge.targets, psichic),
-        antitarget_scores=_table(submission.molecules, epoch.challenge.antitargets, psichic),
+        target_scores=_table(submission.molecules, epoch.challenge.targets, scores),
+        antitarget_scores=_table(submission.molecules, epoch.challenge.antitargets, scores),
         entropy=submission.entropy,
-        boltz=tuple(pair.metrics[metric] for pair in scored if pair is not None and metric in pair.metrics),
-        entropy_boltz=smiles_entropy([m.smiles for m in candidates]) if len(candidates) > 1 else None,
+        boltz=tuple(found[metric] for found in metrics if metric in found),
+        entropy_boltz=_entropy_of(candidates) if len(candidates) > 1 else None,
     )
 
 
-def _table(molecules: Sequence[Molecule], proteins: Sequence[str], scores: PairScores) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(_affinity(scores.get((code, m.smiles))) for code in proteins) for m in molecules)
+def _entropy_of(molecules: Sequence[Molecule]) -> float | None:
+    from chem.diversity import smiles_entropy
+
+    return smiles_entropy([molecule.smiles for molecule in molecules])
 
 
-def _affinity(pair: PairScore | None) -> float:
-    value = MINUS_INFINITY if pair is None else pair.metrics.get(PSICHIC_METRIC, MINUS_INFINITY)
-    return value if math.isfinite(value) else MINUS_INFINITY
+def _table(
+    molecules: Sequence[Molecule], proteins: Sequence[str], scores: EpochScores
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(scores.affinity(code, molecule.smiles) for code in proteins) for molecule in molecules)
 
 
 def _scored(
     epoch: OpenEpoch,
     submission: SubmissionRecord,
     entrant: Entrant,
-    scores: Sequence[float],
-    boltz: PairScores,
+    molecule_scores: Sequence[float],
+    scores: EpochScores,
 ) -> list[dict[str, Any]]:
     candidates = {molecule.smiles for molecule in candidates_of(epoch, submission)}
-    target = epoch.challenge.targets[0]
-    entries: list[dict[str, Any]] = []
-    for index, molecule in enumerate(submission.molecules):
-        pair = boltz.get((target, molecule.smiles)) if molecule.smiles in candidates else None
-        entries.append(
-            {
-                "target_scores": [json_number(score) for score in entrant.target_scores[index]],
-                "antitarget_scores": [json_number(score) for score in entrant.antitarget_scores[index]],
-                "score": json_number(scores[index]),
-                "boltz": dict(pair.metrics) if pair is not None and pair.metrics else None,
-            }
-        )
-    return entries
-
-
-def _score_warnings(model: ScoringModel, scores: PairScores) -> list[str]:
-    """One sentence per cause, so that a thousand failed pairs do not drown the report."""
-    causes: dict[str, set[str]] = {}
-    for (_, smiles), pair in scores.items():
-        if pair.error:
-            causes.setdefault(pair.error.split(":", 1)[0], set()).add(smiles)
     return [
-        f"{model.value}: {len(molecules)} molecule(s) without a score ({cause}), for example {min(molecules)[:120]}"
-        for cause, molecules in sorted(causes.items())
+        {
+            "target_scores": [json_number(score) for score in entrant.target_scores[index]],
+            "antitarget_scores": [json_number(score) for score in entrant.antitarget_scores[index]],
+            "score": json_number(molecule_scores[index]),
+            "boltz": dict(scores.boltz[molecule.smiles])
+            if molecule.smiles in candidates and molecule.smiles in scores.boltz
+            else None,
+        }
+        for index, molecule in enumerate(submission.molecules)
     ]

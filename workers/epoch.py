@@ -7,13 +7,13 @@ from typing import Any
 from celery import chord
 
 from app.celery import app
-from app.domain import PairScore, ScoringModel, ValidatorError
-from app.epoch import LIVE_PREFIX, conclude, gather_opening, open_source, plan_batches, proteins_for
+from app.domain import ScoringModel, ValidatorError
+from app.epoch import LIVE_PREFIX, EpochScores, conclude, gather_opening, open_source, plan_batches, proteins_for
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs, now
 from app.store.facts import Facts
-from app.store.records import FINAL_STAGES, OpenEpoch, Stage
+from app.store.records import FINAL_STAGES, Stage
 from app.store.scores import Scores
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
@@ -94,23 +94,16 @@ def close_epoch(epoch_id: int) -> dict[str, Any]:
             return {"epoch": epoch_id, "status": "closed before"}
         epoch = epochs.get(epoch_id)
         submissions = epochs.submissions(epoch_id)
-        psichic = _scores_of(epoch, ScoringModel.PSICHIC, epochs, Scores(session))
-        boltz = _scores_of(epoch, ScoringModel.BOLTZ, epochs, Scores(session))
-    outcome = conclude(epoch, submissions, psichic, boltz)
+        scores = EpochScores()
+        for model in ScoringModel:
+            proteins = scoring_proteins(epoch, proteins_for(epoch, model))
+            for batch in epochs.batches(epoch.id, model):
+                scores.add(model, Scores(session).known(batch.model_digest or "", proteins, batch.smiles).values())
+    outcome = conclude(epoch, submissions, scores)
     with store.writing() as session:
         Epochs(session).close(epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings)
     send_on(epoch_id)
     return {"epoch": epoch_id, "status": "closed"}
-
-
-def _scores_of(
-    epoch: OpenEpoch, model: ScoringModel, epochs: Epochs, scores: Scores
-) -> dict[tuple[str, str], PairScore]:
-    proteins = scoring_proteins(epoch, proteins_for(epoch, model))
-    found: dict[tuple[str, str], PairScore] = {}
-    for batch in epochs.batches(epoch.id, model):
-        found |= scores.known(batch.model_digest or "", proteins, batch.smiles)
-    return found
 
 
 def send_on(epoch_id: int) -> str:

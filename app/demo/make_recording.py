@@ -97,6 +97,8 @@ class Miner:
 class Maker:
     """Writes one recording folder."""
 
+    metagraph_size = 24
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.random = random.Random(SEED)
@@ -274,7 +276,7 @@ class Maker:
 
     def _write_miners(self, miners: list[Miner]) -> None:
         neurons = []
-        for uid in range(24):
+        for uid in range(self.metagraph_size):
             hotkey, coldkey = (_address(f"{kind} {uid}") for kind in ("hotkey", "coldkey"))
             neurons.append(
                 {"uid": uid, "hotkey": hotkey, "coldkey": coldkey, "stake": 100.0 * uid, "validator_permit": uid == 0}

@@ -39,8 +39,10 @@ class Scores:
                 ScoreRow.smiles.in_(smiles),
             )
         )
+        # one string per SMILES, not one per row: an epoch has nine rows of each
+        own = {text: text for text in smiles}
         return {
-            (protein.code, text): PairScore(protein.code, text, json.loads(metrics) if metrics else {}, error)
+            (protein.code, own[text]): PairScore(protein.code, own[text], json.loads(metrics) if metrics else {}, error)
             for number, text, metrics, error in rows
             for protein in by_number[number]
         }

@@ -45,26 +45,34 @@ class RecordedScorer:
 
     def _pair(self, protein: str, smiles: str) -> PairScore:
         key = protein if self.model is ScoringModel.PSICHIC else ""
-        metrics = self._table.get(key, {}).get(smiles)
-        if not metrics or not all(math.isfinite(value) for value in metrics.values()):
-            return PairScore(protein, smiles, error=NOT_RECORDED)
-        return PairScore(protein, smiles, metrics)
+        values = self._table.get(key, {}).get(smiles, ())
+        finite = {name: value for name, value in zip(self._metrics, values, strict=False) if math.isfinite(value)}
+        return PairScore(protein, smiles, finite) if finite else PairScore(protein, smiles, error=NOT_RECORDED)
 
     @cached_property
-    def _table(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Metrics by protein (the empty string for Boltz) and SMILES."""
-        table: dict[str, dict[str, dict[str, float]]] = {}
+    def _metrics(self) -> tuple[str, ...]:
+        """The metrics' names, in the order of the table's values."""
+        if self.model is ScoringModel.PSICHIC or not self.path.exists():
+            return (PSICHIC_METRIC,)
+        with self.path.open(encoding="utf-8", newline="") as stream:
+            return tuple(name for name in next(csv.reader(stream)) if name != "smiles")
+
+    @cached_property
+    def _table(self) -> dict[str, dict[str, tuple[float, ...]]]:
+        """Metric values by protein (the empty string for Boltz) and SMILES; an empty cell is NaN."""
+        table: dict[str, dict[str, tuple[float, ...]]] = {}
         if not self.path.exists():
             return table
+        # a SMILES stands in the file once per protein and in memory once
+        own: dict[str, str] = {}
         for line, row in self._rows():
-            protein = row.pop("protein") if self.model is ScoringModel.PSICHIC else ""
-            smiles = row.pop("smiles")
-            names = [PSICHIC_METRIC] if self.model is ScoringModel.PSICHIC else list(row)
+            protein = row["protein"] if self.model is ScoringModel.PSICHIC else ""
+            smiles = own.setdefault(row["smiles"], row["smiles"])
             try:
-                metrics = {name: float(row[name]) for name in names if row[name]}
+                values = tuple(float(row[name]) if row[name] else math.nan for name in self._metrics)
             except (TypeError, ValueError):
                 raise SourceError(f"{self.path}: line {line} holds a score that is not a number") from None
-            table.setdefault(protein, {})[smiles] = metrics
+            table.setdefault(protein, {})[smiles] = values
         return table
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:

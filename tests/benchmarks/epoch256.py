@@ -1,0 +1,104 @@
+"""An epoch of 256 UIDs × 100 molecules with recorded scores on the embedded cluster.
+
+    python -m tests.benchmarks.epoch256
+
+Runs ``epoch replay`` as its user does, start and stop of the cluster included, and samples the memory of the whole
+process tree twice a second: resident memory summed over the processes (shared pages counted once per process), and
+the proportional share that adds up to what the machine really gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from app.demo.make_recording import END_BLOCK, Maker, Miner, _address
+
+UIDS = 256
+MOLECULES = 100
+WANTED_SECONDS = 90.0
+WANTED_BYTES = 1.5e9
+SAMPLE_SECONDS = 0.5
+
+
+class FullEpoch(Maker):
+    """The bundled recording's maker, with every UID submitting 100 molecules of its own."""
+
+    metagraph_size = UIDS
+
+    def _draw_names(self, count: int) -> Iterable[str]:
+        names: dict[str, None] = {}
+        while len(names) < UIDS * MOLECULES * 1.35:
+            names[self._two_blocks() if len(names) % 3 == 0 else self._three_blocks()] = None
+        return names
+
+    def _miners(self) -> list[Miner]:
+        self._write_archive("AAAAAAAAAAAAAA-AAAAAAAAAA-N")
+        wanted = UIDS * MOLECULES
+        if len(self.good) < wanted:
+            raise SystemExit(f"only {len(self.good)} distinct molecules; {wanted} are needed")
+        self.scored = self.good[:wanted]
+        miners = []
+        for uid in range(UIDS):
+            content = self._sealed(uid, self.scored[uid * MOLECULES : (uid + 1) * MOLECULES])
+            digest = hashlib.sha256(content).hexdigest()[:20]
+            miners.append(Miner(uid, content, f"miner{uid}/s/main/{digest}.txt", END_BLOCK - 200, ""))
+        return miners
+
+
+def main() -> None:
+    """Print wall time and peak memory."""
+    folder = Path(tempfile.gettempdir()) / f"celery-validator-epoch256-{_address('v1')[:8]}"
+    if not (folder / "recording.json").exists():
+        print("making the recording…", flush=True)
+        FullEpoch(folder).make()
+    with tempfile.TemporaryDirectory() as data:
+        environment = {**os.environ, "DATA_DIR": data}
+        command = [sys.executable, "-m", "app", "epoch", "replay", str(folder), "--out", f"{data}/result.json"]
+        begun = time.monotonic()
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        resident, proportional = 0, 0
+        while process.poll() is None:
+            sample = [_memory(pid) for pid in _tree(process.pid)]
+            resident = max(resident, sum(r for r, _ in sample))
+            proportional = max(proportional, sum(p for _, p in sample))
+            time.sleep(SAMPLE_SECONDS)
+        seconds = time.monotonic() - begun
+        output = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise SystemExit(output)
+    verdict = "met" if seconds < WANTED_SECONDS and resident < WANTED_BYTES else "MISSED"
+    print(
+        f"epoch of {UIDS} x {MOLECULES} molecules: {seconds:.1f} s, peak resident {resident / 1e9:.2f} GB "
+        f"(proportional {proportional / 1e9:.2f} GB) on {os.cpu_count()} cores ({verdict}: {WANTED_SECONDS:.0f} s, 1.5 GB)"
+    )
+
+
+def _tree(root: int) -> list[int]:
+    found, pending = [], [root]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        with suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pending += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Resident and proportional bytes of one process; 0 once it has gone."""
+    with suppress(OSError, ProcessLookupError):
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        return tuple(int(fields[name].split()[0]) * 1024 for name in ("Rss", "Pss"))  # type: ignore[return-value]
+    return 0, 0
+
+
+if __name__ == "__main__":
+    main()

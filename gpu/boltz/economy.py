@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from boltz.model.layers import pairformer
 from boltz.model.layers.triangular_attention import primitives
 from boltz.model.modules import trunkv2
+from boltz.model.modules.utils import compute_random_augmentation
 from torch import Tensor, nn
 
 
@@ -33,6 +35,42 @@ class AbsentTemplates(nn.Module):
         for _ in range(self._draws):
             torch.rand((records * templates, tokens, 1, 1), device=z.device)
         return torch.zeros_like(z)
+
+
+def sampled(
+    diffusion: Any,
+    atom_mask: Tensor,
+    num_sampling_steps: int,
+    multiplicity: int,
+    max_parallel_samples: int | None = None,
+    steering_args: Mapping[str, Any] | None = None,
+    **conditions: Any,
+) -> dict[str, Tensor | None]:
+    """boltz's diffusion sampling without steering, in place of its ``sample``: the same draws and arithmetic.
+
+    boltz asks the device for the noise level three times a step and uploads the sample numbers, each of which waits
+    until the device is idle. Here the schedule is fetched once and the device always has work waiting. All samples
+    are denoised together, which is what boltz does for one parallel sample, too.
+    """
+    shape = (atom_mask.shape[0] * multiplicity, *atom_mask.shape[1:], 3)
+    device = diffusion.device
+    schedule = diffusion.sample_schedule(num_sampling_steps)
+    increase = torch.where(schedule > diffusion.gamma_min, diffusion.gamma_0, 0.0)
+    levels, gammas = schedule.tolist(), increase.tolist()
+    coordinates = schedule[0] * torch.randn(shape, device=device)
+    for before, after, gamma in zip(levels[:-1], levels[1:], gammas[1:], strict=True):
+        rotation, shift = compute_random_augmentation(multiplicity, device=device, dtype=coordinates.dtype)
+        coordinates = coordinates - coordinates.mean(dim=-2, keepdim=True)
+        coordinates = torch.einsum("bmd,bds->bms", coordinates, rotation) + shift
+        level = before * (1 + gamma)
+        variance = diffusion.noise_scale**2 * (level**2 - before**2)
+        noisy = coordinates + math.sqrt(variance) * torch.randn(shape, device=device)
+        denoised = diffusion.preconditioned_network_forward(
+            noisy, level, network_condition_kwargs={"multiplicity": multiplicity, **conditions}
+        )
+        slope = (noisy - denoised) / level
+        coordinates = noisy + diffusion.step_scale * (after - level) * slope
+    return {"sample_atom_coords": coordinates, "diff_token_repr": None}
 
 
 class _NothingDropped:

@@ -56,16 +56,16 @@ class _TriangleProduct(_Packed):
         self.keep("to_update", source.p_out.weight)
         self.keep("to_gate", source.g_out.weight)
 
-    def forward(self, z: Tensor, tokens: int) -> None:
+    def forward(self, z: Tensor, present: Tensor) -> None:
         padded, width = z.shape[0], z.shape[-1]
         x = self.rows.normed(z, self.norm_in_weight, self.norm_in_bias, self.dtype)
         operands = functional.glu(self.to_operands @ x.t(), dim=0)
         a, b = operands.view(2, width, padded, padded)
         if self.outgoing:
-            a[:, :, tokens:] = 0
+            a *= present.to(a.dtype)
             product = torch.bmm(a, b.transpose(1, 2))
         else:
-            a[:, tokens:, :] = 0
+            a *= present.to(a.dtype)[:, None]
             product = torch.bmm(a.transpose(1, 2), b)
         y = self.rows.normed_channels(product.view(width, -1), self.norm_out_weight, self.norm_out_bias)
         self.rows.add_(z, y @ self.to_update.t(), x @ self.to_gate.t())
@@ -88,12 +88,12 @@ class _TriangleAttention(_Packed):
         self.keep("to_bias", source.linear.weight)
         self.keep("to_update", mha.linear_o.weight)
 
-    def forward(self, z: Tensor, tokens: int) -> None:
+    def forward(self, z: Tensor, present: Tensor) -> None:
         padded, inner = z.shape[0], self.heads * self.width
         x = self.rows.normed(z, self.norm_weight, self.norm_bias, self.dtype, self.swap)
         qkvg = x @ self.to_qkvg.t()
         bias = (self.to_bias @ x.t()).view(self.heads, padded, padded)
-        bias[:, :, tokens:] = _NEVER
+        bias += ((1 - present) * _NEVER).to(bias.dtype)
         q, k, v, _ = qkvg.view(padded, padded, 4, self.heads, self.width).permute(2, 0, 3, 1, 4)
         with sdpa_kernel(_ATTENTION):
             o = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(padded, -1, -1, -1))
@@ -134,12 +134,12 @@ class _SequenceAttention(_Packed):
         self.keep_norm("norm", source.attention.proj_z[0])
         self.keep("to_bias", source.attention.proj_z[1].weight)
 
-    def forward(self, s: Tensor, z: Tensor, tokens: int) -> Tensor:
+    def forward(self, s: Tensor, z: Tensor, present: Tensor) -> Tensor:
         attention: Any = self.source.attention
         padded = z.shape[0]
         x = self.rows.normed(z, self.norm_weight, self.norm_bias, self.dtype)
         bias = (self.to_bias @ x.t()).view(1, -1, padded, padded).float()
-        bias[..., tokens:] = _NEVER
+        bias += (1 - present) * _NEVER
         normed = self.source.pre_norm_s(s)
         q, k, v = (
             project(normed).view(1, padded, attention.num_heads, attention.head_dim).transpose(1, 2)
@@ -166,23 +166,26 @@ class PackedPairLayer(nn.Module):
         for part in ("tri_mul_out", "tri_mul_in", "tri_att_start", "tri_att_end", "transition_z"):
             delattr(source, part)
 
-    def forward(self, s: Tensor | None, z: Tensor, tokens: int) -> Tensor | None:
-        """Update ``z`` (N × N × D) in place; returns the new ``s`` (1 × N × d_s), None without one."""
-        # boltz draws dropout masks and drops nothing; the random stream is kept in step with it
+    def forward(self, s: Tensor | None, z: Tensor, present: Tensor, draws: int) -> Tensor | None:
+        """Update ``z`` (N × N × D) in place; returns the new ``s`` (1 × N × d_s), None without one.
+
+        ``present`` (N) is 1 for a token and 0 for padding. ``draws`` random numbers are drawn four times, as boltz
+        draws dropout masks (and drops nothing): the random stream stays in step with it.
+        """
         for _ in range(_DRAWS_PER_LAYER):
-            torch.rand((1, tokens, 1, 1), device=z.device)
-        self.product_out(z, tokens)
-        self.product_in(z, tokens)
-        self.attention_start(z, tokens)
-        self.attention_end(z, tokens)
+            torch.rand(draws, device=z.device)
+        self.product_out(z, present)
+        self.product_in(z, present)
+        self.attention_start(z, present)
+        self.attention_end(z, present)
         self.transition(z)
         if self.sequence is None or s is None:
             return None
-        return self.sequence(s, z, tokens)  # type: ignore[no-any-return]
+        return self.sequence(s, z, present)  # type: ignore[no-any-return]
 
 
-class PackedPairStack(nn.Module):
-    """In place of boltz's pairformer: the same arguments and results, one record, no padding of its own."""
+class PackedPairCore(nn.Module):
+    """The layers on padded tokens: every shape a multiple of 16, so that few recordings serve many ligands."""
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype, rows: ModuleType) -> None:
         super().__init__()
@@ -191,14 +194,31 @@ class PackedPairStack(nn.Module):
     def forward(
         self, s: Tensor, z: Tensor, mask: Tensor, pair_mask: Tensor, use_kernels: bool = False
     ) -> tuple[Tensor, Tensor]:
+        """``s`` (1 × N × d_s), ``z`` (N × N × d_z), ``mask`` (N): 1 for a token, 0 for padding."""
+        # on a GPU any number up to a block's advances the generator alike; on a CPU each is counted
+        draws = mask.shape[0] if z.is_cuda else int(mask.sum())
+        room, single = z.clone(), s
+        for layer in self.layers:
+            single = layer(single, room, mask, draws)
+        return single, room
+
+
+class PackedPairStack(nn.Module):
+    """In place of boltz's pairformer: the same arguments and results, one record, no padding of its own."""
+
+    def __init__(self, layers: Sequence[Any], dtype: torch.dtype, rows: ModuleType) -> None:
+        super().__init__()
+        self.core: nn.Module = PackedPairCore(layers, dtype, rows)
+
+    def forward(
+        self, s: Tensor, z: Tensor, mask: Tensor, pair_mask: Tensor, use_kernels: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """``s`` (1 × N × d_s), ``z`` (1 × N × N × d_z); both come back in float32."""
         tokens = z.shape[1]
         with torch.autocast(z.device.type, enabled=False):
-            room = _padded(z)
-            single: Tensor | None = functional.pad(s.float(), (0, 0, 0, room.shape[0] - tokens))
-            for layer in self.layers:
-                single = layer(single, room, tokens)
-        assert single is not None
+            room, present = _padded(z)
+            single = functional.pad(s.float(), (0, 0, 0, room.shape[0] - tokens))
+            single, room = self.core(single, room, present, present)
         return single[:, :tokens].contiguous(), room[None, :tokens, :tokens].contiguous()
 
 
@@ -215,14 +235,15 @@ class PackedPairOnly(nn.Module):
         """``z`` (1 × N × N × d_z); comes back in float32."""
         tokens = z.shape[1]
         with torch.autocast(z.device.type, enabled=False):
-            room = _padded(z)
-            self.layer(None, room, tokens)
+            room, present = _padded(z)
+            self.layer(None, room, present, tokens)
         return room[None, :tokens, :tokens].contiguous()
 
 
-def _padded(z: Tensor) -> Tensor:
+def _padded(z: Tensor) -> tuple[Tensor, Tensor]:
+    """``z`` (1 × N × N × D) in a larger square, and which of its tokens are there."""
     tokens, width = z.shape[1], z.shape[-1]
     size = -(-tokens // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
     room = torch.zeros((size, size, width), dtype=torch.float32, device=z.device)
     room[:tokens, :tokens] = z[0]
-    return room
+    return room, (torch.arange(size, device=z.device) < tokens).float()

@@ -71,10 +71,9 @@ class _Recording:
 
 
 class ReplayedTrunk(nn.Module):
-    """A pairformer stack whose recordings are kept by shape: the next ligand of that many atoms reuses them.
+    """A stack of pair layers whose recordings are kept by shape: the next ligand of that shape reuses them.
 
-    ``forward(s, z, mask, pair_mask)`` as boltz's: s (1 × N × d_s), z (1 × N × N × d_z), masks (1 × N, 1 × N × N).
-    The first call of a shape runs plainly, the second records.
+    ``forward(s, z, mask, pair_mask)`` as the stack's. The first call of a shape runs plainly, the second records.
     """
 
     def __init__(self, stack: nn.Module, recorder: Recorder) -> None:

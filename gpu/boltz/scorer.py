@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import importlib.metadata
@@ -50,6 +51,7 @@ _CONFIDENCE_METRICS: Final = (
     "complex_ipde",
 )
 _AFFINITY_PREFIX: Final = "affinity_"
+_STEERING: Final = ("fk_steering", "physical_guidance_update", "contact_guidance_update")
 _PAIR_TYPE: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -190,11 +192,14 @@ class BoltzScorer:
 
     def _economised(self, model: Any) -> list[ReplayedTrunk | ReplayedDenoiser]:
         """The model with its waste taken out; the profile's numbers stay. Returns what holds recordings."""
-        from gpu.boltz.economy import AbsentTemplates
+        from gpu.boltz.economy import AbsentTemplates, sampled
         from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedTrunk
 
         if model.use_templates:
             model.template_module = AbsentTemplates(model.template_module)
+        steered = any(model.steering_args[name] for name in _STEERING)
+        if not steered and not self._profile.alignment_reverse_diffusion:
+            model.structure_module.sample = functools.partial(sampled, model.structure_module)
         if self._profile.packed:
             from gpu.boltz.packing import pack
 
@@ -203,9 +208,13 @@ class BoltzScorer:
             return []
         with torch.inference_mode():
             recorder = Recorder(self._device)
-        model.structure_module.score_model = ReplayedDenoiser(model.structure_module.score_model, recorder)
-        model.pairformer_module = ReplayedTrunk(model.pairformer_module, recorder)
-        return [model.structure_module.score_model, model.pairformer_module]
+        denoiser = ReplayedDenoiser(model.structure_module.score_model, recorder)
+        model.structure_module.score_model = denoiser
+        if not self._profile.packed:
+            # four or six passes of exact shapes: recording costs what it saves
+            return [denoiser]
+        model.pairformer_module.core = ReplayedTrunk(model.pairformer_module.core, recorder)
+        return [denoiser, model.pairformer_module.core]
 
     def _pair_score(self, protein: Protein, smiles: str) -> PairScore | None:
         """The score of one pair; None when the device has no room for it even alone."""

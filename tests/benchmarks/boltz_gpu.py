@@ -1,7 +1,8 @@
 """Boltz-2 at full size with random weights on one CUDA device: what holds and how long it takes (issue 4).
 
     python tests/benchmarks/boltz_gpu.py look             where the time goes, stage by stage
-    python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit; out of memory ends in a retry
+    python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit
+    python tests/benchmarks/boltz_gpu.py memory           out of memory ends in a retry; close() gives memory back
     python tests/benchmarks/boltz_gpu.py amortised        seconds per molecule over a batch; fast against live
 
 Prints one JSON object per finding. ``--components`` names a folder of CCD components where biotite is not there.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import statistics
 import sys
@@ -27,7 +29,7 @@ from gpu.boltz.scorer import BoltzScorer  # sets cuBLAS's workspace before torch
 # isort: split
 import torch
 
-from app.domain import PairScore, Protein
+from app.domain import Protein
 from gpu.boltz import FAST, LIVE, PROFILES, DeviceOutOfMemory, Profile
 from tests.gpu.boltz.random_weights import FULL, TINY, Size, write_checkpoints
 
@@ -209,7 +211,7 @@ def look(bench: Bench) -> None:
 
 
 def verify(bench: Bench) -> None:
-    """The promises of issue 4 that need the device: same bits whatever the company; no memory is a retry."""
+    """The promise of issue 4 that needs the device: the same bits whatever the company, replayed or not."""
     first, second, third = bench.ligands[:3]
 
     def reproducible(profile: Profile) -> None:
@@ -218,40 +220,49 @@ def verify(bench: Bench) -> None:
         scorer.close()
         scorer = bench.scorer(profile)
         reversed_batch = scorer.pair_scores([HDAC3], [second, first])
+        scorer.close()
         report(
             profile=profile.name,
             same_bits_in_company_and_after_reload=[batch[2], batch[0]] == reversed_batch,
             codes=[score.error.split(":")[0] if score.error else None for score in batch],
         )
-        without_replay = bench.scorer(profile, replay=False)
-        report(
-            profile=profile.name,
-            same_bits_without_replay=without_replay.pair_scores([HDAC3], [first]) == [reversed_batch[1]],
-        )
-        without_replay.close()
-        out_of_memory(profile, scorer, reversed_batch[1])
-        before, _ = torch.cuda.mem_get_info()
-        held = scorer.resident_bytes()
-        scorer.close()
-        after, _ = torch.cuda.mem_get_info()
-        report(profile=profile.name, held_GB=held / 1e9, came_back_GB=(after - before) / 1e9)
+        plain = bench.scorer(profile, replay=False)
+        same = plain.pair_scores([HDAC3], [first]) == [reversed_batch[1]]
+        plain.close()
+        report(profile=profile.name, same_bits_without_replay=same)
 
-    def out_of_memory(profile: Profile, scorer: BoltzScorer, expected: PairScore) -> None:
+    for name in bench.profiles:
+        guarded(functools.partial(reproducible, PROFILES[name]))
+
+
+def memory(bench: Bench) -> None:
+    """Too little memory ends in a retry with the finished scores kept; ``close`` gives the memory back."""
+    first = bench.ligands[0]
+    short = Protein("SHORT", (HDAC3.sequence or "")[:40])
+
+    def exhausted(profile: Profile) -> None:
+        scorer = bench.scorer(profile)
+        (expected,) = scorer.pair_scores([HDAC3], [first])
         scorer._release()
         room = torch.cuda.memory_reserved() + 1.5e9
         torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
         try:
-            scorer.pair_scores([Protein("SHORT", (HDAC3.sequence or "")[:40]), HDAC3], [first])
+            scorer.pair_scores([short, HDAC3], [first])
             report(profile=profile.name, out_of_memory="NOT PROVOKED")
         except DeviceOutOfMemory as error:
             finished = [(score.protein, score.error) for score in error.finished]
             report(profile=profile.name, out_of_memory=str(error)[:80], finished=finished, unfinished=error.unfinished)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-        report(profile=profile.name, same_bits_after_out_of_memory=scorer.pair_scores([HDAC3], [first]) == [expected])
+        report(profile=profile.name, same_bits_afterwards=scorer.pair_scores([HDAC3], [first]) == [expected])
+        before, _ = torch.cuda.mem_get_info()
+        held = scorer.resident_bytes()
+        scorer.close()
+        after, _ = torch.cuda.mem_get_info()
+        report(profile=profile.name, held_GB=held / 1e9, came_back_GB=(after - before) / 1e9)
 
     for name in bench.profiles:
-        guarded(lambda profile=PROFILES[name]: reproducible(profile))  # type: ignore[misc]
+        guarded(functools.partial(exhausted, PROFILES[name]))
 
 
 def amortised(bench: Bench) -> None:
@@ -298,7 +309,7 @@ def amortised(bench: Bench) -> None:
             )
 
 
-SECTIONS = {"look": look, "verify": verify, "amortised": amortised}
+SECTIONS = {"look": look, "verify": verify, "memory": memory, "amortised": amortised}
 
 
 def main() -> None:
@@ -308,7 +319,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--molecules", type=int, default=32)
     parser.add_argument("--live-molecules", type=int, default=32, help="of them, how many with the live profile")
-    parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES), help="to verify")
+    parser.add_argument(
+        "--profiles", nargs="+", choices=PROFILES, default=list(PROFILES), help="to verify, or to exhaust"
+    )
     parser.add_argument("--plain", action="store_true", help="look at launches without replay, too")
     parser.add_argument("--folder", default="/tmp/boltz-benchmark")
     parser.add_argument("--components")

@@ -67,6 +67,7 @@ class StoredSource:
         self._remember = remember
         self.epoch = LiveEpoch.parse(reference)
         self._warnings: list[str] = []
+        self._kinds: dict[FactKind, dict[str, Fact]] = {}
 
     @cached_property
     def live(self) -> LiveSource:
@@ -180,12 +181,24 @@ class StoredSource:
         self._keep(FactKind.REVISION, {dataset: Fact(FactState.HELD, revision.encode())})
 
     def _fact(self, kind: FactKind, key: str, fetch: Callable[[], Fact]) -> Fact:
-        with get_store().reading() as session:
-            known = Facts(session).get(self.reference, kind, key)
+        known = self._gathered(kind).get(key)
+        if known is None:
+            with get_store().reading() as session:
+                known = Facts(session).get(self.reference, kind, key)
         if known is None:
             known = fetch()
             self._keep(kind, {key: known})
         return known
+
+    def _gathered(self, kind: FactKind) -> dict[str, Fact]:
+        """All facts of a kind, read at once when they are complete: one query per process instead of one per miner."""
+        if kind not in self._kinds:
+            with get_store().reading() as session:
+                facts = Facts(session)
+                if not facts.gathered(self.reference):
+                    return {}
+                self._kinds[kind] = facts.all(self.reference, kind)
+        return self._kinds[kind]
 
     def _keep(self, kind: FactKind, facts: Mapping[str, Fact], source: str | None = None) -> None:
         if not self._remember and source is None:

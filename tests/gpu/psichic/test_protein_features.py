@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def test_long_sequences_go_in_windows(model: LanguageModel) -> None:
     np.testing.assert_array_equal(whole.contact[700:1050, 700:1050], mean)
     assert (whole.contact[:350, 700:] == 0).all()
     np.testing.assert_array_equal(whole.token[1050:], third.token[350:])
+    raw = [model._window(sequence[start : start + 700])[0].astype(np.float64) for start in (0, 350)]
+    np.testing.assert_array_equal(whole.token[350:700], ((raw[0][350:] + raw[1][:350]) / 2).astype(np.float16))
 
 
 def test_700_residues_are_one_window(model: LanguageModel) -> None:
@@ -155,7 +158,7 @@ def test_features_are_made_once(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".features"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "other protein", "other model", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "other protein", "other model", "empty", "rewritten"])
 def test_a_bad_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
     make, (sequence, other) = _Counting(), _sequences()
     cache = FeatureCache(tmp_path, "e" * 64)
@@ -170,6 +173,13 @@ def test_a_bad_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"features")
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "rewritten":
+        # a whole archive of plausible values under the old checksum
+        head = raw.index(b"PK")
+        other_values = io.BytesIO()
+        with np.load(io.BytesIO(raw[head:])) as arrays:
+            np.savez(other_values, **{**arrays, "edge_weight": arrays["edge_weight"] * np.float32(0.9)})
+        path.write_bytes(raw[:head] + other_values.getvalue())
     elif damage == "other protein":
         cache.get_or_make(other, make)
         shutil.copyfile(cache.path(other), path)

@@ -364,16 +364,19 @@ def test_reputation_steps_once_a_day(store: Store) -> None:
 
 
 def test_reputations_of_the_departed_are_kept_for_thirty_days(store: Store) -> None:
-    fill(store, 2)
-    scored(store, 2, 0.9)
-    scored(store, 3, 0.9)
+    fill(store, 3)
     with store.writing() as session:
         Competitions(session).set_baseline("voicebench", 0.5, "test")
+    for uid in (2, 3, 4):
+        scored(store, uid, 0.9)
+    with store.writing() as session:
         Reputations(session).step(reputation_steps(session, NETUID, "2026-11-22"))
-        long_ago = now() - timedelta(days=30, minutes=1)
-        session.execute(update(ReputationRow).values(registered_at=long_ago))
+        for uid, left in ((2, timedelta(days=31)), (3, timedelta(days=30, minutes=1)), (4, timedelta(days=29))):
+            session.execute(
+                update(ReputationRow).where(ReputationRow.hotkey == miner(uid)).values(registered_at=now() - left)
+            )
         assert Reputations(session).note_registered([miner(2)], timedelta(days=30)) == 1
-        assert set(Reputations(session).all()) == {miner(2)}
+        assert set(Reputations(session).all()) == {miner(2), miner(4)}
         assert Reputations(session).history(miner(3)) == []
 
 

@@ -110,7 +110,8 @@ def test_two_hundred_takers_at_once_get_two_hundred_models(store: Store) -> None
         start.wait()
         while True:
             with store.writing() as session:
-                taken = take_next_model(session, NETUID, f"scorer{worker}", "voicebench")
+                # the same chance for all: everybody wants the same model first
+                taken = ModelQueue(session, NETUID).take("voicebench", f"scorer{worker}", random.Random(7))
             if taken is None:
                 return found
             found.append(taken.uid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import tempfile
 import zipfile
@@ -21,6 +22,8 @@ from gpu.psichic.residue import residue_features, residue_graph, sanitise
 if TYPE_CHECKING:
     from gpu.psichic.language_model import LanguageModel
     from gpu.psichic.network import ProteinInput
+
+_log = logging.getLogger(__name__)
 
 _MAGIC: Final = b"PSICHIC protein features 1\n"
 
@@ -139,7 +142,10 @@ class FeatureCache:
         if found is not None:
             return found
         made = make(clean)
-        self._write(made)
+        try:
+            self._write(made)
+        except OSError as error:
+            _log.warning("protein features cannot be kept in %s (%s); they will be made again.", self._folder, error)
         return made
 
     def _read(self, sequence: str) -> ProteinFeatures | None:

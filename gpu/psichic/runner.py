@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Protocol
 
@@ -198,7 +198,8 @@ class PackedRunner:
         dropped = False
         while True:
             try:
-                work()
+                with self._on_device():
+                    work()
             except torch.OutOfMemoryError as error:
                 if not dropped:
                     dropped = True
@@ -211,6 +212,10 @@ class PackedRunner:
                 self._drop_recorded()
                 continue
             return
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Triton and the graphs launch on the current device, so the engine's is made current."""
+        return _cuda().device(self._engine.device) if self._cuda else nullcontext()
 
     def _drop_recorded(self) -> None:
         self._stages.clear()

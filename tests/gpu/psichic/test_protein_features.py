@@ -158,6 +158,15 @@ def test_features_are_made_once(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".features"]
 
 
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    make = _Counting()
+    cache = FeatureCache(tmp_path / "taken", "e" * 64)
+    assert _equal(cache.get_or_make(_sequences()[0], make), cache.get_or_make(_sequences()[0], make))
+    assert make.calls == 2
+    assert "made again" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "other protein", "other model", "empty", "rewritten"])
 def test_a_bad_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
     make, (sequence, other) = _Counting(), _sequences()

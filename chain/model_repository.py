@@ -20,15 +20,14 @@ def repository_created_at(repository: str, endpoint: str) -> datetime | None:
     Raises:
         RepositoryUnknown: Hugging Face does not answer, or answers without a date.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 
     try:
         found = HfApi(endpoint).model_info(repository, timeout=_SECONDS, expand=["createdAt"]).created_at
     except (RepositoryNotFoundError, HFValidationError):
         return None
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         raise RepositoryUnknown(f"Hugging Face did not say when {repository} was created: {error}") from None
     if found is None:
         raise RepositoryUnknown(f"Hugging Face gave no creation date for {repository}")

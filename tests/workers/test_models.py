@@ -254,6 +254,16 @@ def test_a_repository_made_after_its_commitment_is_penalised(hub: dict[str, Any]
     assert jobs.check_repository(miner(77)) == {"status": "gone"}
 
 
+@on_sqlite
+def test_a_hub_that_is_away_is_asked_again(setting: Callable[..., None], store: Store) -> None:
+    fill(store, 1)
+    setting(hf_endpoint="http://127.0.0.1:1")
+    found = jobs.check_repository(miner(2))
+    assert (found["status"], "maker/model2" in found["error"]) == ("failed", True)
+    with store.reading() as session:
+        assert ModelQueue(session, NETUID).models()[0].repository_checked_at is None
+
+
 # -- scoring ----------------------------------------------------------------------------------------------------------
 
 

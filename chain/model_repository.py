@@ -20,8 +20,10 @@ def repository_created_at(repository: str, endpoint: str) -> datetime | None:
     Raises:
         RepositoryUnknown: Hugging Face does not answer, or answers without a date.
     """
+    # the client that huggingface_hub itself is built on
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     try:
         found = HfApi(endpoint).model_info(repository, timeout=_SECONDS, expand=["createdAt"]).created_at

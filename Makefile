@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # celery and the tests find the project's packages from here
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: install epoch up doctor test test-slow test-gpu test-docker lint format bench recording clean
+.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker lint format bench recording clean
 
 install: $(INSTALLED)
 
@@ -60,3 +60,6 @@ recording: install
 
 clean:
 	rm -rf build data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+readme: install
+	$(BIN)/python -m app.cli.readme

@@ -16,6 +16,7 @@ from app.cli.epoch import epoch_app
 from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
+from app.cli.settings import settings
 from app.cli.submission import submission_app
 from app.cli.up import up
 from app.cli.weights import weights_app
@@ -34,6 +35,7 @@ cli.command()(api)
 cli.command()(run)
 cli.command()(up)
 cli.command()(doctor)
+cli.command()(settings)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ from tests.cluster.conftest import Cluster
 
 pytestmark = pytest.mark.cluster
 
-POOL_SIZES = """
+POOLS = """
 import json
 from app.celery import app
 stats = app.control.inspect(timeout=3).stats()
-print(json.dumps({node.split("@")[0]: len(found["pool"]["processes"]) for node, found in stats.items()}))
+print(json.dumps({node.split("@")[0]: found["pool"]["processes"] for node, found in stats.items()}))
 """
 
 
@@ -84,17 +85,16 @@ def test_beat_outlives_a_wiped_redis(cluster: Cluster) -> None:
     assert cluster.embedded.processes()["beat"] == beat
 
 
-def test_each_worker_has_the_pool_of_its_queue(cluster: Cluster) -> None:
-    sizes = json.loads(
-        subprocess.run(
-            [sys.executable, "-c", POOL_SIZES],
-            env=cluster.environment,
-            check=True,
-            capture_output=True,
-            cwd=cluster.folder,
-        ).stdout
-    )
-    assert sizes == {"chain": 1, "cpu": 2, "gpu": 1}
+def test_each_worker_has_the_pool_of_its_queue_and_cpu_children_stay_small(cluster: Cluster) -> None:
+    command = [sys.executable, "-c", POOLS]
+    answer = subprocess.run(command, env=cluster.environment, check=True, capture_output=True, cwd=cluster.folder)
+    pools: dict[str, list[int]] = json.loads(answer.stdout)
+    assert {node: len(children) for node, children in pools.items()} == {"chain": 1, "cpu": 2, "gpu": 1}
+    for pid in pools["cpu"]:
+        # these children have examined and closed epochs by now
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert int(status["VmHWM"].split()[0]) < 200_000
 
 
 @pytest.mark.parametrize("stage", [Stage.EXAMINING, Stage.SCORING])

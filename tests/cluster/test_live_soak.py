@@ -1,0 +1,234 @@
+"""Twenty compressed epochs with random faults end with twenty correct results."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app.live
+import chain.web
+from app.celery import app as celery_app
+from app.report import build_report
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import Epochs
+from app.store.records import Stage
+from app.store.schema import migrate
+from app.store.weight_submissions import WeightsState, WeightSubmissions
+from tests.chain import internet
+from tests.chain.nodes import address
+from tests.chain.world import EXAMPLE, World, world
+from tests.workers.live_scene import delivered
+from workers import fetching
+from workers.epoch import open_epoch
+from workers.fetching import fetch_submissions
+from workers.submissions import _examiner
+from workers.watch import watch_epoch
+from workers.weights import submit_weights
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 20
+MINERS = frozenset({3, 5, 8, 17, 18, 22, 23})
+REFUSED = {
+    8: "duplicate_names", 17: "hash_mismatch", 18: "content_not_found", 22: "round_not_reached",
+    23: "decryption_failed",
+}  # fmt: skip
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with world(tmp_path, uids=MINERS) as scene:
+        for name, value in scene.environment(tmp_path / "data").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("FETCH_BUDGET", "PT60S")
+        monkeypatch.setenv("WEIGHTS_PAUSE", "PT0.2S")
+        monkeypatch.setenv("CHAIN_TIMEOUT", "PT1S")
+        monkeypatch.setenv("REHEARSAL_SCORES", str(_scores_for_any_challenge(tmp_path / "scores")))
+        get_settings.cache_clear()
+        monkeypatch.setattr(fetching, "_PAUSE", fetching.timedelta(seconds=0.3))
+        monkeypatch.setattr("workers.epoch._OPEN_PAUSE", 0.3)
+        monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("chain.web._OPEN_SECONDS", 0.5)
+        quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)
+        monkeypatch.setattr("chain.sources.live.shared_session", lambda: quick)
+        migrate(get_store())
+        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        yield scene
+        celery_app.conf.update(task_always_eager=False)
+        _examiner.cache_clear()
+        for connection in app.live._chains.values():
+            connection.close()
+        app.live._chains.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def _scores_for_any_challenge(folder: Path) -> Path:
+    """The recorded scores, with one score against every antitarget that may be drawn."""
+    folder.mkdir()
+    (folder / "boltz.csv").write_bytes((EXAMPLE / "scores" / "boltz.csv").read_bytes())
+    rows = list(csv.DictReader((EXAMPLE / "scores" / "psichic.csv").read_text(encoding="utf-8").splitlines()))
+    pool = [line[1:].split()[0] for line in (EXAMPLE / "proteins.fasta").read_text().splitlines() if line[:1] == ">"]
+    with (folder / "psichic.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            if row["protein"] == "O15379":
+                writer.writerow(row)
+                writer.writerows(
+                    row | {"protein": code, "predicted_binding_affinity": "5.0"} for code in pool if code != "O15379"
+                )
+    return folder
+
+
+class _Later:
+    def delay(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def trouble(scene: World, dice: random.Random) -> Iterator[str]:
+    """One to three things go wrong for a while."""
+
+    def github_fails() -> None:
+        scene.github.faults["/raw"] = internet.first(dice.randint(1, 6), internet.status(503))
+
+    def github_limits() -> None:
+        scene.github.faults["/"] = internet.first(dice.randint(1, 4), internet.status(429, Retry_After="1"))
+
+    def github_hangs() -> None:
+        scene.github.faults["/api"] = internet.first(2, internet.hang(2))
+
+    def drand_lies() -> None:
+        scene.drand[0].faults["/"] = internet.status(200)
+
+    def drand_fails() -> None:
+        scene.drand[dice.randrange(3)].faults["/"] = internet.status(500)
+
+    def hub_fails() -> None:
+        scene.hub.faults["/api/datasets"] = internet.first(dice.randint(1, 5), internet.status(502))
+
+    def node_is_silent() -> None:
+        scene.node.silent = True
+        threading.Timer(dice.uniform(0.5, 2.5), lambda: setattr(scene.node, "silent", False)).start()
+
+    def node_drops() -> None:
+        threading.Timer(dice.uniform(0.1, 2), scene.node.drop_connections).start()
+
+    def node_limits() -> None:
+        scene.node.refuse_with = 429
+        scene.node.drop_connections()
+        threading.Timer(dice.uniform(0.5, 2), lambda: setattr(scene.node, "refuse_with", None)).start()
+
+    def answer_is_lost() -> None:
+        threading.Thread(target=_cut_after_submitting, args=(scene,), daemon=True).start()
+
+    faults: list[Callable[[], None]] = [
+        github_fails, github_limits, github_hangs, drand_lies, drand_fails, hub_fails, node_is_silent, node_drops,
+        node_limits, answer_is_lost,
+    ]  # fmt: skip
+    chosen = dice.sample(faults, dice.randint(1, 3))
+    for fault in chosen:
+        fault()
+    try:
+        yield ", ".join(fault.__name__ for fault in chosen)
+    finally:
+        for host in (scene.github, scene.hub, *scene.drand):
+            host.faults.clear()
+
+
+def _cut_after_submitting(scene: World) -> None:
+    scene.node.mine_on_submit = False
+    deadline = time.monotonic() + 30
+    while not scene.chain.pool and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if scene.chain.pool:
+        scene.node.drop_connections()
+        scene.node.mine(2)
+    scene.node.mine_on_submit = True
+
+
+def _next_epoch(scene: World, number: int) -> None:
+    """The miners commit, the epoch's last block becomes final."""
+    length = scene.header["epoch_length"]
+    end = (number + 1) * length
+    scene.node.mine(max(0, end - length + 3 - scene.chain.head))
+    for offset, entry in enumerate(sorted(scene.commitments, key=lambda entry: entry["uid"])):
+        hotkey = address(f"//hotkey{entry['uid']}")
+        scene.chain.commit(68, hotkey, entry["data"].encode(), end - length + 5 + offset)
+    scene.node.mine(end + 2 - scene.chain.head)
+
+
+def _process(number: int) -> int:
+    """Beats and messages until the epoch is done."""
+    deadline = time.monotonic() + 120
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("workers.watch.open_epoch", _Later())
+        patch.setattr("workers.epoch.fetch_submissions", _Later())
+        patch.setattr("workers.epoch.submit_weights", _Later())
+        while watch_epoch.delay().get()["status"] == "chain unavailable":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with get_store().reading() as session:
+            epoch_id = Epochs(session).live(68, number)
+        assert epoch_id is not None
+        delivered(open_epoch, epoch_id, seconds=90)
+        delivered(fetch_submissions, epoch_id, seconds=90)
+        # a beat and a second message in between change nothing
+        watch_epoch.delay()
+        delivered(submit_weights, epoch_id, seconds=90)
+        delivered(submit_weights, epoch_id, seconds=90)
+    return epoch_id
+
+
+def _report(epoch_id: int) -> dict[str, Any]:
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        return build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+
+
+@pytest.mark.timeout(900)
+def test_twenty_epochs_in_a_bad_world(scene: World) -> None:
+    dice = random.Random(20)
+    first, winners = scene.number, None
+    for number in range(first, first + EPOCHS):
+        _next_epoch(scene, number)
+        sent_before = len(scene.chain.weight_extrinsics())
+        with trouble(scene, dice) as story:
+            epoch_id = _process(number)
+        report = _report(epoch_id)
+        codes = {entry["uid"]: entry["rejection"]["code"] for entry in report["submissions"] if entry["rejection"]}
+        told = json.dumps([story, report["warnings"]])
+        assert codes == REFUSED, told
+        winners = winners or report["winners"]
+        assert set(winners.values()) <= {3, 5}
+        assert report["winners"] == winners, told
+        with get_store().reading() as session:
+            submission = WeightSubmissions(session).get(epoch_id)
+            assert Epochs(session).summary(epoch_id).stage is Stage.DONE
+        assert submission is not None
+        assert submission.state is WeightsState.SET, (told, submission)
+        sent = scene.chain.weight_extrinsics()[sent_before:]
+        assert [extrinsic["failure"] for extrinsic in sent] == [None], told
+        assert set(scene.chain.weights_of(68, scene.validator)) == {0, *winners.values()}
+        scene.node.silent, scene.node.refuse_with = False, None
+        _examiner.cache_clear()
+    with get_store().reading() as session:
+        stages = [epoch.stage for epoch in Epochs(session).recent(100)]
+    assert stages == [Stage.DONE] * EPOCHS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from golden_psichic import FOLDER
-from hub import COMMIT, Hub
+from loopback_hub import COMMIT, Hub
 from typer.testing import CliRunner
 
 from app.cli.checkpoints import checkpoints_app

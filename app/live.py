@@ -34,6 +34,9 @@ from chain.web import HostUnavailable
 # Requests in flight at once: GitHub allows a hundred, a small host fewer.
 _THREADS: Final = 16
 
+# One round of asking; what has not come by then is asked for in the next (s).
+_PHASE_SECONDS: Final = 120.0
+
 # Facts are written to the store in groups of about this many.
 _WRITTEN_TOGETHER: Final = 32
 
@@ -272,7 +275,8 @@ def gather(
     """
     paths = {str(path): path for path in _well_formed(commitments)}
     live, shortfall = source.live, Shortfall()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
+    try:
         jobs: dict[Future[Fact], tuple[FactKind, str]] = {}
         for kind, fetch in ((FactKind.CONTENT, content_fact), (FactKind.PUSH_TIME, push_time_fact)):
             for key in _missing(source.reference, kind, paths):
@@ -282,6 +286,9 @@ def gather(
         missing = _missing(source.reference, FactKind.SIGNATURE, rounds)
         jobs = {pool.submit(signature_fact, live, rounds[key]): (FactKind.SIGNATURE, key) for key in missing}
         _collect(source.reference, jobs, shortfall, keep_claim)
+    finally:
+        # a host that feeds one byte at a time must not hold the epoch; its thread ends when the host does
+        pool.shutdown(wait=False, cancel_futures=True)
     return shortfall
 
 
@@ -339,18 +346,24 @@ def _collect(
     keep_claim: Callable[[], None],
 ) -> None:
     waiting: list[tuple[FactKind, str, Fact]] = []
-    for number, future in enumerate(as_completed(jobs), 1):
-        kind, key = jobs[future]
-        try:
-            waiting.append((kind, key, future.result()))
-        except SourceUnavailable as fault:
-            shortfall.causes.setdefault(kind, {})[key] = str(fault)
-            if isinstance(fault, HostUnavailable) and fault.retry_after:
-                shortfall.retry_after = max(shortfall.retry_after, fault.retry_after)
-        if len(waiting) >= _WRITTEN_TOGETHER or number == len(jobs):
-            _write(reference, waiting)
-            waiting = []
-            keep_claim()
+    late = dict(jobs)
+    with suppress(TimeoutError):
+        for future in as_completed(jobs, timeout=_PHASE_SECONDS):
+            kind, key = late.pop(future)
+            try:
+                waiting.append((kind, key, future.result()))
+            except SourceUnavailable as fault:
+                shortfall.causes.setdefault(kind, {})[key] = str(fault)
+                if isinstance(fault, HostUnavailable) and fault.retry_after:
+                    shortfall.retry_after = max(shortfall.retry_after, fault.retry_after)
+            if len(waiting) >= _WRITTEN_TOGETHER:
+                _write(reference, waiting)
+                waiting = []
+                keep_claim()
+    for kind, key in late.values():
+        shortfall.causes.setdefault(kind, {})[key] = f"no answer within {_PHASE_SECONDS:.0f} s"
+    _write(reference, waiting)
+    keep_claim()
 
 
 def _write(reference: str, found: Sequence[tuple[FactKind, str, Fact]]) -> None:

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     examine_limit: timedelta = Field(timedelta(minutes=5), description="one submission, soft limit")
     scoring_limit: timedelta = Field(timedelta(minutes=30), description="one batch of 32, soft limit")
     visibility_timeout: timedelta = Field(
-        timedelta(hours=2),
+        timedelta(hours=3),
         description="when Redis hands a lost worker's message to another; above every limit",
     )
     reconcile_after: timedelta = Field(

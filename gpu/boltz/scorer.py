@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-# read by cuBLAS when it starts, which must find them set
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import torch

@@ -20,6 +20,7 @@ import torch
 from app.domain import PairScore, Protein
 from gpu.boltz import FAST, LIVE, BoltzInstallationError, BoltzScorer, DeviceOutOfMemory
 from gpu.boltz.profile import record_seed
+from gpu.residency import Residency
 from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
 
@@ -256,6 +257,18 @@ def test_close_frees_and_the_next_score_loads_again(
     (after,) = scorer.pair_scores([PEPTIDE], GOOD[:1])
     assert before == after == alone[GOOD[0]]
     assert scorer.resident_bytes() == held
+
+
+def test_two_scorers_take_turns_on_a_device_with_room_for_one(
+    scorer_for: Callable[..., BoltzScorer], alone: dict[str, PairScore]
+) -> None:
+    one, other = scorer_for(), scorer_for(replace(QUICK, base_seed=69))
+    residency = Residency.of_device("cpu", budget_bytes=3_000_000)
+    for scorer in (one, other, one):
+        residency.admit(scorer, 2_000_000)
+        (score,) = scorer.pair_scores([PEPTIDE], GOOD[:1])
+        assert [held.resident_bytes() > 0 for held in (one, other)] == [scorer is one, scorer is other]
+    assert score == alone[GOOD[0]]
 
 
 def test_missing_or_broken_weights_name_the_command(weights: Weights, tmp_path: Path) -> None:

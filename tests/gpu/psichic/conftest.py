@@ -1,4 +1,4 @@
-"""One thread, and the golden slice importable."""
+"""One thread; the golden slice and the benchmarks' workload importable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
 
 @pytest.fixture(autouse=True, scope="session")

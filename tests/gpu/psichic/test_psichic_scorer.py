@@ -21,7 +21,7 @@ from gpu.psichic.engine import Engine
 from gpu.psichic.errors import CheckpointError, DeviceError, PsichicError
 from gpu.psichic.ligand import ligand_graph
 from gpu.psichic.packing import drug_like_capacity, portions
-from gpu.psichic.runner import PackedRunner, exact_arithmetic
+from gpu.psichic.runner import PackedRunner, PairRunner, exact_arithmetic
 from gpu.psichic.scorer import PsichicScorer
 
 CPU = torch.device("cpu")
@@ -103,6 +103,27 @@ def test_a_score_does_not_depend_on_its_batch(scorer: PsichicScorer, data: st.Da
     table = scorer.score(PROTEINS if both else PROTEINS[:1], batch)
     alone = scorer.score(PROTEINS[:1], [batch[place]])
     assert table.scores[0, place].tobytes() == alone.scores[0, 0].tobytes()
+
+
+def test_a_score_does_not_depend_on_the_threads_allowed() -> None:
+    """At the published size, where products are large enough to be split over threads."""
+    from tests.benchmarks.psichic_workload import full_size_network, synthetic_protein
+
+    network, features = full_size_network(), synthetic_protein(0).network_input()
+    graphs = [ligand_graph(smiles) for smiles in expected().smiles[:4]]
+
+    def scores(threads: int) -> bytes:
+        torch.set_num_threads(threads)
+        try:
+            runner = PairRunner(Engine(network, torch.float32, CPU))
+            runner.prepare("p", features)
+            (block,) = runner.run(["p"], iter([graphs]))
+            assert torch.get_num_threads() == threads
+            return block.tobytes()
+        finally:
+            torch.set_num_threads(1)
+
+    assert scores(1) == scores(2) == scores(3)
 
 
 def test_closing_gives_the_memory_back_and_scores_again(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def read_archive(path: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             if KEY_COLUMN not in (reader.fieldnames or ()):
                 raise ArchiveUnreadable(f"archive {path} has no column {KEY_COLUMN!r}")

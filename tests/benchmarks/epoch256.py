@@ -77,7 +77,8 @@ def main() -> None:
     verdict = "met" if seconds < WANTED_SECONDS and resident < WANTED_BYTES else "MISSED"
     print(
         f"epoch of {UIDS} x {MOLECULES} molecules: {seconds:.1f} s, peak resident {resident / 1e9:.2f} GB "
-        f"(proportional {proportional / 1e9:.2f} GB) on {os.cpu_count()} cores ({verdict}: {WANTED_SECONDS:.0f} s, 1.5 GB)"
+        f"(proportional {proportional / 1e9:.2f} GB) on {os.cpu_count()} cores "
+        f"({verdict}: {WANTED_SECONDS:.0f} s, 1.5 GB)"
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final, NoReturn, Protocol
+from typing import Annotated, Any, Final, NoReturn, Protocol
 
-from fastapi import HTTPException, Request, Security, status
+from fastapi import HTTPException, Request, Response, Security, status
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBasic, HTTPBasicCredentials
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +29,9 @@ from chain.subtensor import signed_by_hotkey
 # How long a signed request may be used, and how far a caller's clock may run ahead of ours.
 LIFETIME_SECONDS: Final = 60
 _AHEAD_SECONDS: Final = 10
+
+# Where a request keeps its caller once that is settled: a signature cannot be used a second time.
+_CALLER: Final = "authenticated_hotkey"
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?\Z")
 _LONGEST_ADDRESS: Final = 64
@@ -102,8 +106,9 @@ class _Claim:
 
 
 class Authentication:
-    """A FastAPI dependency: the caller's hotkey, or 401 (no proof), 403 (not admitted), 429 (too often).
+    """The caller's hotkey, or 401 (no proof), 403 (not admitted), 429 (too often).
 
+    A FastAPI dependency; on routes of class :meth:`route` it is settled before anything of a stranger's is parsed.
     ``policy`` is asked for at each request, when the settings are known.
     """
 
@@ -119,6 +124,9 @@ class Authentication:
         signature: Annotated[str | None, Security(_signature)],
     ) -> str:
         """The caller's hotkey."""
+        settled = getattr(request.state, _CALLER, None)
+        if isinstance(settled, str):
+            return settled
         if hotkey is not None or timestamp is not None or signature is not None:
             body = await request.body()
             claim = _from_headers(request, body, hotkey or "", timestamp or "", signature or "")
@@ -129,7 +137,30 @@ class Authentication:
         else:
             _unauthorized("sign the request: X-Hotkey, X-Timestamp, X-Signature")
         await run_in_threadpool(self._admit, claim)
+        setattr(request.state, _CALLER, claim.hotkey)
         return claim.hotkey
+
+    def route(self) -> type[APIRoute]:
+        """The class of routes that ask who calls before they look at the request."""
+        authenticate = self
+
+        class AuthenticatedRoute(APIRoute):
+            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+                handle = super().get_route_handler()
+
+                async def authenticated(request: Request) -> Response:
+                    await authenticate(
+                        request,
+                        await _basic(request),
+                        await _hotkey(request),
+                        await _timestamp(request),
+                        await _signature(request),
+                    )
+                    return await handle(request)
+
+                return authenticated
+
+        return AuthenticatedRoute
 
     def _admit(self, claim: _Claim) -> None:
         if not signed_by_hotkey(claim.hotkey, claim.message, claim.signature):

@@ -51,10 +51,11 @@ def _validators() -> PermittedValidators:
     return PermittedValidators(settings.models_netuid, settings.min_stake)
 
 
-Caller = Annotated[str, Depends(Authentication(_validators))]
+_authentication = Authentication(_validators)
+Caller = Annotated[str, Depends(_authentication)]
 
 health_router = APIRouter(tags=["health"])
-validator_router = APIRouter(responses=_REFUSALS)
+validator_router = APIRouter(responses=_REFUSALS, route_class=_authentication.route())
 
 
 @health_router.get("/", responses={503: _REFUSALS[503]})

@@ -168,6 +168,15 @@ def test_whoever_does_not_sign_or_may_not_call_changes_nothing(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CLOSED)
+def test_a_stranger_learns_nothing_of_what_is_wrong_with_a_request(
+    client: TestClient, method: str, path: str, body: Any
+) -> None:
+    for content in (b"", b"{", b"\xff", b'{"competition_id": 5}'):
+        assert client.request(method, path, content=content, headers=JSON).status_code == 401
+    assert client.get("/baseline-score/no such id").status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CLOSED)
 def test_a_request_is_good_for_one_use(client: TestClient, store: Store, method: str, path: str, body: Any) -> None:
     raw = b"" if body is None else json.dumps(body).encode()
     headers = signed_headers(KeypairSigner(VALIDATOR), method, path, raw) | JSON

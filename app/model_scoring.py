@@ -104,8 +104,10 @@ class ScoringStep:
                     Scorings(session).start_anew(scoring.id, f"{scoring.scorer} had forgotten the model; begun anew")
                 return self._unless_over(scoring, Later(_jittered(self.poll.total_seconds())))
         with self.store.writing() as session:
-            Scorings(session).looked(scoring.id, None)
+            Scorings(session).looked(scoring.id, evaluation.error)
         if now() >= self._deadline(scoring.taken_at):
+            if evaluation.state is EvaluationState.WAITING:
+                return self._give_back(scoring, evaluation.error or "the scorer did not come to it")
             return self._post(scoring, evaluation, f"not scored within {self.limit}")
         pause = min(_RARER * self.poll, self.poll + (now() - scoring.taken_at) / 10)
         return Later(_jittered(pause.total_seconds()))

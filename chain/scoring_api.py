@@ -29,8 +29,9 @@ class ScorerBusy(ScorerUnavailable):
 
 
 class EvaluationState(StrEnum):
-    """How far an evaluation is. ``unknown``: the scorer knows nothing of it (any more)."""
+    """How far an evaluation is. ``waiting``: not begun; ``unknown``: the scorer knows nothing of it (any more)."""
 
+    WAITING = "waiting"
     SCORING = "scoring"
     COMPLETED = "completed"
     FAILED = "failed"

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from celery import Celery
 from celery import chain as celery_chain
 from celery.result import AsyncResult
 
@@ -98,8 +99,9 @@ class LocalScorer:
     The task takes the request's fields as keywords and returns a status answer as the scoring API gives it.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, celery: Celery = app) -> None:
         self._number = number
+        self._celery = celery
 
     @property
     def name(self) -> str:
@@ -112,7 +114,7 @@ class LocalScorer:
             raise ScorerUnavailable(
                 f"this cluster has no {EVALUATION_TASK}; score through a scoring API: --run_api --scoring_api_url URL"
             )
-        sent = app.send_task(
+        sent = self._celery.send_task(
             EVALUATION_TASK,
             kwargs={
                 "hf_repo_id": request.hf_repo_id,
@@ -128,10 +130,11 @@ class LocalScorer:
         """Read the evaluation's result, if it is there."""
         if task_id is None:
             return Evaluation(EvaluationState.UNKNOWN)
-        result = AsyncResult(task_id, app=app)
+        result = AsyncResult(task_id, app=self._celery)
         state, answer = result.state, result.result
         if state == "PENDING":
-            raise ScorerUnavailable("the evaluation waits for a gpu worker: celery -A app worker -Q gpu")
+            waits = "the evaluation waits for a gpu worker: celery -A app worker -Q gpu"
+            return Evaluation(EvaluationState.WAITING, error=waits)
         if state == "SUCCESS" and isinstance(answer, dict):
             return read_evaluation(answer)
         if state in {"SUCCESS", "FAILURE", "REVOKED"}:

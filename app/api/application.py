@@ -23,7 +23,8 @@ log = logging.getLogger("celery_validator.api")
 def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     """The application with the validator API, or with other routers (the scoring API, the pages)."""
     settings = get_settings()
-    app = FastAPI(title="celery-validator", version="1", docs_url="/docs", redoc_url=None)
+    # FastAPI's own pages load their scripts from a CDN; the schema is at /openapi.json
+    app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=settings.api_body_limit)
     app.add_exception_handler(RequestValidationError, _unprocessable)
     app.add_exception_handler(DBAPIError, _store_away)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.exceptions import Retry
 from celery.schedules import crontab
 from sqlalchemy import update
@@ -507,6 +508,67 @@ def test_a_cluster_without_the_evaluation_says_so_and_punishes_nobody(
     assert found.state is ScoringState.RELEASED
     assert "--run_api" in str(found.error)
     assert history(store) == []
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, setting: Callable[..., None]) -> Iterator[Celery]:
+    """A broker and result store in memory, in a cluster that has the evaluation."""
+    celery = Celery(broker="memory://", backend="cache+memory://")
+    monkeypatch.setattr(jobs, "ROUTES", {**ROUTES, jobs.EVALUATION_TASK: QueueName.GPU})
+    monkeypatch.setattr(jobs, "scorers", lambda: {"local:0": jobs.LocalScorer(0, celery)})
+    yield celery
+    celery.close()
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("state", "answer", "score", "error"),
+    [
+        ("SUCCESS", {"status": "completed", "score": 0.7}, 0.7, None),
+        ("SUCCESS", {"status": "failed", "error": "no Dockerfile"}, 0.0, "no Dockerfile"),
+        ("SUCCESS", "done", 0.0, "done"),
+        ("FAILURE", RuntimeError("out of memory"), 0.0, "out of memory"),
+    ],
+)
+def test_the_cluster_s_own_gpu_worker_scores(
+    store: Store, sent: list[Any], gpu: Celery, state: str, answer: Any, score: float, error: str | None
+) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    assert follow(opened) is not None
+    task_id = scoring(store, opened).task_id
+    assert task_id
+    with gpu.connection_for_read() as connection:
+        message = connection.SimpleQueue("gpu").get(timeout=5)
+        assert message.headers["task"] == "workers.evaluation.evaluate_model"
+        assert message.payload[1] == {
+            "hf_repo_id": "maker/model2",
+            "competition_id": "voicebench",
+            "hotkey": miner(2),
+            "block": 102,
+        }
+        message.ack()
+    assert follow(opened) is not None
+    assert "waits for a gpu worker" in str(scoring(store, opened).error)
+    gpu.backend.store_result(task_id, None, "STARTED")
+    assert follow(opened) is not None
+    gpu.backend.store_result(task_id, answer, state)
+    assert follow(opened) is None
+    (record,) = history(store)
+    assert record.score == score
+    assert (error or "") in str(record.error)
+
+
+@on_sqlite
+def test_an_evaluation_that_never_began_costs_nobody_a_score(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    age(store, timedelta(hours=2))
+    assert follow(opened) is None
+    assert scoring(store, opened).state is ScoringState.RELEASED
+    assert history(store) == []
+    assert held(store) == []
 
 
 def test_backoff_doubles_with_jitter_up_to_five_minutes() -> None:

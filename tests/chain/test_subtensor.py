@@ -273,3 +273,16 @@ def test_a_wallet_that_is_not_there_is_named(tmp_path: object) -> None:
 
     with pytest.raises(WalletError, match="hotkeys/hot"):
         load_wallet("cold", "hot", Path(str(tmp_path)))
+
+
+def test_a_head_below_what_is_final_is_a_lie(chain: FakeChain, subtensor: Subtensor) -> None:
+    chain.lie_about_head = HEAD - 10
+    with pytest.raises(ChainUnavailable, match="is final and block"):
+        subtensor.finalized_block()
+
+
+def test_a_clock_that_differs_from_the_chains_stops_nothing() -> None:
+    with FakeNode(FakeChain(HEAD, genesis_ms=0)) as node:
+        subtensor = Subtensor(node.url, (), (), timeout=5)
+        assert subtensor.finalized_block() == HEAD - 1
+        subtensor.close()

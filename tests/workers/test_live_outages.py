@@ -206,6 +206,20 @@ def test_one_path_of_many_miners_is_asked_for_once(scene: World, monkeypatch: py
     assert all(len(set(drand.requests)) == len(drand.requests) for drand in scene.drand)
 
 
+def test_a_new_revision_in_mid_epoch_changes_nothing(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = "Metanova/Mol-Rxn-DB"
+    frozen = scene.hub.revision(database)
+    concluded(monkeypatch)
+    scene.hub.datasets[database]["CHANGES.md"] = b"a newer one"
+    assert scene.hub.revision(database) != frozen
+    reference = f"live:68:{scene.header['end_block']}:361"
+    assert app.live.StoredSource(reference).live.revision(database) == frozen
+    # and UniProt is never asked again for what it said
+    before = len(scene.uniprot.requests)
+    assert app.live.StoredSource("live:68:361361:361").sequence("O15379")
+    assert len(scene.uniprot.requests) == before
+
+
 def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from app.recorder import record
     from app.report import differences

@@ -1,0 +1,103 @@
+"""Facts and weight submissions under one claim at a time, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from app.domain import EpochHeader
+from app.store.database import Store
+from app.store.epochs import Epochs, now
+from app.store.facts import Fact, FactKind, Facts, FactState
+from app.store.weight_submissions import WeightsState, WeightSubmissions
+
+SOURCE = "live:68:6000181:361"
+MINUTE = timedelta(minutes=1)
+
+
+def test_a_fact_stays_as_it_was_first_written(store: Store) -> None:
+    with store.writing() as session:
+        Facts(session).keep(SOURCE, FactKind.CONTENT, {"a/b": Fact(FactState.HELD, b"\x00first")})
+        Facts(session).keep(SOURCE, FactKind.CONTENT, {"a/b": Fact(FactState.ABSENT), "c": Fact(FactState.ABSENT)})
+    with store.reading() as session:
+        facts = Facts(session)
+        assert facts.get(SOURCE, FactKind.CONTENT, "a/b") == Fact(FactState.HELD, b"\x00first")
+        assert facts.get(SOURCE, FactKind.CONTENT, "x") is None
+        assert facts.get(SOURCE, FactKind.PUSH_TIME, "a/b") is None
+        assert sorted(facts.all(SOURCE, FactKind.CONTENT)) == ["a/b", "c"]
+
+
+def test_one_task_gathers_at_a_time(store: Store) -> None:
+    def claim(task: str) -> bool:
+        with store.writing() as session:
+            return Facts(session).claim_gathering(SOURCE, task, MINUTE)
+
+    assert claim("one")
+    assert not claim("two")
+    assert claim("one")
+    with store.writing() as session:
+        Facts(session).pause_gathering(SOURCE, now() + MINUTE)
+    assert not claim("one")
+    with store.writing() as session:
+        Facts(session).pause_gathering(SOURCE, now() - MINUTE)
+    assert claim("two")
+    with store.writing() as session:
+        Facts(session).finish_gathering(SOURCE)
+        assert Facts(session).gathered(SOURCE)
+    assert not claim("two")
+
+
+def test_old_facts_go_and_sequences_stay(store: Store) -> None:
+    with store.writing() as session:
+        facts = Facts(session)
+        facts.keep(SOURCE, FactKind.CONTENT, {"a": Fact(FactState.HELD, b"x")})
+        facts.keep("uniprot", FactKind.SEQUENCE, {"P1": Fact(FactState.HELD, b"MKV")})
+        assert facts.delete_before(now() + MINUTE) == 1
+        assert facts.get("uniprot", FactKind.SEQUENCE, "P1") is not None
+
+
+def test_one_task_submits_at_a_time_and_nothing_follows_the_end(store: Store) -> None:
+    header = EpochHeader(68, "test", 361, 6_000_181 - 361, 6_000_181, "0x01", "0x02")
+    with store.writing() as session:
+        epoch = Epochs(session).announce("68:16619", header, SOURCE, "model", "tests")
+
+    def claim(task: str, lease: timedelta = MINUTE) -> bool:
+        with store.writing() as session:
+            return WeightSubmissions(session).claim(epoch, task, lease)
+
+    assert claim("one")
+    assert not claim("two")
+    assert claim("one")
+    assert claim("two", lease=timedelta(0))
+    with store.writing() as session:
+        submissions = WeightSubmissions(session)
+        submissions.about_to_send(epoch, {0: 0.5, 3: 0.5}, 6_000_190, 17)
+        submissions.failed_try(epoch, "unknown: no answer", may_arrive=True)
+    with store.reading() as session:
+        found = WeightSubmissions(session).get(epoch)
+    assert found is not None
+    assert (found.tries, found.sent_at_block, found.last_update_before) == (1, 6_000_190, 17)
+    assert found.failures == ("unknown: no answer",)
+    with store.writing() as session:
+        submissions = WeightSubmissions(session)
+        submissions.failed_try(epoch, "refused", may_arrive=False)
+        submissions.settle(epoch, WeightsState.SET, "there", {0: 0.5, 3: 0.5}, "6000191-0001", "0xab")
+    assert not claim("three", lease=timedelta(0))
+    with store.reading() as session:
+        found = WeightSubmissions(session).get(epoch)
+    assert found is not None
+    assert found.sent_at_block is None
+    assert found.vector == {0: 0.5, 3: 0.5}
+    assert found.extrinsic == "6000191-0001"
+
+
+def test_missed_epochs_are_known_and_final(store: Store) -> None:
+    header = EpochHeader(68, "test", 361, 361, 722, "0x0", "0x0")
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
+        epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
+        assert epochs.numbers(68) == [1]
+        assert epochs.unfinished("tests") == []
+        assert epochs.live(68, 1) is not None
+        assert epochs.live(68, 2) is None
+        assert [epoch.number for epoch in epochs.recent(live_only=True)] == [1]

@@ -51,6 +51,10 @@ class ConformerEmbedder:
         except (EOFError, BrokenPipeError):
             self.close()
             raise MoleculeFailure(FailureCode.CONFORMER, "RDKit's embedding crashed on this molecule") from None
+        except BaseException:
+            # interrupted: what the child answers now would be taken for the next molecule's conformer
+            self.close()
+            raise
         return cast("npt.NDArray[np.float64] | None", answer)
 
     def close(self) -> None:

@@ -31,6 +31,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
+MOLECULE_ERRORS: Final = (
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+)
+"""What boltz and RDKit raise for a molecule they cannot handle. Others (a worker's time limit, a missing file, a
+missing module) are nobody's bad molecule; that these, too, can come of a broken installation is what the control
+record of ``RecordReader`` is for."""
+
+
 class MoleculeFailure(Exception):
     """One molecule's permanent failure; becomes the ``error`` of its PairScore."""
 
@@ -43,8 +57,12 @@ class BoltzInstallationError(ValidatorError):
     """boltz, its weights or its components cannot be used; no molecule is to blame."""
 
 
+class PocketError(ValidatorError):
+    """The binding pocket of the rules is not on the protein."""
+
+
 class DeviceOutOfMemory(ScoringInterrupted):
-    """The device had no room for some molecules, even alone: retry them, here later or on another worker.
+    """The device had no room for some molecules, even alone, or for the weights: retry them, here later or on another worker.
 
     ``finished`` holds every score of the batch that did succeed (or failed for good), ``unfinished`` the
     (protein code, SMILES) pairs to ask for again. An out-of-memory is never a score.
@@ -52,7 +70,7 @@ class DeviceOutOfMemory(ScoringInterrupted):
 
     def __init__(self, finished: Sequence[PairScore], unfinished: Sequence[tuple[str, str]], device: str) -> None:
         super().__init__(
-            f"{device} ran out of memory for {len(unfinished)} molecule(s), each tried alone, the first "
+            f"{device} ran out of memory for {len(unfinished)} molecule(s), the first "
             f"{unfinished[0][1]!r}; {len(finished)} others are scored. Retry them on this worker when nothing "
             "else uses the device, or on one with more memory.",
             finished,

@@ -27,7 +27,13 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, Descriptors
 
 from gpu.boltz.conformer import ConformerEmbedder
-from gpu.boltz.failure import BoltzInstallationError, FailureCode, MoleculeFailure, is_out_of_memory
+from gpu.boltz.failure import (
+    MOLECULE_ERRORS,
+    BoltzInstallationError,
+    FailureCode,
+    MoleculeFailure,
+    is_out_of_memory,
+)
 from gpu.boltz.profile import PocketConstraint, Profile
 
 Features = dict[str, Any]
@@ -46,6 +52,7 @@ _HOST_KEYS: Final = frozenset(
     }
 )
 _FEATURIZER_SEED: Final = 42
+_CONTROL: Final = ("CCO", "ACDEFGHIKLMNPQRSTVWY")
 _MAX_ATOM_NAME: Final = 4
 
 # boltz asks AllChem for Descriptors, which is there only if somebody attached it
@@ -81,12 +88,30 @@ class RecordReader:
         """End the conformer process."""
         self._embedder.close()
 
+    def check(self) -> None:
+        """Parse and featurize a record that must succeed: every amino acid and ethanol.
+
+        Raises:
+            BoltzInstallationError: when it does not, so that a broken installation never looks like bad molecules.
+        """
+        try:
+            self.structure_features(self._parsed(*_CONTROL, 0, None), torch.device("cpu"))
+        except MoleculeFailure as failure:
+            raise BoltzInstallationError(
+                f"boltz cannot prepare even ethanol with a peptide ({failure}): its version, one of its "
+                f"dependencies or {self._mols} is not what it should be; install requirements.txt and boltz==2.2.1 "
+                "anew, or run `python -m app checkpoints fetch boltz2`."
+            ) from failure
+
     def parsed(self, smiles: str, sequence: str, seed: int) -> ParsedRecord:
         """Parse protein A and ligand B, the ligand embedded with ``seed``.
 
         Raises:
             MoleculeFailure: ``unparseable_smiles``, ``atom_name``, ``ligand_too_large``, ``conformer`` or ``parse``.
         """
+        return self._parsed(smiles, sequence, seed, self._pocket)
+
+    def _parsed(self, smiles: str, sequence: str, seed: int, pocket: PocketConstraint | None) -> ParsedRecord:
         self._refuse(smiles)
         document: dict[str, Any] = {
             "version": 1,
@@ -96,23 +121,21 @@ class RecordReader:
             ],
             "properties": [{"affinity": {"binder": "B"}}],
         }
-        if self._pocket is not None:
+        if pocket is not None:
             document["constraints"] = [
                 {
                     "pocket": {
                         "binder": "B",
-                        "contacts": [list(contact) for contact in self._pocket.contacts],
-                        "max_distance": self._pocket.max_distance,
-                        "force": self._pocket.force,
+                        "contacts": [list(contact) for contact in pocket.contacts],
+                        "max_distance": pocket.max_distance,
+                        "force": pocket.force,
                     }
                 }
             ]
         with self._embedding(seed), contextlib.redirect_stdout(io.StringIO()):
             try:
                 target = boltz_schema.parse_boltz_schema(str(seed), document, self._canonicals, str(self._mols), True)
-            except (MoleculeFailure, BoltzInstallationError):
-                raise
-            except Exception as error:
+            except MOLECULE_ERRORS as error:
                 if is_out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split())[:200]
@@ -219,7 +242,7 @@ class RecordReader:
                 override_method="other" if affinity else None,
                 compute_affinity=affinity,
             )
-        except Exception as error:
+        except MOLECULE_ERRORS as error:
             if is_out_of_memory(error):
                 raise
             stage = "affinity" if affinity else "structure"

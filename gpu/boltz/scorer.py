@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from app.domain import PairScore, Protein
-from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure, is_out_of_memory
+from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure, PocketError, is_out_of_memory
 from gpu.boltz.profile import LIVE, PocketConstraint, Profile, record_seed
 
 if TYPE_CHECKING:
@@ -124,10 +124,22 @@ class BoltzScorer:
 
         Raises:
             DeviceOutOfMemory: some molecules found no room even alone; carries all other scores.
-            BoltzInstallationError: weights, components or the conformer process cannot be used.
+            BoltzInstallationError: weights, components, boltz or the conformer process cannot be used.
+            PocketError: the pocket is not on the protein.
         """
         finished: list[PairScore] = []
         unfinished: list[tuple[str, str]] = []
+        for protein in proteins:
+            self._check_pocket(protein)
+        if smiles and any(protein.sequence for protein in proteins):
+            try:
+                self.load()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._release()
+                wanted = [(protein.code, ligand) for protein in proteins for ligand in dict.fromkeys(smiles)]
+                raise DeviceOutOfMemory((), wanted, str(self._device)) from error
         for protein in proteins:
             known: dict[str, PairScore | None] = {}
             for ligand in smiles:
@@ -150,17 +162,21 @@ class BoltzScorer:
         if self._loaded is not None:
             return
         guided = self._pocket is not None and self._pocket.force
-        with _quiet():
+        with _quiet(), contextlib.ExitStack() as undo:
             from gpu.boltz import weights
             from gpu.boltz.record import RecordReader
 
             reader = RecordReader(self._mols, self._profile, self._pocket)
+            undo.callback(reader.close)
+            with _own_generators(torch.device("cpu")):
+                reader.check()
             structure = weights.structure_model(self._checkpoints[0], self._profile, self._device, guided=guided)
             affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
-        replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
-        for model in (structure, affinity):
-            replayed += self._economised(model)
-        self._loaded = _Loaded(reader, structure, affinity, replayed)
+            replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
+            for model in (structure, affinity):
+                replayed += self._economised(model)
+            self._loaded = _Loaded(reader, structure, affinity, replayed)
+            undo.pop_all()
 
     def close(self) -> None:
         """Give the device's memory back and end the conformer process."""
@@ -216,7 +232,6 @@ class BoltzScorer:
         """The score of one pair; None when the device has no room for it even alone."""
         if not protein.sequence:
             return PairScore(protein.code, smiles, error=f"no_sequence: nobody knows the sequence of {protein.code}")
-        self.load()
         try:
             metrics = self._metrics_or_none(smiles, protein.sequence)
             if metrics is None:
@@ -225,6 +240,16 @@ class BoltzScorer:
         except MoleculeFailure as failure:
             return PairScore(protein.code, smiles, error=str(failure))
         return None if metrics is None else PairScore(protein.code, smiles, metrics=metrics)
+
+    def _check_pocket(self, protein: Protein) -> None:
+        """A pocket that is not on the protein would fail every molecule; it is the rules' mistake."""
+        length = len(protein.sequence or "")
+        for chain, position in self._pocket.contacts if self._pocket and length else ():
+            if chain != "A" or not 1 <= position <= length:
+                raise PocketError(
+                    f"the pocket names residue {position} of chain {chain}; {protein.code} is chain A with residues 1 "
+                    f"to {length}. Mend protein_constraints in the rules file."
+                )
 
     def _metrics_alone(self, smiles: str, sequence: str) -> dict[str, float] | None:
         """As ``_metrics_or_none`` with nothing else of ours on the device but the weights."""

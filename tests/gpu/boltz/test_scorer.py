@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ import pytest
 import torch
 
 from app.domain import PairScore, Protein
-from gpu.boltz import FAST, LIVE, BoltzInstallationError, BoltzScorer, DeviceOutOfMemory
+from gpu.boltz import FAST, LIVE, BoltzInstallationError, BoltzScorer, DeviceOutOfMemory, PocketConstraint
+from gpu.boltz.failure import PocketError
 from gpu.boltz.profile import record_seed
 from gpu.residency import Residency
 from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
@@ -230,8 +234,6 @@ def test_the_digest_names_all_that_decides_a_number(weights: Weights, tmp_path: 
     def digest(**changes: Any) -> str:
         return BoltzScorer(weights.structure, changes.pop("affinity", weights.affinity), weights.mols, **changes).digest
 
-    from gpu.boltz import PocketConstraint
-
     digests = [
         digest(),
         digest(profile=QUICK),
@@ -292,6 +294,53 @@ def test_an_unknown_exception_is_nobodys_bad_molecule(scorer_for: Callable[..., 
     del scorer._loaded.structure.confidence_module
     with pytest.raises(AttributeError):
         scorer.pair_scores([PEPTIDE], GOOD[:1])
+
+
+class _TimeIsUp(Exception):
+    """What a worker's soft limit raises, out of the blue, in whatever runs."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    def strike(*_: object) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_time_limit_is_no_molecules_failure_and_leaves_nothing_behind(
+    scorer_for: Callable[..., BoltzScorer], alone: dict[str, PairScore]
+) -> None:
+    scorer = scorer_for()
+    heard: list[PairScore] = []
+    assert scorer.pair_scores([PEPTIDE], GOOD[:1]) == [alone[GOOD[0]]]
+    # the hanging embedding of the second molecule is under way when the limit strikes
+    with pytest.raises(_TimeIsUp), _time_limit(5.0):
+        scorer.pair_scores([PEPTIDE], [GOOD[0], HANGING], heard.append)
+    assert heard == [alone[GOOD[0]]]
+    assert scorer.pair_scores([PEPTIDE], GOOD[1:3]) == [alone[smiles] for smiles in GOOD[1:3]]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_broken_installation_is_not_a_batch_of_bad_molecules(weights: Weights, tmp_path: Path) -> None:
+    mols = tmp_path / "mols"
+    shutil.copytree(weights.mols, mols)
+    shutil.copy(mols / "GLY.pkl", mols / "TRP.pkl")
+    scorer = BoltzScorer(weights.structure, weights.affinity, mols, QUICK)
+    with pytest.raises(BoltzInstallationError, match=r"even ethanol.*checkpoints fetch boltz2"):
+        scorer.pair_scores([PEPTIDE], GOOD[:1])
+    assert scorer.resident_bytes() == 0
+
+
+def test_a_pocket_beside_the_protein_is_the_rules_mistake(scorer_for: Callable[..., BoltzScorer]) -> None:
+    with pytest.raises(PocketError, match=r"residue 31 of chain A.*residues 1 to 30.*rules file"):
+        scorer_for(pocket=PocketConstraint((("A", 30), ("A", 31)))).pair_scores([PEPTIDE], GOOD[:1])
 
 
 def test_record_seed_is_the_specified_one() -> None:

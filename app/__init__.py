@@ -1,6 +1,13 @@
 """celery-validator: a Bittensor validator as a Celery cluster. ``celery -A app worker -Q gpu`` works."""
 
+import sys
+from pathlib import Path
 from typing import Any
+
+# `celery -A app` finds this package in the working directory and then takes that folder off the path again; the other
+# rooms (workers, chem, chain, gpu) lie beside this one and are imported later. So an entry of our own, at the end, even
+# where the folder is on the path just now.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
 def __getattr__(name: str) -> Any:

@@ -32,13 +32,14 @@ def test_each_child_is_bound_to_a_card_of_its_own(tmp_path: Path) -> None:
     cluster._launch("redis", cluster.redis_command())
     environment = {**os.environ, **cluster.environment, "PYTHONPATH": str(PROJECT)}
     environment |= {"CUDA_VISIBLE_DEVICES": "GPU-first,GPU-second", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "celery", "-A", "app", "worker", "-Q", "gpu", "-I", "tests.cluster.probe"]
-    worker = subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    )
+    # as an operator types it in the checkout: the script, and no PYTHONPATH
+    typed = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    command = [str(Path(sys.executable).with_name("celery")), "-A", "app", "worker", "-Q", "gpu"]
+    command += ["-I", "tests.cluster.probe"]
+    worker = subprocess.Popen(command, env=typed, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", ASK], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120
+            [sys.executable, "-c", ASK], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=90
         )
         seen = {tuple(pair) for pair in json.loads(answer.stdout)}
         assert {device for device, _ in seen} == {"GPU-first", "GPU-second"}

@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 
 TARGET_MS = 50.0
 CALLS = 60
@@ -20,22 +18,30 @@ CALLS = 60
 
 def main() -> None:
     """Print the median and the spread of signed calls through the whole application."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(DATA_DIR=folder, NETUID="21", API_RATE_LIMIT="1000000")
-        os.environ.pop("DATABASE_URL", None)
-        times, size = _measure(Path(folder))
+    from app.settings import get_settings
+
+    cores, before = os.sched_getaffinity(0), dict(os.environ)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ.update(DATA_DIR=folder, NETUID="21", API_RATE_LIMIT="1000000")
+            os.environ.pop("DATABASE_URL", None)
+            get_settings.cache_clear()
+            times, size = _measure()
+    finally:
+        # other benchmarks follow in this process
+        os.sched_setaffinity(0, cores)
+        os.environ.clear()
+        os.environ.update(before)
+        get_settings.cache_clear()
     median = statistics.median(times)
     print(f"get-all-model-scores, 256 models x 10 scores, SQLite, 1 core, {size / 1024:.0f} kB:")
     print(f"  median {median:.1f} ms, min {min(times):.1f} ms, max {max(times):.1f} ms over {len(times)} calls")
     print(f"  target {TARGET_MS:.0f} ms: {'met' if median < TARGET_MS else 'MISSED'}")
     print(f"  {platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    if median >= TARGET_MS:
-        sys.exit(1)
 
 
-def _measure(folder: Path) -> tuple[list[float], int]:
+def _measure() -> tuple[list[float], int]:
     from sqlalchemy import insert
     from starlette.testclient import TestClient
 

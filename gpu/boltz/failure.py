@@ -62,7 +62,7 @@ class PocketError(ValidatorError):
 
 
 class DeviceOutOfMemory(ScoringInterrupted):
-    """The device had no room for some molecules, even alone, or for the weights: retry them, here later or on another worker.
+    """The device had no room for some molecules, even alone, or for the weights: retry, here later or elsewhere.
 
     ``finished`` holds every score of the batch that did succeed (or failed for good), ``unfinished`` the
     (protein code, SMILES) pairs to ask for again. An out-of-memory is never a score.

@@ -1,0 +1,148 @@
+"""An epoch scored by the models themselves, in eager mode: the demo PSICHIC, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from app.celery import app
+from app.demo import RECORDING
+from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
+from app.report import build_report
+from app.settings import get_settings
+from app.store.database import Store
+from app.store.epochs import Epochs
+from app.store.records import Stage
+from app.store.tables import DigestRow
+from chain.sources.recorded import RecordedSource
+from chain.submission import fetch_submission, open_submission, parse_submission
+from chain.timelock import seal
+from gpu.boltz.profile import LIVE, PROFILES
+from gpu.scorers import build_scorer
+from tests.gpu.boltz.components import write_components
+from tests.gpu.boltz.random_weights import TINY, write_checkpoints
+from workers import scoring
+from workers.epoch import open_epoch
+from workers.submissions import _examiner
+
+UID = 1
+MOLECULES = 3
+
+
+@pytest.fixture(autouse=True)
+def eager() -> Iterator[None]:
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    scoring.scorer_for.cache_clear()
+    yield
+    app.conf.update(task_always_eager=False)
+    _examiner.cache_clear()
+    scoring.scorer_for.cache_clear()
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """The bundled recording with one miner and three of its molecules."""
+    folder = tmp_path / "recording"
+    shutil.copytree(RECORDING, folder)
+    source = RecordedSource(folder)
+    hotkey = source.metagraph()[UID].hotkey
+    commitment = next(c for c in source.commitments() if c.hotkey == hotkey)
+    names = open_submission(source, UID, parse_submission(fetch_submission(source, commitment)), 100)[:MOLECULES]
+    content = repr((1000, seal(f"{UID}:{','.join(names)}".encode(), 1000))).encode()
+    path = f"miner/s/main/{hashlib.sha256(content).hexdigest()[:20]}.txt"
+    (folder / "github" / "contents" / path).parent.mkdir(parents=True)
+    (folder / "github" / "contents" / path).write_bytes(content)
+    (folder / "commitments.json").write_text(json.dumps([{"hotkey": hotkey, "block": commitment.block, "data": path}]))
+    rules = (folder / "rules.yaml").read_text()
+    (folder / "rules.yaml").write_text(
+        rules.replace("num_molecules: 100", f"num_molecules: {MOLECULES}").replace(
+            "num_antitargets: 8", "num_antitargets: 2"
+        )
+    )
+    return folder
+
+
+def run(store: Store, folder: Path, *, without_boltz: bool) -> dict[str, Any]:
+    with store.writing() as session:
+        header = RecordedSource(folder).header()
+        source = f"recording:{folder}"
+        epoch_id = Epochs(session).announce("m", header, source, "model", "c", without_boltz=without_boltz)
+    open_epoch.delay(epoch_id)
+    with store.reading() as session:
+        epochs = Epochs(session)
+        if epochs.summary(epoch_id).stage is Stage.FAILED:
+            raise ValidatorError(epochs.summary(epoch_id).error or "")
+        return build_report(
+            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+        )
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_an_epoch_scored_by_psichic(store: Store, recording: Path) -> None:
+    result = run(store, recording, without_boltz=True)
+    assert any("--without-boltz" in warning for warning in result["warnings"])
+    assert any("untrained demo checkpoint" in warning for warning in result["warnings"])
+    (submission,) = result["submissions"]
+    assert result["winners"] == {"psichic": UID, "boltz": None}
+    scorer = build_scorer(ScoringModel.PSICHIC, get_settings())
+    source = RecordedSource(recording)
+    codes = [*result["challenge"]["targets"], *result["challenge"]["antitargets"]]
+    proteins = [Protein(code, source.sequence(code)) for code in codes]
+    for molecule in submission["molecules"]:
+        alone = scorer.pair_scores(proteins, [molecule["smiles"]])
+        told = [*molecule["target_scores"], *molecule["antitarget_scores"]]
+        assert told == [pair.metrics[PSICHIC_METRIC] for pair in alone]
+    with store.reading() as session:
+        kept = set(session.execute(select(DigestRow.value)).scalars())
+    assert scorer.digest in kept, "each score is kept under the model's digest"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_missing_boltz_weights_end_the_epoch_with_the_command_to_get_them(
+    store: Store, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOLTZ_CACHE", str(tmp_path / "none"))
+    get_settings.cache_clear()
+    with pytest.raises(ValidatorError, match="checkpoints fetch boltz2"):
+        run(store, recording, without_boltz=False)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_rules_without_a_boltz_weight_need_no_boltz(store: Store, recording: Path) -> None:
+    rules = recording / "rules.yaml"
+    rules.write_text(rules.read_text().replace("boltz_weight: 0.5", "boltz_weight: 0.0"))
+    result = run(store, recording, without_boltz=False)
+    assert any("boltz_weight: 0" in warning for warning in result["warnings"])
+    assert result["weights"] == {"0": 0.5, "1": 0.5}
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_an_epoch_scored_by_both_models(
+    store: Store, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "boltz"
+    write_components(weights / "mols")
+    write_checkpoints(weights, TINY)
+    monkeypatch.setenv("BOLTZ_CACHE", str(weights))
+    get_settings.cache_clear()
+    # the tiny checkpoint has fewer layers than the profile's architecture, and few steps are enough here
+    quick = {"recycling_steps": 1, "affinity_recycling_steps": 1, "sampling_steps": 10, "affinity_sampling_steps": 10}
+    monkeypatch.setitem(PROFILES, "live", TINY.profile(LIVE, **quick))
+    # a short target, for boltz's time grows with the square of its length
+    proteins = recording / "proteins.fasta"
+    target, rest = proteins.read_text().split("\n", 2)[1:]
+    proteins.write_text(f">O15379\n{target[:24]}\n{rest}")
+    result = run(store, recording, without_boltz=False)
+    (submission,) = result["submissions"]
+    assert result["winners"] == {"psichic": UID, "boltz": UID}
+    metrics = [molecule["boltz"] for molecule in submission["molecules"]]
+    assert metrics[1:] == [None, None], "one candidate a UID"
+    assert submission["boltz_score"] == metrics[0]["affinity_probability_binary"]
+    assert {"affinity_pred_value", "confidence_score", "iptm"} <= metrics[0].keys()

@@ -169,6 +169,9 @@ class _Recording:
         """Files, push times and signatures as they were served; outages as they were suffered."""
         contents, push_times = self._facts(FactKind.CONTENT), self._facts(FactKind.PUSH_TIME)
         outages: dict[str, Any] = {"warnings": sorted(self._facts(FactKind.WARNING)), "contents": {}, "signatures": {}}
+        for archive in self._facts(FactKind.ARCHIVE).values():
+            if archive.state is FactState.UNAVAILABLE:
+                outages["archive"] = archive.detail or "the archive was unavailable"
         times: dict[str, str] = {}
         for commitment in commitments:
             with suppress(SubmissionRejected):

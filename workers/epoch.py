@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import chord
@@ -9,15 +10,18 @@ from celery import chord
 from app.celery import app
 from app.domain import ScoringModel, ValidatorError
 from app.epoch import LIVE_PREFIX, EpochScores, conclude, gather_opening, open_source, plan_batches, proteins_for
+from app.live import StoredSource, remember_warnings
 from app.settings import get_settings
 from app.store.database import get_store
+from app.store.deliveries import Destination
 from app.store.epochs import Epochs, now
 from app.store.facts import Facts
 from app.store.records import FINAL_STAGES, Stage
 from app.store.scores import Scores
 from app.task import ValidatorTask
-from chain.sources import SourceUnavailable
+from chain.sources import EpochSource, SourceUnavailable
 from workers.fetching import fetch_submissions
+from workers.reports import send_reports
 from workers.scoring import score_boltz, score_psichic, scoring_proteins
 from workers.submissions import examine_submission
 from workers.weights import submit_weights
@@ -35,21 +39,19 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     with store.reading() as session:
         stage, source = Epochs(session).announced(epoch_id)
     if stage is Stage.ANNOUNCED:
+        network = open_source(source)
         try:
-            opening = gather_opening(open_source(source))
+            opening = gather_opening(network)
         except SourceUnavailable as fault:
-            with store.writing() as session:
-                epochs = Epochs(session)
-                epochs.touch(epoch_id)
-                spent = now() - epochs.summary(epoch_id).created_at
-                if spent > get_settings().open_budget:
-                    epochs.fail(epoch_id, f"it could not be opened within {get_settings().open_budget}: {fault}")
-                    return {"epoch": epoch_id, "status": "failed"}
+            _remember(epoch_id, network, [f"the epoch was opened late: {fault}"])
+            with store.reading() as session:
+                spent = now() - Epochs(session).summary(epoch_id).created_at
+            if spent > get_settings().open_budget:
+                return _failed(epoch_id, f"it could not be opened within {get_settings().open_budget}: {fault}")
             raise self.retry(exc=fault, countdown=_OPEN_PAUSE, max_retries=None) from None
         except ValidatorError as error:
-            with store.writing() as session:
-                Epochs(session).fail(epoch_id, str(error))
-            return {"epoch": epoch_id, "status": "failed"}
+            return _failed(epoch_id, str(error))
+        _remember(epoch_id, network, network.warnings())
         with store.writing() as session:
             Epochs(session).open(
                 epoch_id,
@@ -64,6 +66,28 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
             )
     send_on(epoch_id)
     return {"epoch": epoch_id, "status": "opened"}
+
+
+def _failed(epoch_id: int, error: str) -> dict[str, Any]:
+    with get_store().writing() as session:
+        epochs = Epochs(session)
+        epochs.fail(epoch_id, error)
+        live = epochs.summary(epoch_id).source.startswith(LIVE_PREFIX)
+    if live:
+        send_reports(epoch_id, Destination.MONITORING)
+    return {"epoch": epoch_id, "status": "failed"}
+
+
+def _remember(epoch_id: int, network: EpochSource, sentences: Sequence[str]) -> None:
+    """Keep what the network did to a live epoch, for its report and its recording."""
+    with get_store().writing() as session:
+        epochs = Epochs(session)
+        epochs.touch(epoch_id)
+        if isinstance(network, StoredSource):
+            for sentence in sentences:
+                epochs.warn(epoch_id, sentence)
+    if isinstance(network, StoredSource):
+        remember_warnings(network, sentences)
 
 
 @app.task(base=ValidatorTask)

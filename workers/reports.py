@@ -36,10 +36,10 @@ _CLIENT_ERROR, _SERVER_ERROR, _REDIRECT = 400, 500, 300
 log = logging.getLogger("celery_validator.reports")
 
 
-def send_reports(epoch_id: int) -> None:
-    """Queue a delivery to each destination that is configured; nothing here can fail the caller."""
+def send_reports(epoch_id: int, *destinations: Destination) -> None:
+    """Queue a delivery to each destination (all where none is named) that is configured; a lost broker is no fault."""
     settings = get_settings()
-    wanted = [destination for destination in Destination if _address(settings, destination)[0]]
+    wanted = [destination for destination in destinations or tuple(Destination) if _address(settings, destination)[0]]
     with get_store().writing() as session:
         for destination in wanted:
             Deliveries(session).announce(epoch_id, destination)
@@ -112,6 +112,7 @@ def state_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
         "validator": _validator(settings),
         "epoch": summary.number,
         "stage": summary.stage.value,
+        "error": summary.error,
         "stage_times": dict(summary.stage_times),
         "submissions": {"valid": len(submissions) - refused.total(), "rejected": dict(sorted(refused.items()))},
         "winners": {"psichic": summary.psichic_winner, "boltz": summary.boltz_winner},

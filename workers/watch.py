@@ -11,12 +11,13 @@ from app.domain import EpochHeader
 from app.live import process_subtensor
 from app.settings import Settings, get_settings
 from app.store.database import get_store
+from app.store.deliveries import Destination
 from app.store.epochs import Epochs
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch, live_epoch_at
 from workers.epoch import open_epoch
-from workers.reports import resend_pending
+from workers.reports import resend_pending, send_reports
 
 # A validator that was away for longer has more missed epochs than anyone reads.
 _MOST_MISSED: Final = 200
@@ -57,8 +58,17 @@ def watch_epoch() -> dict[str, Any]:
     epoch_id, missed = announce(epoch, header, known, settings)
     if missed:
         log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
+        _report_missed(settings.netuid, missed)
     open_epoch.delay(epoch_id)
     return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}
+
+
+def _report_missed(netuid: int, numbers: Iterable[int]) -> None:
+    with get_store().reading() as session:
+        ids = [Epochs(session).live(netuid, number) for number in numbers]
+    for epoch_id in ids:
+        if epoch_id is not None:
+            send_reports(epoch_id, Destination.MONITORING)
 
 
 def _scores(settings: Settings) -> str:

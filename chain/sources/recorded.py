@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from app.domain import Commitment, EpochHeader, Neuron
 from chain.github_path import GitHubPath
 from chain.sources import (
+    ArchiveUnavailable,
     ContentNotFound,
     ContentTooLarge,
     Outage,
@@ -71,6 +72,7 @@ class _Outages(_Entry):
     warnings: tuple[str, ...] = ()
     contents: dict[str, str] = {}
     signatures: dict[str, str] = {}
+    archive: str | None = None
 
 
 class RecordedSource:
@@ -177,6 +179,8 @@ class RecordedSource:
         """``archive/<protein>_molecules.csv``."""
         if "/" in protein or protein.startswith("."):
             raise SourceError(f"rules.yaml: weekly_target {protein!r} is not a UniProt entry")
+        if self._outages.archive:
+            raise ArchiveUnavailable(self._outages.archive)
         return self.folder / "archive" / f"{protein}_molecules.csv"
 
     def recorded_scores(self) -> Path | None:

@@ -183,6 +183,7 @@ def test_the_hub_coming_back_late_opens_the_epoch_late(scene: World, monkeypatch
     report = concluded(monkeypatch)
     assert codes(report) == CLEAN
     assert report["winners"]["psichic"] == 3
+    assert any("opened late" in s and "Mol-Rxn-DB" in s for s in report["warnings"])
 
 
 def test_a_gigabyte_from_github_is_too_large(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +226,12 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     from app.report import differences
 
     _github_broken_for_one(scene)
+    scene.uniprot.faults["/"] = internet.status(500)
+    scene.hub.faults["/api/datasets/Metanova/Mol-Rxn-DB"] = internet.first(4, internet.status(500))
+    scene.hub.faults["/api/datasets/Metanova/Submission-Archive"] = internet.status(500)
     report = concluded(monkeypatch)
+    assert len(report["warnings"]) >= 4
+    scene.hub.faults.clear()
     written = record(scene.number, tmp_path / "recording")
     assert written.result
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "elsewhere"))

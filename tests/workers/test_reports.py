@@ -102,3 +102,20 @@ def test_nothing_is_sent_unless_configured(
     get_settings.cache_clear()
     delivered(submit_weights, scene.closed_epoch())
     assert receiver.posts == []
+
+
+def test_missed_epochs_are_reported_to_monitoring(
+    scene: Scene, receiver: internet.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workers.watch import watch_epoch
+
+    monkeypatch.setenv("MONITORING_URL", f"{receiver.url}/state")
+    get_settings.cache_clear()
+    monkeypatch.setattr("workers.watch.open_epoch.delay", lambda *_: None)
+    watch_epoch.delay()
+    scene.node.mine(3 * 361)
+    watch_epoch.delay()
+    states = [body for path, _, body in receiver.posts if path == "/state"]
+    assert [body["stage"] for body in states] == ["missed", "missed"]
+    assert "no validator watched" in states[0]["error"]
+    assert [path for path, _, _ in receiver.posts] == ["/state", "/state"]

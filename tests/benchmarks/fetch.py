@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +32,12 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "data" / "example"
 
 
 def main() -> int:
-    """Measure once; 1 where the target is missed."""
+    """Measure once, in a process whose settings are its own; 1 where the target is missed."""
+    return subprocess.run([sys.executable, __file__, "measure"], check=False).returncode
+
+
+def measure() -> int:
+    """Start the servers and the cluster, and print what was found."""
     with tempfile.TemporaryDirectory() as folder:
         found = _measure(Path(folder))
     print(json.dumps(found))
@@ -167,4 +173,4 @@ def _wait(epoch_id: int, ready: Any) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(measure() if sys.argv[1:] == ["measure"] else main())

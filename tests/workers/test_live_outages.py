@@ -248,3 +248,24 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
             epochs.get(replay), epochs.summary(replay), epochs.submissions(replay), epochs.warnings(replay)
         )
     assert differences(report, again) == []
+
+
+def test_an_epoch_nobody_judged_is_recorded_from_the_network(scene: World, tmp_path: Path) -> None:
+    from app.recorder import RecorderError, record
+    from chain.github_path import parse_github_path
+    from chain.sources.recorded import RecordedSource
+
+    written = record(scene.number, tmp_path / "recording")
+    assert not written.result
+    assert written.submissions == len(scene.commitments)
+    recording = RecordedSource(tmp_path / "recording")
+    recording.check()
+    assert recording.header().end_block_hash == scene.header["end_block_hash"]
+    path = parse_github_path(next(entry["data"] for entry in scene.commitments if entry["uid"] == 3))
+    assert recording.content(path) == scene.github.contents[str(path)]
+    assert recording.push_time(path) == scene.github.push_times[str(path)]
+    assert recording.signature(1000) == scene.drand[0].signatures["1000"]
+    with pytest.raises(RecorderError, match="is not empty"):
+        record(scene.number, tmp_path / "recording")
+    with pytest.raises(RecorderError, match="has not closed"):
+        record(scene.number + 5, tmp_path / "future")

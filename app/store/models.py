@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, and_, case, delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import CursorResult, and_, case, delete, func, join, select, true, update
+from sqlalchemy.orm import Session, aliased
 
 from app.domain import ModelCommitment, ModelId, ReportedScore
 from app.model_priority import Candidate, queue_order
@@ -263,29 +263,26 @@ class ModelQueue:
         return cast(CursorResult[Any], result).rowcount
 
     def _candidates(self, competition_id: str) -> list[Candidate]:
-        scores = (
-            select(
-                ModelScoreRow.hotkey,
-                ModelScoreRow.model,
-                func.count().label("scores"),
-                func.sum(case((ModelScoreRow.score > 0, 1), else_=0)).label("non_zero"),
-                func.max(ModelScoreRow.score).label("best"),
-                func.max(ModelScoreRow.scored_at).label("last"),
-            )
-            .where(ModelScoreRow.competition_id == competition_id)
-            .group_by(ModelScoreRow.hotkey, ModelScoreRow.model)
-            .subquery()
-        )
         rows = self._session.execute(
-            select(ModelRow.hotkey, ModelRow.is_new, scores.c.scores, scores.c.non_zero, scores.c.best, scores.c.last)
+            select(
+                ModelRow.hotkey,
+                ModelRow.is_new,
+                func.count(ModelScoreRow.id),
+                func.sum(case((ModelScoreRow.score > 0, 1), else_=0)),
+                func.max(ModelScoreRow.score),
+                func.max(ModelScoreRow.scored_at),
+            )
             .join(NeuronRow, self._registered())
-            .join(CompetitionRow, and_(CompetitionRow.id == ModelRow.competition_id))
-            .outerjoin(scores, and_(scores.c.hotkey == ModelRow.hotkey, scores.c.model == ModelRow.model))
+            .join(CompetitionRow, CompetitionRow.id == ModelRow.competition_id)
+            .outerjoin(
+                ModelScoreRow, and_(ModelScoreRow.hotkey == ModelRow.hotkey, ModelScoreRow.model == ModelRow.model)
+            )
             .where(
                 ModelRow.competition_id == competition_id,
                 ModelRow.is_being_scored_by.is_(None),
                 CompetitionRow.archived_at.is_(None),
             )
+            .group_by(ModelRow.hotkey, ModelRow.is_new)
         )
         return [
             Candidate(hotkey, is_new, count or 0, int(non_zero or 0), best, last)
@@ -304,29 +301,30 @@ class ScoreHistory:
 
     def latest(self, per_model: int = 10) -> dict[str, list[ReportedScore]]:
         """Each queued model's latest scores by hotkey, newest first; only those of its current version."""
-        table = ModelScoreRow
-        place = func.row_number().over(partition_by=(table.hotkey, table.model), order_by=table.id.desc())
-        numbered = (
-            select(
-                table.id,
-                table.hotkey,
-                table.scorer_hotkey,
-                table.score,
-                table.scored_at,
-                table.model_hash,
-                place.label("place"),
-            )
-            .join(ModelRow, and_(ModelRow.hotkey == table.hotkey, ModelRow.model == table.model))
-            .subquery()
-            .c
+        scored = aliased(ModelScoreRow)
+        newest = (
+            select(scored.id)
+            .where(scored.hotkey == ModelRow.hotkey, scored.model == ModelRow.model)
+            .order_by(scored.id.desc())
+            .limit(per_model)
+            .correlate(ModelRow)
         )
+        # both read per_model rows of the index for each model, however long the history; neither database has the
+        # other's way (SQLite no LATERAL, PostgreSQL would ask the subquery for every pair)
+        if self._session.get_bind().dialect.name == "postgresql":
+            lateral = newest.lateral()
+            which = select(lateral.c.id).select_from(ModelRow).join(lateral, true()).subquery()
+            source = join(ModelScoreRow, which, which.c.id == ModelScoreRow.id)
+        else:
+            source = join(ModelRow, ModelScoreRow, ModelScoreRow.id.in_(newest))
+        table = ModelScoreRow
         # on the connection: the session would make an object of each of thousands of rows
         rows = (
             self._session.connection()
             .execute(
-                select(numbered.hotkey, numbered.scorer_hotkey, numbered.score, numbered.scored_at, numbered.model_hash)
-                .where(numbered.place <= per_model)
-                .order_by(numbered.id.desc())
+                select(table.hotkey, table.scorer_hotkey, table.score, table.scored_at, table.model_hash)
+                .select_from(source)
+                .order_by(table.id.desc())
             )
             .all()
         )

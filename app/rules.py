@@ -10,7 +10,7 @@ import hashlib
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.domain import ValidatorError
 
@@ -34,9 +34,21 @@ class ProteinSelection(_Section):
 
 
 class ProteinConstraints(_Section):
-    binding_pocket: list[Any] | None = None
-    max_distance: float | None = None
+    """Where the ligand should sit: residues of chain A as ``[chain, 1-based position]``, and a distance in Å."""
+
+    binding_pocket: list[tuple[str, int]] | None = None
+    max_distance: Annotated[float, Field(gt=0)] | None = None
     force: bool = False
+
+    @field_validator("binding_pocket", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """YAML has lists where a pair is meant."""
+        return (
+            [tuple(entry) if isinstance(entry, list) else entry for entry in value]
+            if isinstance(value, list)
+            else value
+        )
 
 
 class MoleculeValidation(_Section):

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
 from app.epoch import RECORDING_PREFIX, open_source, proteins_for
+from app.rules import ProteinConstraints
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -86,7 +87,7 @@ class _Scoring:
     def __init__(self, epoch: OpenEpoch, batch: BatchRecord) -> None:
         self._batch = batch
         self._proteins = scoring_proteins(epoch, proteins_for(epoch, batch.model))
-        self._scorer = scorer_for(epoch.source, epoch.scores, batch.model)
+        self._scorer = scorer_for(epoch, batch.model)
         if getattr(self._scorer, "untrained", False):
             _refuse_or_warn(epoch)
 
@@ -178,18 +179,34 @@ def _refuse_or_warn(epoch: OpenEpoch) -> None:
         Epochs(session).warn(epoch.id, "PSICHIC scores come from the untrained demo checkpoint and mean nothing")
 
 
-@lru_cache(maxsize=4)
-def scorer_for(source: str, scores: str, model: ScoringModel) -> Scorer:
-    """The scorer of this process; made once and kept, its model loaded on first use.
+def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
+    """The scorer of this process for an epoch; made once and kept, its model loaded on first use.
 
     Raises:
         ValidatorError: the recording has no scores, or the model's weights are missing.
     """
-    if scores == RECORDED:
-        folder = open_source(source).recorded_scores()
-        if folder is None:
-            raise ValidatorError(f"{source} holds no scores/; replay it with --scores model")
-        return RecordedScorer(Path(folder), model)
+    if epoch.scores == RECORDED:
+        return _recorded_scorer(epoch.source, model)
+    return _model_scorer(model, epoch.rules.protein_constraints.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _recorded_scorer(source: str, model: ScoringModel) -> Scorer:
+    folder = open_source(source).recorded_scores()
+    if folder is None:
+        raise ValidatorError(f"{source} holds no scores/; replay it with --scores model")
+    return RecordedScorer(Path(folder), model)
+
+
+# keyed by what decides the numbers and not by the epoch: the next epoch finds the model loaded
+@lru_cache(maxsize=4)
+def _model_scorer(model: ScoringModel, constraints: str) -> Scorer:
     from gpu.scorers import build_scorer
 
-    return build_scorer(model, get_settings())
+    return build_scorer(model, get_settings(), ProteinConstraints.model_validate_json(constraints))
+
+
+def forget_scorers() -> None:
+    """Let go of every scorer of this process."""
+    _recorded_scorer.cache_clear()
+    _model_scorer.cache_clear()

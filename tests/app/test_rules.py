@@ -41,6 +41,13 @@ def test_a_wrong_rules_file_is_a_sentence_that_names_the_key(text: str, message:
     assert message in str(caught.value)
 
 
+def test_a_binding_pocket_is_chains_and_positions() -> None:
+    rules = parse_rules("protein_constraints: {binding_pocket: [[A, 5], [A, 9]], max_distance: 6.0, force: true}")
+    assert rules.protein_constraints.binding_pocket == [("A", 5), ("A", 9)]
+    with pytest.raises(RulesError, match=r"protein_constraints\.binding_pocket"):
+        parse_rules("protein_constraints: {binding_pocket: [[A, five]]}")
+
+
 def test_rules_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse_rules("").competition.burn_rate = 1.0  # type: ignore[misc]

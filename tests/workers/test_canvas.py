@@ -36,8 +36,6 @@ from workers.weights import submit_weights
 # the stores differ in their SQL alone, which the tests without this mark run on both
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
-_scorer_for = scoring.scorer_for
-
 
 @pytest.fixture(autouse=True)
 def eager() -> Iterator[None]:
@@ -45,7 +43,7 @@ def eager() -> Iterator[None]:
     yield
     app.conf.update(task_always_eager=False)
     _examiner.cache_clear()
-    _scorer_for.cache_clear()
+    scoring.forget_scorers()
 
 
 def announce(store: Store, folder: Path = RECORDING, run: str = "r") -> int:

@@ -16,6 +16,7 @@ from app.celery import app
 from app.demo import RECORDING
 from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
 from app.report import build_report
+from app.rules import Rules
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
@@ -24,7 +25,7 @@ from app.store.tables import DigestRow
 from chain.sources.recorded import RecordedSource
 from chain.submission import fetch_submission, open_submission, parse_submission
 from chain.timelock import seal
-from gpu.boltz.profile import LIVE, PROFILES
+from gpu.boltz.profile import LIVE, PROFILES, PocketConstraint
 from gpu.scorers import build_scorer
 from tests.gpu.boltz.components import write_components
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
@@ -39,11 +40,11 @@ MOLECULES = 3
 @pytest.fixture(autouse=True)
 def eager() -> Iterator[None]:
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
-    scoring.scorer_for.cache_clear()
+    scoring.forget_scorers()
     yield
     app.conf.update(task_always_eager=False)
     _examiner.cache_clear()
-    scoring.scorer_for.cache_clear()
+    scoring.forget_scorers()
 
 
 @pytest.fixture
@@ -112,6 +113,15 @@ def test_missing_boltz_weights_end_the_epoch_with_the_command_to_get_them(
     get_settings.cache_clear()
     with pytest.raises(ValidatorError, match="checkpoints fetch boltz2"):
         run(store, recording, without_boltz=False)
+
+
+def test_the_rules_pocket_reaches_boltz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("gpu.boltz.files.scorer_from_cache", lambda *arguments: asked.append(arguments[3]))
+    pocket = {"protein_constraints": {"binding_pocket": [["A", 5]], "max_distance": 4.0, "force": True}}
+    for rules in ({}, pocket):
+        build_scorer(ScoringModel.BOLTZ, get_settings(), Rules.model_validate(rules).protein_constraints)
+    assert asked == [None, PocketConstraint((("A", 5),), 4.0, force=True)]
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

@@ -118,7 +118,7 @@ class Hub:
     def _asked(self, what: str, call: Callable[[Any], T], attempts: int = _ATTEMPTS) -> T:
         """Ask the hub, a few times where it fails; downloads are retried and resumed by the library itself."""
         import huggingface_hub
-        from httpx import HTTPError
+        from httpx2 import HTTPError
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         fault = ""

@@ -74,3 +74,10 @@ def test_absent_is_not_unavailable(server: internet.Hub, hub: Hub) -> None:
         hub.file(DATASET, "0" * 40, "molecules.sqlite")
     with pytest.raises(SourceUnavailable, match="did not give the revision"):
         hub.revision(DATASET)
+
+
+def test_a_hub_that_is_away_is_our_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0)
+    away = Hub(tmp_path, endpoint="http://127.0.0.1:1")
+    with pytest.raises(SourceUnavailable, match="did not give"):
+        away.revision("Metanova/Proteins")

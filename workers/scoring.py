@@ -46,6 +46,13 @@ def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, 
     return _score(self, epoch_id, batch_id)
 
 
+@lru_cache(maxsize=4)
+def _frozen(epoch_id: int) -> OpenEpoch:
+    # what scoring asks of an epoch is frozen when it opens; parsing it anew took a third of a recorded batch
+    with get_store().reading() as session:
+        return Epochs(session).get(epoch_id)
+
+
 def scoring_proteins(epoch: OpenEpoch, proteins: Sequence[Protein]) -> tuple[Protein, ...]:
     """The proteins as scores are kept under: a recording knows entries, a model sequences."""
     if epoch.scores == RECORDED:
@@ -60,13 +67,13 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
         epochs = Epochs(session)
         outcome = epochs.claim_batch(batch_id, task.task_id, task.holder, get_settings().scoring_limit)
         if outcome is ClaimOutcome.CLAIMED:
-            batch, epoch = epochs.batch(batch_id), epochs.get(epoch_id)
+            batch = epochs.batch(batch_id)
     if outcome is ClaimOutcome.BUSY:
         task.ask_again()
     if outcome is not ClaimOutcome.CLAIMED:
         return status | {"status": outcome.value}
     try:
-        _Scoring(epoch, batch).run()
+        _Scoring(_frozen(epoch_id), batch).run()
     except DBAPIError:
         raise
     except (SoftTimeLimitExceeded, ScoringInterrupted) as error:
@@ -207,6 +214,7 @@ def _model_scorer(model: ScoringModel, constraints: str) -> Scorer:
 
 
 def forget_scorers() -> None:
-    """Let go of every scorer of this process."""
+    """Let go of every scorer and epoch that this process holds."""
+    _frozen.cache_clear()
     _recorded_scorer.cache_clear()
     _model_scorer.cache_clear()

@@ -55,7 +55,7 @@ class RecordedScorer:
         if self.model is ScoringModel.PSICHIC or not self.path.exists():
             return (PSICHIC_METRIC,)
         with self.path.open(encoding="utf-8", newline="") as stream:
-            return tuple(name for name in next(csv.reader(stream)) if name != "smiles")
+            return tuple(name for name in next(csv.reader(stream), []) if name != "smiles")
 
     @cached_property
     def _table(self) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -65,26 +65,33 @@ class RecordedScorer:
             return table
         # a SMILES stands in the file once per protein and in memory once
         own: dict[str, str] = {}
-        for line, row in self._rows():
-            protein = row["protein"] if self.model is ScoringModel.PSICHIC else ""
-            smiles = own.setdefault(row["smiles"], row["smiles"])
+        for line, protein, smiles, cells in self._rows():
             try:
-                values = tuple(float(row[name]) if row[name] else math.nan for name in self._metrics)
-            except (TypeError, ValueError):
+                values = tuple([float(cell) if cell else math.nan for cell in cells])
+            except ValueError:
                 raise SourceError(f"{self.path}: line {line} holds a score that is not a number") from None
-            table.setdefault(protein, {})[smiles] = values
+            table.setdefault(protein, {})[own.setdefault(smiles, smiles)] = values
         return table
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        wanted = {"smiles"} | ({"protein", PSICHIC_METRIC} if self.model is ScoringModel.PSICHIC else set())
+    def _rows(self) -> Iterator[tuple[int, str, str, list[str]]]:
+        """Line number, protein (the empty string for Boltz), SMILES and the metrics' cells of each row."""
+        by_protein = self.model is ScoringModel.PSICHIC
+        wanted = {"smiles"} | ({"protein", PSICHIC_METRIC} if by_protein else set())
         try:
             with self.path.open(encoding="utf-8", newline="") as stream:
-                reader = csv.DictReader(stream)
-                if missing := wanted - set(reader.fieldnames or ()):
+                reader = csv.reader(stream)
+                header = next(reader, [])
+                if missing := wanted - set(header):
                     raise SourceError(f"{self.path} lacks column(s) {', '.join(sorted(missing))}")
+                smiles = header.index("smiles")
+                protein = header.index("protein") if by_protein else None
+                cells = [header.index(name) for name in self._metrics]
                 for row in reader:
-                    if None in row or None in row.values():
+                    if not row:
+                        continue
+                    if len(row) != len(header):
                         raise SourceError(f"{self.path}: line {reader.line_num} has another number of columns")
-                    yield reader.line_num, row
+                    found = "" if protein is None else row[protein]
+                    yield reader.line_num, found, row[smiles], [row[cell] for cell in cells]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"{self.path} cannot be read: {error}") from None

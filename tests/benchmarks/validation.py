@@ -72,9 +72,6 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - begun
 
 
-Step = list[tuple[Any, tuple[Any, ...]]]
-
-
 def _bare_reaction(name: str, database: CombinatorialDatabase) -> list[Any]:
     """The compiled reactions and parsed reactants of one name, so that the floor pays for neither."""
     parsed = parse_name(name)

@@ -127,7 +127,6 @@ def test_entropy_is_zero_for_alike_and_bounded_by_one() -> None:
     mixed = smiles_entropy(["CCO", "c1ccncc1"])
     assert mixed is not None
     # every bit that one of two molecules has contributes one bit of entropy
-    bits = 0
     from rdkit.Chem import MolFromSmiles, rdMolDescriptors
 
     first, second = (

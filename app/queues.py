@@ -1,0 +1,172 @@
+"""What waits on the broker and who works it: depth of each queue, live workers. For pages and metrics; never raises."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Generic, TypeVar
+
+import redis
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.celery import QueueName, app
+from app.settings import get_settings
+
+T = TypeVar("T")
+
+# How long an answer is good for; older ones are still shown while a new one is fetched.
+_DEPTHS_KEPT: Final = 1.0
+_WORKERS_KEPT: Final = 5.0
+
+# An answer older than this is no answer any more (s).
+_TOO_OLD: Final = 30.0
+
+# The longest that a caller waits (s), whatever the broker does.
+LONGEST_WAIT: Final = 1.0
+
+# One call to the broker, and how long workers have for their replies (s).
+_SOCKET_SECONDS: Final = 0.5
+_REPLY_SECONDS: Final = 0.6
+
+# Kombu's Redis transport: the hash of messages that workers hold, and one list per queue and priority.
+_UNACKED: Final = "unacked"
+_PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+
+# More held messages than this are counted, but not told apart by queue.
+_MOST_READ: Final = 5_000
+
+log = logging.getLogger("celery_validator.queues")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """Messages of one queue: ``ready`` to be taken, and ``unacknowledged``, which workers hold (running or waiting
+    for their countdown)."""
+
+    ready: int
+    unacknowledged: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker that answers: its node name and the queues it consumes."""
+
+    name: str
+    queues: tuple[str, ...]
+
+
+def queue_depths(wait: float = LONGEST_WAIT) -> Mapping[QueueName, QueueDepth] | None:
+    """Depth of every queue, at most a second old; None where the broker does not answer within ``wait`` seconds."""
+    return _depths.value(wait)
+
+
+def live_workers(wait: float = LONGEST_WAIT) -> tuple[LiveWorker, ...] | None:
+    """The workers that answer, by name; None where the broker does not answer within ``wait`` seconds."""
+    return _workers.value(wait)
+
+
+def workers_by_queue(workers: tuple[LiveWorker, ...]) -> Mapping[QueueName, int]:
+    """How many workers consume each queue; zero where nobody does."""
+    served = Counter(queue for worker in workers for queue in worker.queues)
+    return {name: served[name.value] for name in QueueName}
+
+
+class _Watched(Generic[T]):
+    """A value fetched on a thread of its own, so that no caller waits longer than it wants to."""
+
+    def __init__(self, fetch: Callable[[], T], kept: float) -> None:
+        self._fetch = fetch
+        self._kept = kept
+        self._changed = threading.Condition()
+        self._found: T | None = None
+        self._found_at = float("-inf")
+        self._asked_by: threading.Thread | None = None
+        self._away = False
+
+    def value(self, wait: float) -> T | None:
+        """The newest value; one that is a little old at once, while the next is being fetched."""
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        with self._changed:
+            if time.monotonic() - self._found_at > self._kept and not self._asking():
+                self._asked_by = threading.Thread(target=self._ask, name="broker-watch", daemon=True)
+                self._asked_by.start()
+            while time.monotonic() - self._found_at > _TOO_OLD and self._asking():
+                if not self._changed.wait(deadline - time.monotonic()):
+                    return None
+            return self._found if time.monotonic() - self._found_at <= _TOO_OLD else None
+
+    def _asking(self) -> bool:
+        return self._asked_by is not None
+
+    def _ask(self) -> None:
+        found, found_at = None, float("-inf")
+        try:
+            found, found_at = self._fetch(), time.monotonic()
+        except (redis.RedisError, KombuError, OSError, ValueError) as error:
+            if not self._away:
+                log.warning("the broker does not say how it is: %s: %s", type(error).__name__, error)
+            self._away = True
+        else:
+            self._away = False
+        finally:
+            with self._changed:
+                # a broker that is away makes the old answer void at once
+                self._found, self._found_at = found, found_at
+                self._asked_by = None
+                self._changed.notify_all()
+
+
+@lru_cache(maxsize=2)
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=_SOCKET_SECONDS,
+        socket_connect_timeout=_SOCKET_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _read_depths() -> dict[QueueName, QueueDepth]:
+    client = _client(get_settings().redis_url)
+    with client.pipeline(transaction=False) as pipe:
+        for name in QueueName:
+            for suffix in _PRIORITIES:
+                pipe.llen(name.value + suffix)
+        pipe.hlen(_UNACKED)
+        *lengths, held = (int(number) for number in pipe.execute())
+    per_queue = len(_PRIORITIES)
+    ready = {name: sum(lengths[i * per_queue : (i + 1) * per_queue]) for i, name in enumerate(QueueName)}
+    by_queue = Counter(_routing_key(raw) for raw in client.hvals(_UNACKED)) if 0 < held <= _MOST_READ else Counter()
+    return {name: QueueDepth(ready[name], by_queue[name.value]) for name in QueueName}
+
+
+def _routing_key(raw: bytes | str) -> str:
+    # [message, exchange, routing key]
+    entry = json.loads(raw)
+    return str(entry[2]) if isinstance(entry, list) and len(entry) == 3 else ""
+
+
+def _ask_workers() -> tuple[LiveWorker, ...]:
+    options = {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS, "max_retries": 0}
+    with Connection(get_settings().redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+        replies = app.control.broadcast("active_queues", connection=connection, reply=True, timeout=_REPLY_SECONDS)
+    found = {
+        node: tuple(sorted(str(queue["name"]) for queue in queues))
+        for reply in replies or []
+        for node, queues in reply.items()
+        if isinstance(queues, list)
+    }
+    return tuple(LiveWorker(node, queues) for node, queues in sorted(found.items()))
+
+
+_depths = _Watched(_read_depths, _DEPTHS_KEPT)
+_workers = _Watched(_ask_workers, _WORKERS_KEPT)

@@ -65,6 +65,24 @@ class Competitions:
         baselines = self._baselines()
         return [_competition(row, baselines) for row in self._session.execute(query).scalars()]
 
+    def get(self, competition_id: str) -> CompetitionRecord:
+        """One competition, archived or not.
+
+        Raises:
+            UnknownCompetition: there never was one of this id.
+        """
+        row = self._session.get(CompetitionRow, competition_id)
+        if row is None:
+            raise UnknownCompetition(f"no competition {competition_id!r} in the store")
+        return _competition(row, self._baselines(competition_id))
+
+    def baselines(self, competition_id: str) -> list[Baseline]:
+        """Every baseline that a competition had, oldest first."""
+        rows = self._session.execute(
+            select(BaselineRow).where(BaselineRow.competition_id == competition_id).order_by(BaselineRow.id)
+        ).scalars()
+        return [Baseline(row.competition_id, row.score, row.set_by, row.set_at) for row in rows]
+
     def baseline(self, competition_id: str) -> Baseline | None:
         """The latest baseline of a competition; None where none was set or there is no such competition."""
         return self._baselines(competition_id).get(competition_id)

@@ -95,6 +95,7 @@ class Refusal:
     block: int
     text: str
     reason: str
+    refused_at: datetime | None = None
 
 
 class ModelQueue:
@@ -143,7 +144,7 @@ class ModelQueue:
     def refusals(self) -> list[Refusal]:
         """Commitments that are not queued, by UID."""
         rows = self._session.execute(select(ModelRefusalRow).order_by(ModelRefusalRow.uid)).scalars()
-        return [Refusal(row.hotkey, row.uid, row.block, row.text, row.reason) for row in rows]
+        return [Refusal(row.hotkey, row.uid, row.block, row.text, row.reason, row.refused_at) for row in rows]
 
     def models(self) -> list[QueuedModel]:
         """The models of registered miners, by UID."""
@@ -177,7 +178,7 @@ class ModelQueue:
         taking is passed over.
         """
         at = now()
-        for hotkey in queue_order(self._candidates(competition_id), at, chance):
+        for hotkey in queue_order(self.candidates(competition_id), at, chance):
             row = self._session.execute(
                 select(ModelRow)
                 .where(
@@ -262,7 +263,8 @@ class ModelQueue:
         )
         return cast(CursorResult[Any], result).rowcount
 
-    def _candidates(self, competition_id: str) -> list[Candidate]:
+    def candidates(self, competition_id: str) -> list[Candidate]:
+        """The models of a running competition that may be taken now, as the queue's order sees them."""
         rows = self._session.execute(
             select(
                 ModelRow.hotkey,
@@ -339,6 +341,23 @@ class ScoreHistory:
         if hotkey is not None:
             query = query.where(ModelScoreRow.hotkey == hotkey)
         rows = self._session.execute(query.order_by(ModelScoreRow.id.desc()).limit(limit)).scalars()
+        return [_score(row) for row in rows]
+
+    def of_miner(self, hotkey: str, limit: int) -> list[ScoreRecord]:
+        """A miner's latest scores, of whatever model, newest first."""
+        rows = self._session.execute(
+            select(ModelScoreRow).where(ModelScoreRow.hotkey == hotkey).order_by(ModelScoreRow.id.desc()).limit(limit)
+        ).scalars()
+        return [_score(row) for row in rows]
+
+    def of_competition(self, competition_id: str, instant: datetime, limit: int) -> list[ScoreRecord]:
+        """A competition's scores since an instant, newest first."""
+        rows = self._session.execute(
+            select(ModelScoreRow)
+            .where(ModelScoreRow.competition_id == competition_id, ModelScoreRow.scored_at >= instant)
+            .order_by(ModelScoreRow.id.desc())
+            .limit(limit)
+        ).scalars()
         return [_score(row) for row in rows]
 
 

@@ -112,6 +112,12 @@ class WeightRound:
     state: RoundState = RoundState.COMPUTED
     detail: str | None = None
     computed_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def hotkeys(self) -> dict[int, str]:
+        """Hotkey by UID as of this round; a UID may have changed hands since."""
+        return dict(zip(self.weights, self.by_hotkey, strict=False))
 
 
 class WeightRounds:
@@ -128,6 +134,16 @@ class WeightRounds:
     def latest(self, limit: int = 1) -> list[WeightRound]:
         """The latest rounds, newest first."""
         rows = self._session.execute(select(WeightRoundRow).order_by(WeightRoundRow.id.desc()).limit(limit)).scalars()
+        return [_round(row) for row in rows]
+
+    def before(self, instant: datetime, limit: int) -> list[WeightRound]:
+        """Rounds computed before an instant, newest first."""
+        rows = self._session.execute(
+            select(WeightRoundRow)
+            .where(WeightRoundRow.computed_at < instant)
+            .order_by(WeightRoundRow.id.desc())
+            .limit(limit)
+        ).scalars()
         return [_round(row) for row in rows]
 
     def previous(self) -> dict[str, float]:
@@ -186,4 +202,5 @@ def _round(row: Any) -> WeightRound:
         state=RoundState(row.state),
         detail=row.detail,
         computed_at=row.computed_at,
+        finished_at=row.finished_at,
     )

@@ -152,6 +152,16 @@ class Scorings:
         rows = self._session.execute(select(ModelScoringRow).order_by(ModelScoringRow.id.desc()).limit(limit)).scalars()
         return [_scoring(row) for row in rows]
 
+    def of_miner(self, hotkey: str, limit: int = 20) -> list[Scoring]:
+        """A miner's latest scorings, newest first."""
+        rows = self._session.execute(
+            select(ModelScoringRow)
+            .where(ModelScoringRow.hotkey == hotkey)
+            .order_by(ModelScoringRow.id.desc())
+            .limit(limit)
+        ).scalars()
+        return [_scoring(row) for row in rows]
+
     def _change(self, scoring_id: int, **values: Any) -> None:
         self._session.execute(
             update(ModelScoringRow)

@@ -13,7 +13,6 @@ from app.epoch import LIVE_PREFIX, EpochScores, conclude, gather_opening, open_s
 from app.live import StoredSource, remember_warnings
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.deliveries import Destination
 from app.store.epochs import Epochs, now
 from app.store.facts import Facts
 from app.store.records import FINAL_STAGES, Stage
@@ -21,7 +20,7 @@ from app.store.scores import Scores
 from app.task import ValidatorTask
 from chain.sources import EpochSource, SourceUnavailable
 from workers.fetching import fetch_submissions
-from workers.reports import send_reports
+from workers.reports import fail_epoch
 from workers.scoring import score_boltz, score_psichic, scoring_proteins
 from workers.submissions import examine_submission
 from workers.weights import submit_weights
@@ -69,12 +68,7 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
 
 
 def _failed(epoch_id: int, error: str) -> dict[str, Any]:
-    with get_store().writing() as session:
-        epochs = Epochs(session)
-        epochs.fail(epoch_id, error)
-        live = epochs.summary(epoch_id).source.startswith(LIVE_PREFIX)
-    if live:
-        send_reports(epoch_id, Destination.MONITORING)
+    fail_epoch(epoch_id, error)
     return {"epoch": epoch_id, "status": "failed"}
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
 import requests
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
+from sqlalchemy.orm import Session
 
 from app.celery import app
+from app.epoch import LIVE_PREFIX
 from app.report import build_report
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -26,8 +29,9 @@ SCHEMA: Final = 1
 _MOST_TRIES: Final = 8
 _LONGEST_PAUSE: Final = 600
 
-# A delivery nobody is at after this long was lost with its message.
+# A delivery nobody is at after this long was lost with its message; one that was never tried waits for nobody's host.
 _LOST_AFTER: Final = timedelta(minutes=30)
+_NEVER_TRIED_AFTER: Final = timedelta(minutes=2)
 
 _SECONDS: Final = (5.0, 30.0)
 _RETRY_LATER: Final = frozenset({408, 425, 429})
@@ -36,29 +40,46 @@ _CLIENT_ERROR, _SERVER_ERROR, _REDIRECT = 400, 500, 300
 log = logging.getLogger("celery_validator.reports")
 
 
-def send_reports(epoch_id: int, *destinations: Destination) -> None:
-    """Queue a delivery to each destination (all where none is named) that is configured; a lost broker is no fault."""
+def announce_reports(session: Session, epoch_id: int, *destinations: Destination) -> list[Destination]:
+    """Note who is to be told of an epoch (all where none is named), in the transaction that ends it.
+
+    Returns those that are configured, for :func:`queue_reports`.
+    """
     settings = get_settings()
     wanted = [destination for destination in destinations or tuple(Destination) if _address(settings, destination)[0]]
-    with get_store().writing() as session:
-        for destination in wanted:
-            Deliveries(session).announce(epoch_id, destination)
     for destination in wanted:
+        Deliveries(session).announce(epoch_id, destination)
+    return wanted
+
+
+def queue_reports(epoch_id: int, destinations: Iterable[Destination]) -> None:
+    """Queue what was announced; where the broker is away, or this process ends before, :func:`resend_pending` does."""
+    for destination in destinations:
         try:
             deliver_report.delay(epoch_id, destination.value)
         except OperationalError as error:
-            # resend_pending finds it
             log.warning("epoch %s: %s is not queued yet: %s", epoch_id, destination.value, error)
 
 
+def fail_epoch(epoch_id: int, error: str) -> None:
+    """End an epoch that cannot go on; of a live one monitoring is told."""
+    with get_store().writing() as session:
+        epochs = Epochs(session)
+        epochs.fail(epoch_id, error)
+        live = epochs.summary(epoch_id).source.startswith(LIVE_PREFIX)
+        told = announce_reports(session, epoch_id, Destination.MONITORING) if live else []
+    queue_reports(epoch_id, told)
+
+
 def resend_pending() -> None:
-    """Queue again what was announced and never delivered."""
+    """Queue again what this cluster announced and nobody is delivering."""
+    cluster = get_settings().cluster_name
     with get_store().reading() as session:
-        lost = Deliveries(session).pending_before(_LOST_AFTER)
+        lost = Deliveries(session).pending_before(cluster, _NEVER_TRIED_AFTER, _LOST_AFTER)
     for epoch_id, destination in lost:
         with get_store().writing() as session:
             Deliveries(session).touch(epoch_id, destination)
-        deliver_report.delay(epoch_id, destination.value)
+        queue_reports(epoch_id, [destination])
 
 
 @app.task(base=ValidatorTask, bind=True)

@@ -22,6 +22,7 @@ from app.store.records import BatchRecord, ClaimOutcome, OpenEpoch
 from app.store.scores import Scores
 from app.task import ValidatorTask
 from chain.sources.scores import RecordedScorer
+from workers.reports import fail_epoch
 
 # A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
 _MOST_WHOLE_ATTEMPTS: Final = 2
@@ -82,8 +83,7 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
         raise task.retry(exc=error, countdown=_INTERRUPTED_COUNTDOWN, max_retries=None) from None
     except ValidatorError as error:
         # missing weights or a broken recording: no molecule's fault, and nothing a retry would mend
-        with store.writing() as session:
-            Epochs(session).fail(epoch_id, str(error))
+        fail_epoch(epoch_id, str(error))
         return status | {"status": "failed"}
     return status | {"status": "scored"}
 

@@ -14,14 +14,16 @@ from app.store.records import EpochSummary
 from app.store.scores import Scores
 from app.task import ValidatorTask
 from workers.epoch import send_on
+from workers.reports import resend_pending
 
 log = logging.getLogger("celery_validator.upkeep")
 
 
 @app.task(base=ValidatorTask)
 def reconcile() -> dict[str, Any]:
-    """Move on every epoch of this cluster that stands still: a lost chord, a wiped broker, a dead worker's claim."""
+    """Move on what stands still in this cluster: a lost chord, a wiped broker, a dead worker's claim or report."""
     settings = get_settings()
+    resend_pending()
     with get_store().reading() as session:
         epochs = Epochs(session).unfinished(settings.cluster_name)
     if not epochs:

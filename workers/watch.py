@@ -17,7 +17,7 @@ from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch, live_epoch_at
 from workers.epoch import open_epoch
-from workers.reports import resend_pending, send_reports
+from workers.reports import announce_reports, queue_reports
 
 # A validator that was away for longer has more missed epochs than anyone reads.
 _MOST_MISSED: Final = 200
@@ -34,7 +34,6 @@ def watch_epoch() -> dict[str, Any]:
     settings = get_settings()
     if settings.offline or not settings.live:
         return {"status": "not live"}
-    resend_pending()
     chain = process_subtensor(settings)
     try:
         epoch, _ = live_epoch_at(chain, settings.netuid)
@@ -58,17 +57,8 @@ def watch_epoch() -> dict[str, Any]:
     epoch_id, missed = announce(epoch, header, known, settings)
     if missed:
         log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
-        _report_missed(settings.netuid, missed)
     open_epoch.delay(epoch_id)
     return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}
-
-
-def _report_missed(netuid: int, numbers: Iterable[int]) -> None:
-    with get_store().reading() as session:
-        ids = [Epochs(session).live(netuid, number) for number in numbers]
-    for epoch_id in ids:
-        if epoch_id is not None:
-            send_reports(epoch_id, Destination.MONITORING)
 
 
 def _scores(settings: Settings) -> str:
@@ -79,6 +69,7 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
     """Write the epoch, and the missed ones since the last that is known, in one transaction."""
     earlier = [number for number in known if number < epoch.number]
     missed = list(range(max(earlier) + 1, epoch.number))[-_MOST_MISSED:] if earlier else []
+    told: dict[int, list[Destination]] = {}
     with get_store().writing() as session:
         epochs = Epochs(session)
         for number in missed:
@@ -87,7 +78,8 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
             gone_header = EpochHeader(
                 epoch.netuid, header.network, epoch.epoch_length, gone.start_block, end, _NO_HASH, _NO_HASH
             )
-            epochs.announce_missed(gone.run, gone_header, str(gone), settings.cluster_name)
+            missed_id = epochs.announce_missed(gone.run, gone_header, str(gone), settings.cluster_name)
+            told[missed_id] = announce_reports(session, missed_id, Destination.MONITORING)
         epoch_id = epochs.announce(
             epoch.run,
             header,
@@ -96,4 +88,6 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
             settings.cluster_name,
             without_boltz=settings.without_boltz,
         )
+    for missed_id, destinations in told.items():
+        queue_reports(missed_id, destinations)
     return epoch_id, missed

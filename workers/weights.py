@@ -25,6 +25,7 @@ from chain.incentive.molecules import weight_vector
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch
 from chain.subtensor import SUBMISSION_ERA, SubmissionState, Subtensor, WeightsOutcome, load_wallet
+from workers.reports import announce_reports, queue_reports
 
 # Tries to set weights, WEIGHTS_PAUSE apart.
 MOST_TRIES: Final = 10
@@ -119,10 +120,9 @@ def _settle(epoch_id: int, end: _Settled) -> None:
         if end.warn:
             Epochs(session).warn(epoch_id, f"weights: {end.detail}")
         Epochs(session).record_weights(epoch_id, end.state.value, end.detail, tries=0)
+        told = announce_reports(session, epoch_id)
     log.info("epoch %s: weights %s: %s", epoch_id, end.state.value, end.detail)
-    from workers.reports import send_reports
-
-    send_reports(epoch_id)
+    queue_reports(epoch_id, told)
 
 
 def _lock_path(settings: Settings) -> Path:

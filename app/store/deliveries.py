@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.store.epochs import insert_ignoring, now
 from app.store.live_tables import DeliveryRow
+from app.store.tables import EpochRow
 
 _PENDING: Final = "pending"
 _SENT: Final = "sent"
@@ -65,12 +66,19 @@ class Deliveries:
         """Note that somebody is at it."""
         self._update(epoch_id, destination)
 
-    def pending_before(self, age: timedelta) -> list[tuple[int, Destination]]:
-        """Deliveries that nobody touched for so long."""
+    def pending_before(self, cluster: str, untried: timedelta, tried: timedelta) -> list[tuple[int, Destination]]:
+        """A cluster's deliveries that nobody touched for so long: those that were never tried, and those that were."""
+        at = now()
         rows = self._session.execute(
-            select(DeliveryRow.epoch_id, DeliveryRow.destination).where(
-                DeliveryRow.state == _PENDING, DeliveryRow.updated_at < now() - age
+            select(DeliveryRow.epoch_id, DeliveryRow.destination)
+            .join(EpochRow, EpochRow.id == DeliveryRow.epoch_id)
+            .where(
+                EpochRow.cluster == cluster,
+                DeliveryRow.state == _PENDING,
+                (DeliveryRow.updated_at < at - tried)
+                | ((DeliveryRow.tries == 0) & (DeliveryRow.updated_at < at - untried)),
             )
+            .order_by(DeliveryRow.epoch_id, DeliveryRow.destination)
         )
         return [(epoch_id, Destination(destination)) for epoch_id, destination in rows]
 

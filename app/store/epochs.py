@@ -94,12 +94,13 @@ class Epochs:
         )
         return self._session.execute(select(EpochRow.id).where(EpochRow.run == run)).scalar_one()
 
-    def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> None:
-        """Make known an epoch that ended while nobody watched; it is never scored."""
+    def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> int:
+        """Make known an epoch that ended while nobody watched; it is never scored. Its id."""
         row = self._row(self.announce(run, header, source, "model", cluster), lock=True)
         if row.stage == Stage.ANNOUNCED:
             row.error = "no validator watched when this epoch ended"
             self._enter(row, Stage.MISSED)
+        return row.id
 
     def numbers(self, netuid: int) -> list[int]:
         """The live epochs of a subnet that are known, whatever became of them; ascending."""

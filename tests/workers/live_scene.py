@@ -96,6 +96,7 @@ def live_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]
         for name, value in {
             "NETUID": "68",
             "LIVE": "1",
+            "CLUSTER_NAME": "tests",
             "SUBTENSOR_NETWORK": node.url,
             "SUBTENSOR_FALLBACKS": "",
             "SUBTENSOR_ARCHIVES": "",

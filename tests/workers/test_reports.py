@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.chain import internet
 from tests.workers.live_scene import Scene, delivered, live_scene
 from workers import reports
 from workers.reports import deliver_report, resend_pending
+from workers.upkeep import reconcile
 from workers.weights import submit_weights
 
 
@@ -90,9 +92,47 @@ def test_a_lost_message_is_sent_again(
     assert receiver.posts == []
     resend_pending()
     assert receiver.posts == []
-    monkeypatch.setattr(reports, "_LOST_AFTER", -reports._LOST_AFTER)
+    monkeypatch.setattr(reports, "_NEVER_TRIED_AFTER", -reports._NEVER_TRIED_AFTER)
+    monkeypatch.setenv("CLUSTER_NAME", "another cluster on this store")
+    get_settings.cache_clear()
+    resend_pending()
+    assert receiver.posts == []
+    monkeypatch.setenv("CLUSTER_NAME", "tests")
+    get_settings.cache_clear()
     resend_pending()
     assert len(receiver.posts) == 1
+
+
+def test_a_worker_that_dies_after_the_weights_loses_no_report(
+    scene: Scene, receiver: internet.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise SystemExit("killed")
+
+    epoch = scene.closed_epoch()
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.weights.queue_reports", die)
+        with pytest.raises(SystemExit):
+            delivered(submit_weights, epoch)
+    assert scene.stage(epoch) is Stage.DONE
+    assert receiver.posts == []
+    # the message comes back, and finds nothing to do
+    delivered(submit_weights, epoch)
+    assert receiver.posts == []
+    monkeypatch.setattr(reports, "_NEVER_TRIED_AFTER", timedelta(0))
+    reconcile.delay()
+    assert [path for path, _, _ in receiver.posts] == ["/results"]
+    assert state(epoch) == ("sent", None)
+
+
+def test_an_epoch_that_cannot_be_scored_is_reported_to_monitoring(
+    scene: Scene, receiver: internet.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONITORING_URL", f"{receiver.url}/state")
+    get_settings.cache_clear()
+    reports.fail_epoch(scene.closed_epoch(), "no weights")
+    ((path, _, body),) = receiver.posts
+    assert (path, body["stage"], body["error"]) == ("/state", "failed", "no weights")
 
 
 def test_nothing_is_sent_unless_configured(

@@ -10,12 +10,12 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.domain import ValidatorError
+from app.secret_files import SecretFiles, SettingsError
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
@@ -26,8 +26,7 @@ _MOLECULES_NETUID = 68
 _MODELS_NETUID = 21
 
 
-class SettingsError(ValidatorError):
-    """An environment variable (or a line of .env) has a value that cannot be used."""
+__all__ = ["Settings", "SettingsError", "get_settings"]
 
 
 class Settings(BaseSettings):
@@ -103,11 +102,13 @@ class Settings(BaseSettings):
     broker_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that carries the tasks"
     )
+    broker_password: SecretStr | None = Field(None, description="put into BROKER_URL where it holds none")
     result_backend: SecretStr | None = Field(None, description="where task results go; BROKER_URL when empty")
     cluster_name: str = Field("default", min_length=1, description="workers and reconciler of one cluster share it")
     database_url: SecretStr | None = Field(
         None, description="the store: sqlite:///… or postgresql://…; DATA_DIR/validator.sqlite when empty"
     )
+    database_password: SecretStr | None = Field(None, description="put into DATABASE_URL where it holds none")
     data_dir: Path = Field(Path("data"), description="store, embedded Redis, logs and downloads")
     rules_file: Path | None = Field(None, description="rules.yaml of the live epoch; the document's when empty")
     cpu_concurrency: int | None = Field(None, ge=1, description="processes of a cpu worker; all cores when empty")
@@ -146,6 +147,19 @@ class Settings(BaseSettings):
     )
     reconcile_every: timedelta = Field(timedelta(seconds=15), description="how often the reconciler looks")
     retention: timedelta = Field(timedelta(days=30), description="how long epochs and scores are kept")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Secrets may also lie in files that ``NAME_FILE`` names, as container platforms hand them out."""
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return (init_settings, files, env_settings, dotenv_settings)
 
     @model_validator(mode="before")
     @classmethod
@@ -221,7 +235,7 @@ class Settings(BaseSettings):
         """The SQLAlchemy URL of the store, with the driver that is installed."""
         if self.database_url is None:
             return f"sqlite:///{(self.data_dir.expanduser().resolve() / 'validator.sqlite')}"
-        url = self.database_url.get_secret_value()
+        url = _with_password(self.database_url.get_secret_value(), self.database_password)
         scheme, rest = url.split(":", 1)
         return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
 
@@ -238,12 +252,22 @@ class Settings(BaseSettings):
     @property
     def redis_url(self) -> str:
         """The broker's address, password included."""
-        return self.broker_url.get_secret_value()
+        return _with_password(self.broker_url.get_secret_value(), self.broker_password)
 
     @property
     def result_url(self) -> str:
         """Where task results go: the broker's Redis unless ``RESULT_BACKEND`` says otherwise."""
         return self.result_backend.get_secret_value() if self.result_backend else self.redis_url
+
+
+def _with_password(url: str, password: SecretStr | None) -> str:
+    """The address with the password in it; unchanged where it has one, or no host to give it to."""
+    parts = urlsplit(url)
+    if password is None or not password.get_secret_value() or parts.password is not None or not parts.hostname:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    login = f"{parts.username or ''}:{quote(password.get_secret_value(), safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{host}"))
 
 
 @lru_cache(maxsize=1)

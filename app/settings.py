@@ -77,7 +77,20 @@ class Settings(BaseSettings):
     scoring_api_url: CommaSeparated = Field(
         ("http://127.0.0.1:8003",), description="scoring APIs, each on its own GPU, separated by commas"
     )
-    local_scorers: int = Field(1, ge=1, description="models evaluated side by side without RUN_API: the cluster's GPUs")
+    local_scorers: int = Field(
+        1, ge=1, description="models evaluated side by side without RUN_API, or by scoring-api: the cluster's GPUs"
+    )
+    scoring_api_host: str = Field("127.0.0.1", min_length=1, description="address the scoring API listens on")
+    scoring_api_port: int = Field(8003, ge=1, le=65535, description="port the scoring API listens on")
+    scoring_api_callers: CommaSeparated = Field(
+        (), description="hotkeys the scoring API works for, separated by commas; this wallet's own when empty"
+    )
+    evaluation_heartbeat: timedelta = Field(
+        timedelta(seconds=10),
+        gt=timedelta(0),
+        description="how often a running evaluation says that it lives; six missed ones mean that it died",
+    )
+    wandb_project: str | None = Field(None, description="each evaluation is logged to this Weights & Biases project")
     immediate: bool = Field(False, description="set weights now instead of waiting for :00, :20, :40")
     offline: bool = Field(False, description="never talk to the chain; use what the store knows")
     dont_set_weights: bool = Field(False, description="compute and keep the weights, but submit none")
@@ -178,12 +191,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("submit_results_url", "monitoring_url", "weights_file", mode="before")
+    @field_validator("submit_results_url", "monitoring_url", "weights_file", "wandb_project", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("drand_urls", "scoring_api_url", mode="before")
+    @field_validator("drand_urls", "scoring_api_url", "scoring_api_callers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -223,7 +236,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _messages_outlast_tasks(self) -> Settings:
         """A message that came back while its task still runs would be worked twice for ever."""
-        longest = max(self.examine_limit, self.scoring_limit) + timedelta(minutes=1)
+        longest = max(self.examine_limit, self.scoring_limit, self.evaluation_limit) + timedelta(minutes=1)
         if self.visibility_timeout <= longest:
             raise ValueError(
                 f"VISIBILITY_TIMEOUT: must be more than {longest.total_seconds():.0f} s, the longest task's limit"

@@ -16,7 +16,7 @@ from app.settings import SettingsError, get_settings
         ("DEVICE", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("CPU_CONCURRENCY", "0", "greater than or equal to 1"),
         ("RECONCILE_AFTER", "soon", "duration"),
-        ("VISIBILITY_TIMEOUT", "60", "must be more than 1860 s"),
+        ("VISIBILITY_TIMEOUT", "60", "must be more than 7260 s"),
     ],
 )
 def test_a_wrong_value_is_a_sentence_naming_the_variable(

@@ -125,8 +125,23 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="store, embedded Redis, logs and downloads")
     rules_file: Path | None = Field(None, description="rules.yaml of the live epoch; the document's when empty")
     cpu_concurrency: int | None = Field(None, ge=1, description="processes of a cpu worker; all cores when empty")
+    flower_address: str = Field(
+        "127.0.0.1", min_length=1, description="address Flower listens on; beyond loopback it needs FLOWER_BASIC_AUTH"
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="port of the Flower dashboard")
+    flower_basic_auth: SecretStr | None = Field(
+        None, description="Flower's user:password, several separated by commas; open to this machine when empty"
+    )
+    flower_url: str | None = Field(None, description="where the pages link to Flower; its own address when empty")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address workers and beat serve metrics on")
+    metrics_port: int = Field(
+        9540,
+        ge=0,
+        le=65531,
+        description="first metrics port: chain; cpu +1, gpu +2, beat +3, mixed worker +4; 0 turns metrics off",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+    log_format: Literal["human", "json"] = Field("human", description="human: aligned text; json: an object per line")
 
     # scoring
     psichic_weights: Path | None = Field(None, description="folder with model.pt, degree.pt, config.json")
@@ -223,6 +238,15 @@ class Settings(BaseSettings):
             raise ValueError(f"expected redis://host:6379/0 or rediss://…, not scheme {scheme!r}")
         return url
 
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _flower_users(cls, users: SecretStr | None) -> SecretStr | None:
+        for user in users.get_secret_value().split(",") if users else ():
+            name, _, password = user.partition(":")
+            if not name.strip() or not password:
+                raise ValueError("expected user:password, several separated by commas")
+        return users
+
     @field_validator("database_url")
     @classmethod
     def _database_address(cls, url: SecretStr | None) -> SecretStr | None:
@@ -301,6 +325,6 @@ def _sentence(item: object) -> str:
     if not item["loc"]:
         return str(item["msg"]).removeprefix("Value error, ") + "; set it in the environment or in .env"
     name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-    secret = any(word in name for word in ("TOKEN", "KEY", "PASSWORD", "URL", "BACKEND"))
+    secret = any(word in name for word in ("TOKEN", "KEY", "PASSWORD", "URL", "BACKEND", "AUTH"))
     found = "" if secret else f" (found {item['input']!r:.80})"
     return f"{name}: {item['msg'].removeprefix('Value error, ')}{found}; set it in the environment or in .env"

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     api_basic: bool = Field(True, description="accept HTTP Basic with a hotkey signature, which can be replayed")
     api_rate_limit: int = Field(1200, ge=1, description="requests a minute that one hotkey may make")
     api_body_limit: int = Field(1_048_576, ge=1024, description="largest request body in bytes")
+    pages: bool = Field(True, description="the API serves the pages too, to whoever can reach its address")
 
     # the cluster
     broker_url: SecretStr = Field(

@@ -6,13 +6,18 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import DBAPIError, TimeoutError
+from starlette.exceptions import HTTPException
 
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
 from app.api.body_limit import BodyLimit
+from app.api.pages import page_routers
+from app.api.pages.errors import error_page
+from app.api.pages.page import prefers_html
 from app.api.validator import health_router, validator_router
 from app.settings import get_settings
 from app.store.database import StoreError
@@ -21,7 +26,7 @@ log = logging.getLogger("celery_validator.api")
 
 
 def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
-    """The application with the validator API, or with other routers (the scoring API, the pages)."""
+    """The application with the validator API and the pages, or with other routers (the scoring API)."""
     settings = get_settings()
     # FastAPI's own pages load their scripts from a CDN; the schema is at /openapi.json
     app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
@@ -30,7 +35,15 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     app.add_exception_handler(DBAPIError, _store_away)
     app.add_exception_handler(TimeoutError, _store_away)
     app.add_exception_handler(StoreError, _store_away)
-    for router in [health_router, validator_router] if routers is None else routers:
+    if routers is None:
+        routers = [health_router, validator_router]
+        if settings.pages:
+            # first: a browser gets the home page at /, every other client the health
+            routers = [*page_routers(), *routers]
+            app.state.pages = True
+            app.add_exception_handler(HTTPException, _refused)
+            app.add_exception_handler(Exception, _broken)
+    for router in routers:
         app.include_router(router)
     plain = app.openapi
     app.openapi = lambda: _with_alternatives(plain())  # type: ignore[method-assign]
@@ -60,6 +73,23 @@ def _plain(value: object) -> str:
     return str(value).encode("ascii", "backslashreplace").decode()[:200]
 
 
-async def _store_away(request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if prefers_html(request):
+        unknown = error.detail == "Not Found"
+        sentence = "There is no page at this address." if unknown else str(error.detail)
+        return error_page(request, error.status_code, sentence)
+    return await http_exception_handler(request, error)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    if prefers_html(request):
+        return error_page(request, 500, "This page could not be made; the API's log says why.")
+    return PlainTextResponse("Internal Server Error", 500)
+
+
+async def _store_away(request: Request, error: Exception) -> Response:
     log.error("%s %s: the store does not answer: %s", request.method, request.url.path, error)
+    if getattr(request.app.state, "pages", False) and prefers_html(request):
+        return error_page(request, 503, "The database does not answer. The validator's work goes on once it does.")
     return JSONResponse({"detail": "the store does not answer; try again"}, 503, headers={"Retry-After": "10"})

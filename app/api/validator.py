@@ -59,8 +59,9 @@ validator_router = APIRouter(responses=_REFUSALS, route_class=_authentication.ro
 
 
 @health_router.get("/", responses={503: _REFUSALS[503]})
-def health() -> Health:
-    """Whether the API and its store answer. Needs no signature."""
+def health(response: Response) -> Health:
+    """Whether the API and its store answer. Needs no signature. A browser gets the pages here."""
+    response.headers["Vary"] = "Accept"
     get_store().check()
     return Health(status="ok", message=now())
 

@@ -1,0 +1,161 @@
+"""One page: its template, its headers, and who wants HTML at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.routing import Match
+from starlette.types import Scope
+
+from app.api.pages import wording
+from app.api.pages.assets import asset_path
+from app.settings import get_settings
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry of the navigation: its address and its name."""
+
+    path: str
+    name: str
+
+
+NAVIGATION: Final = [
+    Place("/", "Now"),
+    Place("/epochs", "Epochs"),
+    Place("/weights", "Weights"),
+]
+
+
+class PageRouter(APIRouter):
+    """A router of pages: GET and HEAD, and not part of the API's schema."""
+
+    def page(self, path: str) -> Callable[[Handler], Handler]:
+        """Serve the decorated function at ``path``; it returns a response, mostly :func:`render`'s."""
+
+        def register(handler: Handler) -> Handler:
+            self.add_api_route(path, handler, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+            return handler
+
+        return register
+
+
+class BrowserRoute(APIRoute):
+    """A route that is there only for who prefers HTML; others fall through to the next route of the same path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """The route's own answer, if the ``Accept`` header wants HTML."""
+        if scope["type"] == "http" and prefers_html(Request(scope)):
+            return super().matches(scope)
+        return Match.NONE, {}
+
+
+def prefers_html(request: Request) -> bool:
+    """Whether ``text/html`` has a higher quality in ``Accept`` than ``application/json`` (RFC 9110 §12.5.1).
+
+    A client that accepts everything alike, or says nothing, gets JSON, as the API's clients expect.
+    """
+    accept = ",".join(request.headers.getlist("accept"))
+    return _quality(accept, "text", "html") > _quality(accept, "application", "json")
+
+
+def _quality(accept: str, kind: str, subtype: str) -> float:
+    best = (0, 0.0)
+    for entry in accept.split(","):
+        media, *parameters = (part.strip().lower() for part in entry.split(";"))
+        found = {f"{kind}/{subtype}": 3, f"{kind}/*": 2, "*/*": 1}.get(media)
+        if found is None:
+            continue
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        best = max(best, (found, quality))
+    return best[1]
+
+
+def render(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
+    """The page made of a template and what it shows, with its security headers and an ETag.
+
+    Every text in ``context`` is escaped and its invisible characters are shown; no template switches that off.
+    """
+    moment = datetime.now(UTC)
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            now=moment,
+            here=request.url.path,
+            navigation=NAVIGATION,
+            flower=flower_address(),
+        )
+    )
+    body = html.encode("utf-8", "replace")
+    headers = {**SECURITY_HEADERS, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if status == 200:
+        tag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
+        headers["ETag"] = tag
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+    return Response(body, status, headers, media_type="text/html")
+
+
+def flower_address() -> str | None:
+    """Where this cluster's Flower is, for a link; None where nobody said."""
+    address = getattr(get_settings(), "flower_url", None)
+    return str(address) if address else None
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        finalize=_shown,
+    )
+    environment.globals.update(asset=asset_path, infinity=float("inf"))
+    for name in ("number", "percent", "duration", "ago", "utc", "iso", "parsed_instant"):
+        environment.filters[name] = getattr(wording, name)
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints: a text with nothing unseen in it, a dash for None."""
+    if value is None:
+        return wording.NOTHING
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return wording.visible(value)
+    return value

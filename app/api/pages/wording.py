@@ -1,0 +1,87 @@
+"""How the pages write numbers, times and strangers' text. Pure functions, used as template filters."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+NOTHING: Final = "–"
+
+# C0 and C1 controls, soft hyphen, zero-width and bidirectional marks, line separators, fillers that show nothing,
+# lone surrogates, variation selectors and tags: all that can hide in, reorder or break a line of text.
+_UNSEEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+_STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def visible(text: str) -> str:
+    """The text with every control, bidirectional or invisible character written as ``⟨U+202E⟩``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+
+
+def number(value: float | None, places: int = 4) -> str:
+    """A number at so many decimal places; ``−∞`` for a missing score, a dash for None."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "−∞" if value < 0 else "∞"
+    return f"{value:,.{places}f}"
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """A share of one as a percentage."""
+    return NOTHING if share is None else f"{share * 100:.{places}f} %"
+
+
+def duration(length: timedelta | float | None) -> str:
+    """A length of time in its two largest units: ``2 h 5 min``; below ten seconds with one decimal."""
+    if length is None:
+        return NOTHING
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for size, unit in _STEPS:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+        if len(parts) == 2 or (parts and not count):
+            break
+    return " ".join(parts)
+
+
+def ago(instant: datetime, now: datetime) -> str:
+    """How far an instant lies back, or ahead, in one unit: ``3 min ago``, ``in 2 h``."""
+    seconds = (now - instant).total_seconds()
+    if abs(seconds) < 5:
+        return "just now"
+    size, unit = next(step for step in _STEPS if abs(seconds) >= step[0])
+    count = int(abs(seconds) // size)
+    return f"{count} {unit} ago" if seconds > 0 else f"in {count} {unit}"
+
+
+def utc(instant: datetime) -> str:
+    """``2025-10-02 09:15:04 UTC``."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def iso(instant: datetime) -> str:
+    """ISO 8601 to the second, in UTC, as ``<time datetime>`` and the downloads have it."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parsed_instant(text: str) -> datetime | None:
+    """The instant of an ISO 8601 text (a push time, say); None where it is none."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any, Final
 
 from app.celery import app
@@ -16,6 +15,7 @@ from app.store.epochs import Epochs
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch, live_epoch_at
+from chain.subtensor import Subtensor
 from workers.epoch import open_epoch
 from workers.reports import announce_reports, queue_reports
 
@@ -36,10 +36,9 @@ def watch_epoch() -> dict[str, Any]:
         return {"status": "not live"}
     chain = process_subtensor(settings)
     try:
-        epoch, _ = live_epoch_at(chain, settings.netuid)
-        with get_store().reading() as session:
-            known = Epochs(session).numbers(settings.netuid)
-        if epoch.number in known:
+        epoch, finalized = live_epoch_at(chain, settings.netuid)
+        last = _last_watched(chain, settings, finalized)
+        if last is not None and epoch.end_block <= last.end_block:
             return {"status": "known", "epoch": epoch.number}
         header = EpochHeader(
             netuid=epoch.netuid,
@@ -54,7 +53,7 @@ def watch_epoch() -> dict[str, Any]:
         # the next beat asks again, on the next endpoint
         log.warning("%s", fault)
         return {"status": "chain unavailable", "detail": str(fault)}
-    epoch_id, missed = announce(epoch, header, known, settings)
+    epoch_id, missed = announce(epoch, header, last, settings)
     if missed:
         log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
     open_epoch.delay(epoch_id)
@@ -65,23 +64,57 @@ def _scores(settings: Settings) -> str:
     return "recorded" if settings.rehearsal_scores else "model"
 
 
-def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settings: Settings) -> tuple[int, list[int]]:
-    """Write the epoch, and the missed ones since the last that is known, in one transaction."""
-    earlier = [number for number in known if number < epoch.number]
-    missed = list(range(max(earlier) + 1, epoch.number))[-_MOST_MISSED:] if earlier else []
+def _last_watched(chain: Subtensor, settings: Settings, finalized: int) -> EpochHeader | None:
+    """The epoch of this chain that was announced last; the store may know epochs of other networks too.
+
+    A chain is known by its hashes, so that an endpoint's other name makes no other network of it.
+    """
+    with get_store().reading() as session:
+        headers = Epochs(session).newest_headers(settings.netuid, finalized)
+    for header in headers:
+        try:
+            here = chain.block_hash(header.end_block) == header.end_block_hash
+        except SourceUnavailable:
+            # a node that does not know so old a block
+            here = header.network == settings.subtensor_network
+        if here:
+            return header
+    return None
+
+
+def _slept_through(epoch: LiveEpoch, last: EpochHeader | None) -> list[LiveEpoch]:
+    """The epochs between the last that was watched and this one; ascending."""
+    if last is None:
+        return []
+    if last.epoch_length != epoch.epoch_length:
+        # when the tempo changed nobody here knows, so neither which epochs there were
+        if epoch.start_block > last.end_block:
+            log.warning("blocks %d to %d were not watched", last.end_block, epoch.start_block)
+        return []
+    ends = range(last.end_block + epoch.epoch_length, epoch.end_block, epoch.epoch_length)
+    return [LiveEpoch(epoch.netuid, end, epoch.epoch_length) for end in ends[-_MOST_MISSED:]]
+
+
+def announce(
+    epoch: LiveEpoch, header: EpochHeader, last: EpochHeader | None, settings: Settings
+) -> tuple[int, list[int]]:
+    """Write the epoch, and those missed since the last that was watched, in one transaction.
+
+    Returns its id, and the missed ones' numbers.
+    """
+    missed = _slept_through(epoch, last)
     told: dict[int, list[Destination]] = {}
     with get_store().writing() as session:
         epochs = Epochs(session)
-        for number in missed:
-            end = (number + 1) * epoch.epoch_length
-            gone = LiveEpoch(epoch.netuid, end, epoch.epoch_length)
+        for gone in missed:
             gone_header = EpochHeader(
-                epoch.netuid, header.network, epoch.epoch_length, gone.start_block, end, _NO_HASH, _NO_HASH
+                gone.netuid, header.network, gone.epoch_length, gone.start_block, gone.end_block, _NO_HASH, _NO_HASH
             )
-            missed_id = epochs.announce_missed(gone.run, gone_header, str(gone), settings.cluster_name)
+            run = gone.run(last.end_block_hash if last else _NO_HASH)
+            missed_id = epochs.announce_missed(run, gone_header, str(gone), settings.cluster_name)
             told[missed_id] = announce_reports(session, missed_id, Destination.MONITORING)
         epoch_id = epochs.announce(
-            epoch.run,
+            epoch.run(header.end_block_hash),
             header,
             str(epoch),
             _scores(settings),
@@ -90,4 +123,4 @@ def announce(epoch: LiveEpoch, header: EpochHeader, known: Iterable[int], settin
         )
     for missed_id, destinations in told.items():
         queue_reports(missed_id, destinations)
-    return epoch_id, missed
+    return epoch_id, [gone.number for gone in missed]

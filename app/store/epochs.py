@@ -102,19 +102,33 @@ class Epochs:
             self._enter(row, Stage.MISSED)
         return row.id
 
-    def numbers(self, netuid: int) -> list[int]:
-        """The live epochs of a subnet that are known, whatever became of them; ascending."""
-        return list(
-            self._session.execute(
-                select(EpochRow.number)
-                .where(EpochRow.netuid == netuid, EpochRow.source.like("live:%"))
-                .order_by(EpochRow.number)
-            ).scalars()
-        )
+    def newest_headers(self, netuid: int, finalized: int) -> list[EpochHeader]:
+        """For each network's name the live epoch of a subnet that was announced last, the newest first.
+
+        Left out are missed epochs, whose hashes nobody asked for, and those that end after block ``finalized``.
+        """
+        rows = self._session.execute(
+            select(EpochRow.header)
+            .where(EpochRow.netuid == netuid, EpochRow.source.like("live:%"), EpochRow.stage != Stage.MISSED.value)
+            .order_by(EpochRow.id.desc())
+        ).scalars()
+        newest: dict[str, EpochHeader] = {}
+        for header in (EpochHeader(**row) for row in rows):
+            if header.end_block <= finalized:
+                newest.setdefault(header.network, header)
+        return list(newest.values())
 
     def live(self, netuid: int, number: int) -> int | None:
-        """The id of a live epoch by its number."""
-        query = select(EpochRow.id).where(EpochRow.run == f"{netuid}:{number}")
+        """The id of a live epoch by its number; the one announced last where a number came twice.
+
+        It does on another network, and after the tempo has changed.
+        """
+        query = (
+            select(EpochRow.id)
+            .where(EpochRow.netuid == netuid, EpochRow.number == number, EpochRow.source.like("live:%"))
+            .order_by(EpochRow.id.desc())
+            .limit(1)
+        )
         return self._session.execute(query).scalar_one_or_none()
 
     def announced(self, epoch_id: int) -> tuple[Stage, str]:

@@ -68,7 +68,7 @@ class Claimable:
 
 
 class EpochRow(Table):
-    """One run of one epoch: live (``run`` is netuid:epoch) or a replay (``run`` is its own)."""
+    """One run of one epoch: live (``run`` is netuid, end block and hash) or a replay (``run`` is its own)."""
 
     __tablename__ = "epochs"
 

@@ -58,10 +58,13 @@ class LiveEpoch:
         """``end // epoch_length - 1`` (specs/epoch.md §1)."""
         return self.end_block // self.epoch_length - 1
 
-    @property
-    def run(self) -> str:
-        """The name under which the store knows the epoch, once."""
-        return f"{self.netuid}:{self.number}"
+    def run(self, block_hash: str) -> str:
+        """The name under which the store knows the epoch, once.
+
+        Numbers come again on another network and after a change of tempo; ``block_hash``, the end block's (of a missed
+        epoch the last watched one's), does not.
+        """
+        return f"{self.netuid}:{self.end_block}:{block_hash[2:18]}"
 
     def __str__(self) -> str:
         return f"{LIVE_PREFIX}{self.netuid}:{self.end_block}:{self.epoch_length}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import app.live
 import workers.watch
+from app.domain import EpochHeader
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import EpochSummary, Stage
+from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.workers.live_scene import END, LENGTH, Scene, live_scene
 from workers.watch import watch_epoch
 
@@ -46,7 +50,8 @@ def test_the_last_closed_epoch_is_announced_once(scene: Scene, opened: list[int]
     assert beat() == "known"
     (epoch,) = epochs()
     assert opened == [epoch.id]
-    assert (epoch.number, epoch.stage, epoch.run) == (NUMBER, Stage.ANNOUNCED, f"68:{NUMBER}")
+    assert (epoch.number, epoch.stage) == (NUMBER, Stage.ANNOUNCED)
+    assert epoch.run == f"68:{END}:{(scene.chain.hash(END) or '')[2:18]}"
     assert epoch.source == f"live:68:{END}:{LENGTH}"
 
 
@@ -99,14 +104,97 @@ def test_a_first_start_misses_nothing(scene: Scene, opened: list[int]) -> None:
 
 
 def test_a_restart_announces_nothing_again(scene: Scene, opened: list[int]) -> None:
-    import app.live
-
     beat()
     for connection in app.live._chains.values():
         connection.close()
     app.live._chains.clear()
     assert beat() == "known"
     assert len(opened) == 1
+
+
+def _with_tempo(scene: Scene, tempo: int) -> None:
+    scene.chain.put_subnet(replace(scene.chain.subnets[68], tempo=tempo), scene.chain.head)
+
+
+@pytest.mark.parametrize("length", [100, 722])
+def test_a_change_of_tempo_invents_no_missed_epochs(scene: Scene, opened: list[int], length: int) -> None:
+    beat()
+    _with_tempo(scene, length - 1)
+    # the boundaries of the new tempo that lie before the epoch that was judged are past
+    assert beat() == "known"
+    scene.node.mine(-(END + 5) % length + length + 1)
+    assert beat() == "announced"
+    assert beat() == "known"
+    assert Stage.MISSED not in {epoch.stage for epoch in epochs()}
+    scene.node.mine(2 * length)
+    beat()
+    assert [epoch.stage for epoch in epochs()].count(Stage.MISSED) == 1
+
+
+def test_a_number_that_comes_again_after_a_change_of_tempo_is_a_new_epoch(scene: Scene, opened: list[int]) -> None:
+    longer = 19 * LENGTH
+    # an epoch of the old tempo had the number that the next one of the new tempo will have
+    number = END // longer
+    with get_store().writing() as session:
+        old = EpochHeader(68, scene.node.url, LENGTH, number * LENGTH, (number + 1) * LENGTH, "0x1", "0x2")
+        Epochs(session).announce("old", old, f"live:68:{old.end_block}:{LENGTH}", "model", "tests")
+    beat()
+    _with_tempo(scene, longer - 1)
+    assert beat() == "known"
+    scene.node.mine(longer)
+    assert beat() == "announced"
+    assert [epoch.number for epoch in epochs()] == [number, number, NUMBER]
+    with get_store().reading() as session:
+        assert Epochs(session).live(68, number) == opened[-1]
+
+
+def test_one_store_on_two_networks_mixes_no_epochs(
+    scene: Scene, opened: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat()
+    later = FakeChain(END + 30 * LENGTH + 5)
+    later.put_subnet(scene.chain.subnets[68])
+    for number in range(60):
+        later.pin_hash(END + number * LENGTH, f"0x{number:064x}")
+
+    def on(network: str) -> str:
+        monkeypatch.setenv("SUBTENSOR_NETWORK", network)
+        get_settings.cache_clear()
+        return beat()
+
+    with FakeNode(later) as other:
+        assert on(other.url) == "announced"
+        assert [epoch.stage for epoch in epochs()] == [Stage.ANNOUNCED] * 2
+        # back on the first: what it missed since, and nothing of the other's
+        scene.node.mine(2 * LENGTH)
+        assert on(scene.node.url) == "announced"
+        assert [(epoch.number, epoch.stage) for epoch in epochs()] == [
+            (NUMBER, Stage.ANNOUNCED),
+            (NUMBER + 1, Stage.MISSED),
+            (NUMBER + 2, Stage.ANNOUNCED),
+            (NUMBER + 30, Stage.ANNOUNCED),
+        ]
+        # the very epoch that the other network had long ago is this one's own
+        other.mine(2 * LENGTH)
+        assert on(other.url) == "announced"
+        scene.node.mine(28 * LENGTH)
+        assert on(scene.node.url) == "announced"
+        assert [epoch.number for epoch in epochs()].count(NUMBER + 30) == 2
+        for connection in app.live._chains.values():
+            connection.close()
+        app.live._chains.clear()
+
+
+def test_another_name_of_the_same_chain_makes_nothing_new(
+    scene: Scene, opened: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat()
+    monkeypatch.setenv("SUBTENSOR_NETWORK", scene.node.url.replace("127.0.0.1", "localhost"))
+    get_settings.cache_clear()
+    assert beat() == "known"
+    scene.node.mine(2 * LENGTH)
+    assert beat() == "announced"
+    assert [epoch.stage for epoch in epochs()] == [Stage.ANNOUNCED, Stage.MISSED, Stage.ANNOUNCED]
 
 
 def test_a_silent_chain_costs_a_beat_and_no_epoch(
@@ -120,8 +208,6 @@ def test_a_silent_chain_costs_a_beat_and_no_epoch(
     scene.node.silent = False
     monkeypatch.setenv("CHAIN_TIMEOUT", "PT5S")
     get_settings.cache_clear()
-    import app.live
-
     for connection in app.live._chains.values():
         connection.close()
     app.live._chains.clear()

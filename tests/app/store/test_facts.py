@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from app.domain import EpochHeader
@@ -96,8 +97,25 @@ def test_missed_epochs_are_known_and_final(store: Store) -> None:
         epochs = Epochs(session)
         epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
         epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
-        assert epochs.numbers(68) == [1]
+        assert epochs.newest_headers(68, 1000) == []
         assert epochs.unfinished("tests") == []
         assert epochs.live(68, 1) is not None
         assert epochs.live(68, 2) is None
         assert [epoch.number for epoch in epochs.recent(live_only=True)] == [1]
+
+
+def test_the_newest_epoch_of_each_network_and_no_later_one(store: Store) -> None:
+    def header(network: str, number: int) -> EpochHeader:
+        return EpochHeader(68, network, 361, 361 * number, 361 * (number + 1), f"0x{number}", f"0x{network}{number}")
+
+    with store.writing() as session:
+        epochs = Epochs(session)
+        for found in (header("test", 8), header("finney", 3), header("finney", 4)):
+            epochs.announce(found.end_block_hash, found, f"live:68:{found.end_block}:361", "model", "tests")
+        replayed = header("finney", 5)
+        epochs.announce("replay:1", replayed, "recording:/somewhere", "model", "tests")
+        epochs.announce("21:4", replace(header("finney", 6), netuid=21), "live:21:2527:361", "model", "tests")
+        assert epochs.newest_headers(68, 10_000) == [header("finney", 4), header("test", 8)]
+        assert epochs.newest_headers(68, 361 * 5 - 1) == [header("finney", 3)]
+        again = epochs.announce("0xtest4", header("test", 4), "live:68:1805:361", "model", "tests")
+        assert epochs.live(68, 4) == again

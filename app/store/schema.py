@@ -15,7 +15,7 @@ from filelock import FileLock
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.store import competition_tables, live_tables  # noqa: F401  (so that the metadata knows every table)
+from app.store import competition_tables, evaluation_tables, live_tables  # noqa: F401  (so that the metadata knows every table)
 from app.store.database import Store, StoreError
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"

@@ -146,8 +146,13 @@ def _settings_or_exit() -> Settings:
         raise SystemExit(f"celery-validator: {error}") from None
 
 
+_settings = _settings_or_exit()
+if os.environ.get("CELERY_BROKER_URL") == os.environ.get("BROKER_URL", ""):
+    # celery's own command line has taken BROKER_URL over, without BROKER_PASSWORD
+    os.environ["CELERY_BROKER_URL"] = _settings.redis_url
+
 app = Celery("celery-validator")
-app.config_from_object(configuration(_settings_or_exit()))
+app.config_from_object(configuration(_settings))
 
 
 @celeryd_init.connect(weak=False)

@@ -17,11 +17,17 @@ def _file(folder: Path, text: str) -> str:
     return str(path)
 
 
+FITTING = {
+    "broker_url": "redis://:p@h/0",
+    "result_backend": "redis://:p@h/1",
+    "database_url": "sqlite:///x",
+    "flower_basic_auth": "ann:hunter2hunter2",
+}
+
+
 @pytest.mark.parametrize("name", secret_names(Settings))
 def test_every_secret_may_lie_in_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = {"broker_url": "redis://:p@h/0", "result_backend": "redis://:p@h/1", "database_url": "sqlite:///x"}.get(
-        name, "s"
-    )
+    text = FITTING.get(name, "s")
     monkeypatch.setenv(f"{name.upper()}_FILE", _file(tmp_path, f"{text}\n"))
     assert getattr(get_settings(), name).get_secret_value() == text
 
@@ -157,3 +163,25 @@ def test_sqlite_and_socket_addresses_take_no_password(monkeypatch: pytest.Monkey
     get_settings.cache_clear()
     monkeypatch.setenv("DATABASE_URL", "postgresql:///validator?host=/run/postgresql")
     assert get_settings().store_url == "postgresql+psycopg:///validator?host=/run/postgresql"
+
+
+def test_celerys_own_command_line_takes_the_joined_address(tmp_path: Path) -> None:
+    script = (
+        "import click\n"
+        "from celery.bin.celery import celery\n"
+        "@celery.command()\n"
+        "@click.pass_context\n"
+        "def probe(context):\n"
+        "    print(context.obj.app.conf.broker_url)\n"
+        "celery.main(['-A', 'app', 'probe'])\n"
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "BROKER_URL": "redis://redis:6379/0",
+        "BROKER_PASSWORD_FILE": _file(tmp_path, "hunter2"),
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    assert said.strip() == "redis://:hunter2@redis:6379/0"

@@ -112,6 +112,43 @@ class Settings(BaseSettings):
     api_body_limit: int = Field(1_048_576, ge=1024, description="largest request body in bytes")
     pages: bool = Field(True, description="the API serves the pages too, to whoever can reach its address")
 
+    # what a model is evaluated with (netuid 21)
+    voicebench_dataset: str = Field(
+        "hlt-lab/voicebench", min_length=1, description="hub id, optionally with @revision, or a local copy's folder"
+    )
+    voicebench_sets: str = Field(
+        "commoneval:50,wildvoice:100,advbench:100,ifeval:50",
+        min_length=1,
+        description="sets and their sizes; SET/SPLIT:SIZE for another split than test",
+    )
+    sample_seed: str = Field(
+        "subnet-21", min_length=1, description="decides which samples are asked; the same at all validators"
+    )
+    answer_limit: timedelta = Field(
+        timedelta(seconds=30), gt=timedelta(0), description="how long a model may take for one text answer"
+    )
+    speech_answer_limit: timedelta = Field(
+        timedelta(seconds=60), gt=timedelta(0), description="how long a model may take for one spoken answer"
+    )
+    judge_url: str | None = Field(None, description="OpenAI-compatible API of the judge, such as https://…/v1")
+    judge_model: str | None = Field(None, description="the judge's model name")
+    judge_key: SecretStr | None = Field(None, description="key of JUDGE_URL")
+    judge_fallback_url: str | None = Field(None, description="asked when JUDGE_URL fails")
+    judge_fallback_model: str | None = Field(None, description="the fallback judge's model name")
+    judge_fallback_key: SecretStr | None = Field(None, description="key of JUDGE_FALLBACK_URL")
+    nltk_data: Path | None = Field(None, description="folder with tokenizers/punkt_tab, for IFEval; NLTK's own too")
+    asr_model: str = Field(
+        "openai/whisper-large-v2", min_length=1, description="Whisper that writes down spoken answers: hub id or folder"
+    )
+    mos_weights: Path | None = Field(
+        None, description="TorchScript file of a UTMOS-style MOS predictor; the utmosv2 package when empty"
+    )
+    o1_dataset: str = Field(
+        "omegalabsinc/omega-multimodal", min_length=1, description="videos' embeddings: hub id[@revision] or folder"
+    )
+    o1_samples: int = Field(64, ge=1, description="videos that an o1 model captions")
+    imagebind_weights: Path | None = Field(None, description="ImageBind's imagebind_huge.pth (a state dict), for o1")
+
     # the cluster
     broker_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey that carries the tasks"
@@ -207,7 +244,20 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("submit_results_url", "monitoring_url", "weights_file", "wandb_project", mode="before")
+    @field_validator(
+        "submit_results_url",
+        "monitoring_url",
+        "weights_file",
+        "wandb_project",
+        "judge_url",
+        "judge_model",
+        "judge_fallback_url",
+        "judge_fallback_model",
+        "nltk_data",
+        "mos_weights",
+        "imagebind_weights",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

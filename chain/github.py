@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
 
@@ -24,13 +25,24 @@ log = logging.getLogger("celery_validator.github")
 
 
 class GitHub:
-    """Both hosts of GitHub: raw content and REST API. A path is fetched as it stands, nothing else is reachable."""
+    """Both hosts of GitHub: raw content and REST API. A path is fetched as it stands, nothing else is reachable.
 
-    def __init__(self, session: WebSession, raw_url: str, api_url: str, token: str | None = None) -> None:
+    ``warn`` takes a sentence for the epoch's report.
+    """
+
+    def __init__(
+        self,
+        session: WebSession,
+        raw_url: str,
+        api_url: str,
+        token: str | None = None,
+        warn: Callable[[str], None] = log.warning,
+    ) -> None:
         self._session = session
         self._raw_url = raw_url.rstrip("/")
         self._api_url = api_url.rstrip("/")
         self._token = token
+        self._warn = warn
 
     def content(self, path: GitHubPath) -> bytes:
         """The file's bytes; never more than a submission may hold are read.
@@ -56,18 +68,22 @@ class GitHub:
     def push_time(self, path: GitHubPath) -> str:
         """When the file was last pushed, ISO 8601 with ``Z``; empty where GitHub has no commit of it.
 
+        A token that GitHub refuses is not used again.
+
         Raises:
             HostUnavailable: GitHub does not say.
         """
         where = f"{_quoted(path.owner, path.repository)}/commits?path={quote(path.file, safe='')}&per_page=1"
         url = f"{self._api_url}/repos/{where}"
         headers = {"Accept": "application/vnd.github+json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        token = self._token
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         answer = self._session.get(url, _MAX_COMMIT_BYTES, headers)
-        if answer.status == _UNAUTHORIZED and self._token:
-            log.warning("GitHub refuses GITHUB_TOKEN; going on without it")
+        if answer.status == _UNAUTHORIZED and token:
+            # other threads may have the same answer on its way
             self._token = None
+            self._warn("GitHub refuses GITHUB_TOKEN (status 401): push times were asked for without it; renew it")
             return self.push_time(path)
         if answer.status in {_UNAUTHORIZED, _FORBIDDEN}:
             raise HostUnavailable(f"GitHub's API refuses us (status {answer.status})")

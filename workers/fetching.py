@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ def fetch_submissions(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
 
     shortfall = gather(source, commitments, keep_claim)
     deadline = datetime.fromisoformat(summary.stage_times[Stage.EXAMINING.value]) + get_settings().fetch_budget
+    _remember(epoch_id, source, source.warnings())
     if shortfall and now() < deadline:
         patience = max(_PAUSE, timedelta(seconds=shortfall.retry_after))
         again = min(now() + patience, deadline)
@@ -50,16 +52,20 @@ def fetch_submissions(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
             Facts(session).pause_gathering(summary.source, again)
         raise self.retry(countdown=max(1.0, (again - now()).total_seconds()), max_retries=None)
     budget = f"within {get_settings().fetch_budget.total_seconds():.0f} s"
-    sentences = [*source.warnings(), *(f"{sentence} ({budget})" for sentence in shortfall.sentences())]
+    _remember(epoch_id, source, [f"{sentence} ({budget})" for sentence in shortfall.sentences()])
     give_up(source, shortfall)
-    remember_warnings(source, sentences)
     with store.writing() as session:
-        epochs = Epochs(session)
-        for sentence in sentences:
-            epochs.warn(epoch_id, sentence)
         Facts(session).finish_gathering(summary.source)
-        epochs.touch(epoch_id)
+        Epochs(session).touch(epoch_id)
     from workers.epoch import send_on
 
     send_on(epoch_id)
     return status | {"status": "gathered"}
+
+
+def _remember(epoch_id: int, source: StoredSource, sentences: Sequence[str]) -> None:
+    """Keep what the network did to this epoch, for its report and its recording."""
+    with get_store().writing() as session:
+        for sentence in sentences:
+            Epochs(session).warn(epoch_id, sentence)
+    remember_warnings(source, sentences)

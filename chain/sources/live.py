@@ -116,7 +116,7 @@ class LiveSource:
         self._warn = warn
         session = session or shared_session()
         token = settings.github_token.get_secret_value() if settings.github_token else None
-        self._github = GitHub(session, settings.github_raw_url, settings.github_api_url, token)
+        self._github = GitHub(session, settings.github_raw_url, settings.github_api_url, token, warn)
         self._uniprot = UniProt(session, settings.uniprot_url)
         self._drand = Drand(session, settings.drand_urls, self._stored_pulse, warn)
         hub_token = settings.hf_token.get_secret_value() if settings.hf_token else None

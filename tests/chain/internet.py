@@ -104,6 +104,11 @@ def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], bool
     return fault
 
 
+def refuse_token() -> Callable[[BaseHTTPRequestHandler], bool]:
+    """401 to whoever brings a token."""
+    return lambda handler: "Authorization" in handler.headers and status(401)(handler)
+
+
 def first(times: int, fault: Callable[[BaseHTTPRequestHandler], bool]) -> Callable[[BaseHTTPRequestHandler], bool]:
     """The fault the first few times only."""
     left = [times]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -122,9 +123,21 @@ def test_a_dead_host_is_left_alone(session: WebSession) -> None:
 
 
 def test_a_refused_token_is_dropped(server: internet.GitHub, session: WebSession) -> None:
-    server.faults["/api"] = internet.first(1, internet.status(401))
-    github = GitHub(session, server.raw_url, server.api_url, token="expired")
-    assert github.push_time(PATH) == "2025-10-28T14:21:17Z"
+    server.faults["/api"] = internet.refuse_token()
+    told: list[str] = []
+    github = GitHub(session, server.raw_url, server.api_url, "expired", told.append)
+    assert github.push_time(PATH) == github.push_time(PATH) == "2025-10-28T14:21:17Z"
+    assert server.count("/api") == 3
+    (sentence,) = told
+    assert "GITHUB_TOKEN" in sentence
+
+
+def test_a_refused_token_costs_no_thread_its_push_time(server: internet.GitHub, session: WebSession) -> None:
+    server.latency = 0.1
+    server.faults["/api"] = internet.refuse_token()
+    github = GitHub(session, server.raw_url, server.api_url, "expired", lambda _: None)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(github.push_time, [PATH] * 16)) == {"2025-10-28T14:21:17Z"}
 
 
 def test_nonsense_from_the_api_is_no_push_time(server: internet.GitHub, github: GitHub) -> None:

@@ -164,6 +164,22 @@ def test_unknown_push_times_are_no_refusal(scene: World, monkeypatch: pytest.Mon
     assert any("push times stay unknown" in s and "limits our requests" in s for s in report["warnings"])
 
 
+def test_a_token_that_github_refuses_is_said_and_done_without(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "expired")
+    monkeypatch.setenv("FETCH_BUDGET", "PT20S")
+    get_settings.cache_clear()
+    scene.github.faults["/api"] = internet.refuse_token()
+    # one file comes in a second round of asking, in which no token is used any more
+    path = next(entry["data"] for entry in scene.commitments if entry["uid"] == 3)
+    scene.github.faults[f"/raw/{path}"] = internet.first(3, internet.status(503))
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN
+    assert {entry["push_time"] for entry in report["submissions"]} != {""}
+    assert [sentence for sentence in report["warnings"] if "GITHUB_TOKEN" in sentence] == [
+        "GitHub refuses GITHUB_TOKEN (status 401): push times were asked for without it; renew it"
+    ]
+
+
 def test_uniprot_away_means_the_pools_sequence(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.uniprot.faults["/"] = internet.status(500)
     report = concluded(monkeypatch)

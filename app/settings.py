@@ -309,6 +309,16 @@ class Settings(BaseSettings):
         return url
 
     @model_validator(mode="after")
+    def _epochs_are_molecules(self) -> Settings:
+        """The chain's epochs are judged by the rules of the molecules, whatever subnet they are read from."""
+        if self.live and self.netuid != _MOLECULES_NETUID:
+            raise ValueError(
+                f"LIVE: only subnet {_MOLECULES_NETUID} has epochs of molecules, so it must be 0 where NETUID is "
+                f"{self.netuid}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _messages_outlast_tasks(self) -> Settings:
         """A message that came back while its task still runs would be worked twice for ever."""
         longest = max(self.examine_limit, self.scoring_limit, self.evaluation_limit) + timedelta(minutes=1)

@@ -31,6 +31,15 @@ def test_a_wrong_value_is_a_sentence_naming_the_variable(
     assert "hunter2" not in text
 
 
+def test_only_the_molecules_subnet_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVE", "1")
+    assert get_settings().live
+    get_settings.cache_clear()
+    monkeypatch.setenv("NETUID", "21")
+    with pytest.raises(SettingsError, match="^LIVE: only subnet 68 .* must be 0 where NETUID is 21; set it"):
+        get_settings()
+
+
 def test_names_that_validators_use_and_lists_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SUBTENSOR_NETWORK": "test",

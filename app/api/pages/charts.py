@@ -24,6 +24,7 @@ _RIGHT: Final = 16
 _TOP: Final = 12
 _SERIES: Final = 6
 _BINS: Final = 24
+_ENTRANTS: Final = 60
 
 Text = Callable[[float], str]
 
@@ -59,6 +60,15 @@ class Mark:
     size: float
     text: str
     shape: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One entrant of a leaderboard: its name, its score, and the reports that the score is made of."""
+
+    name: str
+    score: float
+    reports: tuple[float, ...] = ()
 
 
 def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "submissions") -> Chart:
@@ -159,6 +169,68 @@ def lines(
         (visible(one.name), _moment(x) if times else f"{x:g}", number(y, 6)) for one in series for x, y in one.points
     )
     return Chart(title, description, _svg(title, description, frame.height, parts), ("series", axis, y_axis), rows)
+
+
+def scores_against(title: str, entrants: Sequence[Scored], *, baseline: float | None) -> Chart:
+    """Each entrant's score as a mark, the range of its reports as a line, in the order given, and the baseline.
+
+    Squares lie above the baseline, discs do not. The first 60 are drawn; all are in the table.
+    """
+    drawn = [one for one in entrants if math.isfinite(one.score)][:_ENTRANTS]
+    if not drawn:
+        return _empty(title, "No model has a score yet.")
+    heights = [value for one in drawn for value in (one.score, *one.reports) if math.isfinite(value)]
+    if baseline is not None:
+        heights.append(baseline)
+    frame = _Frame(260, (0.0, float(len(drawn))), _widened(min(heights), max(heights), 0.05), right=130)
+    parts = [frame.y_axis(_number_text(*frame.y_range))]
+    if baseline is not None:
+        parts.append(
+            Markup('<line class="rule" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(
+                _LEFT, frame.right, _at(frame.y(baseline))
+            )
+        )
+        parts.extend(_names([(frame.y(baseline), f"baseline {number(baseline)}", 0)], frame))
+    every = max(1, math.ceil(len(drawn) * 52 / (frame.right - _LEFT)))
+    for index, one in enumerate(drawn):
+        x, above = frame.x(index + 0.5), baseline is not None and one.score > baseline
+        reported = [value for value in one.reports if math.isfinite(value)]
+        text = f"{one.name}: {number(one.score)}"
+        if reported:
+            low, high = min(reported), max(reported)
+            text += f", reported {number(low)} to {number(high)}"
+            parts.append(
+                Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
+                    _at(x), _at(frame.y(low)), _at(frame.y(high))
+                )
+            )
+        parts.append(_shape(1 if above else 0, x, frame.y(one.score), 4.5, text))
+        if index % every == 0:
+            parts.append(
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                    _at(x), frame.bottom + 16, _short(one.name, 8)
+                )
+            )
+    parts.append(
+        Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+            _LEFT, frame.right, frame.bottom, frame.bottom
+        )
+    )
+    count = sum(baseline is not None and one.score > baseline for one in drawn)
+    against = f"{count} above the baseline {number(baseline)} (squares)" if baseline is not None else "no baseline"
+    more = f" {len(entrants) - len(drawn)} more are in the table." if len(entrants) > len(drawn) else ""
+    description = f"{len(drawn)} models, best {number(drawn[0].score)}, {against}; lines show what was reported.{more}"
+    rows = tuple(
+        (
+            visible(one.name),
+            number(one.score, 6),
+            number(min(one.reports, default=None), 6),
+            number(max(one.reports, default=None), 6),
+        )
+        for one in entrants
+    )
+    columns = ("model", "score", "lowest report", "highest report")
+    return Chart(title, description, _svg(title, description, frame.height, parts), columns, rows)
 
 
 def lanes(title: str, marks: Sequence[Mark], *, axis: str, lane_axis: str, kinds: Sequence[str] = ()) -> Chart:

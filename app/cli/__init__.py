@@ -13,6 +13,8 @@ from app.cli.checkpoints import checkpoints_app
 from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
+from app.cli.healthcheck import healthcheck
+from app.cli.migrate import migrate
 from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
@@ -36,6 +38,8 @@ cli.command()(run)
 cli.command()(up)
 cli.command()(doctor)
 cli.command()(settings)
+cli.command()(migrate)
+cli.command()(healthcheck)
 
 
 def main() -> None:

@@ -1,0 +1,116 @@
+"""``python -m app healthcheck SERVICE``: does this container's process do its work, in one look."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from app.domain import ValidatorError
+from app.settings import Settings, get_settings
+
+# How long one look may take (s); container platforms end it a little later.
+_PATIENCE: Final = 8.0
+
+# How late (s) beat may be with what is due: it looks every 5 s, and waits for its lock at most a minute.
+_LATE: Final = 90.0
+
+_ANY_ADDRESS: Final = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
+
+
+class Unhealthy(ValidatorError):
+    """The process is not there, or does not do its work; the message says what was seen."""
+
+
+class Service(StrEnum):
+    """What can be asked for its health."""
+
+    CHAIN = "chain"
+    CPU = "cpu"
+    GPU = "gpu"
+    BEAT = "beat"
+    API = "api"
+    SCORING_API = "scoring-api"
+    FLOWER = "flower"
+
+
+def healthcheck(
+    service: Annotated[Service, typer.Argument(help="The service that runs on this machine, or in this container.")],
+) -> None:
+    """Exit 0 where the service of this host does its work, else 1 with a sentence; for container health checks."""
+    try:
+        CHECKS[service](get_settings())
+    except Unhealthy as fault:
+        typer.echo(f"{service.value}: {fault}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{service.value}: healthy")
+
+
+def _worker(queue: str) -> Callable[[Settings], None]:
+    def check(_: Settings) -> None:
+        from kombu.exceptions import OperationalError
+
+        from app.celery import app
+
+        node = f"{queue}@{socket.gethostname()}"
+        try:
+            with app.connection_for_read(connect_timeout=_PATIENCE / 2) as connection:
+                connection.ensure_connection(max_retries=0)
+                inspect = app.control.inspect([node], timeout=_PATIENCE / 2, connection=connection)
+                answers = inspect.active_queues() or {}
+        except (OperationalError, OSError) as error:
+            raise Unhealthy(f"Redis does not answer: {error}") from None
+        if node not in answers:
+            raise Unhealthy(f"{node} does not answer")
+        if queue not in {found["name"] for found in answers[node]}:
+            raise Unhealthy(f"{node} answers, but takes no tasks from its queue")
+
+    return check
+
+
+def _beat(settings: Settings) -> None:
+    """Nothing that is due may wait: true where this cluster's beat ticks, on this machine or another."""
+    import redis
+
+    schedule = f"redbeat:{settings.cluster_name}::schedule"
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE) as db:
+            first = db.zrange(schedule, 0, 0, withscores=True)
+    except redis.RedisError as error:
+        raise Unhealthy(f"Redis does not answer: {error}") from None
+    if not first:
+        raise Unhealthy("there is no timetable in Redis")
+    entry, due = first[0]
+    late = time.time() - due
+    if late > _LATE:
+        raise Unhealthy(f"{entry.decode().rsplit(':', 1)[-1]!r} was due {late:.0f} s ago")
+
+
+def _page(host: str, port: int, path: str) -> None:
+    address = f"http://{'127.0.0.1' if host in _ANY_ADDRESS else host}:{port}{path}"
+    # a proxy of the environment is not for this host
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(address, timeout=_PATIENCE):
+            return
+    except urllib.error.HTTPError as error:
+        raise Unhealthy(f"{address} answers {error.code}: {error.read(200).decode(errors='replace')}") from None
+    except OSError as error:
+        raise Unhealthy(f"{address} does not answer: {error}") from None
+
+
+CHECKS: Final[Mapping[Service, Callable[[Settings], None]]] = {
+    Service.CHAIN: _worker("chain"),
+    Service.CPU: _worker("cpu"),
+    Service.GPU: _worker("gpu"),
+    Service.BEAT: _beat,
+    Service.API: lambda settings: _page(settings.api_host, settings.api_port, "/"),
+    Service.SCORING_API: lambda settings: _page(settings.scoring_api_host, settings.scoring_api_port, "/"),
+    Service.FLOWER: lambda settings: _page(settings.flower_address, settings.flower_port, "/healthcheck"),
+}

@@ -23,6 +23,6 @@ from fastapi import APIRouter
 
 def page_routers() -> list[APIRouter]:
     """Every router of the pages; the home page's comes first, for it shares ``/`` with the API's health."""
-    from app.api.pages import assets, home
+    from app.api.pages import assets, competitions, home
 
-    return [home.router, assets.router]
+    return [home.router, competitions.router, assets.router]

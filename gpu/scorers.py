@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -12,8 +11,8 @@ from app.rules import ProteinConstraints
 from app.settings import Settings
 from gpu.residency import Residency
 
-# What a loaded model holds beyond its files: activations, captured graphs, the allocator's slack.
-_NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 8 * 2**30}
+# What a model takes of the device at work: weights, activations, captured graphs (docs/boltz-notes.md, 'Both models').
+_NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 10 * 2**30}
 
 _NO_CONSTRAINTS: Final = ProteinConstraints()
 
@@ -68,10 +67,28 @@ def build_scorer(model: ScoringModel, settings: Settings, constraints: ProteinCo
     return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
 
 
-@lru_cache(maxsize=2)
+def release_devices() -> None:
+    """Close every model of this process and hand its memory back to the driver; the next use loads again."""
+    for residency in _residencies.values():
+        residency.close()
+    if any(device.startswith("cuda") for device in _residencies):
+        import gc
+
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+# One for each device of this process.
+_residencies: Final[dict[str, Residency]] = {}
+
+
 def _residency(device: str) -> Residency:
-    # a CPU worker has the machine's memory, which both models fit into
-    return Residency.of_device(device, budget_bytes=2**40)
+    if device not in _residencies:
+        # a CPU worker has the machine's memory, which both models fit into
+        _residencies[device] = Residency.of_device(device, budget_bytes=2**40)
+    return _residencies[device]
 
 
 def _device(settings: Settings) -> str:

@@ -22,15 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.domain import Protein
 from gpu.psichic import plain_kernels
 from gpu.psichic.checkpoint import load_network, open_weights
 from gpu.psichic.engine import Engine
 from gpu.psichic.ligand import LigandGraph, ligand_graph
 from gpu.psichic.protein import read_feature_file
 from gpu.psichic.runner import PackedRunner, exact_arithmetic
-from gpu.psichic.scorer import PsichicScorer
-from tests.benchmarks.psichic_workload import DATA, drug_like_smiles, full_size_network, synthetic_protein
+from tests.benchmarks.psichic_workload import (
+    DATA,
+    drug_like_smiles,
+    full_size_network,
+    full_size_scorer,
+    synthetic_protein,
+)
 
 LINES: list[str] = []
 
@@ -243,30 +247,7 @@ def replay_alone(device: torch.device, graphs: list[LigandGraph], ceiling: tuple
 def end_to_end(device: torch.device, smiles: list[str], repeats: int) -> None:
     """SMILES in, scores out, nine proteins whose features are known, through the scorer."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        for name in ("config.json", "degree.pt"):
-            (place / name).write_bytes((DATA / name).read_bytes())
-        config = (place / "config.json").read_text()
-        config = config.replace('"hidden_channels": 40', '"hidden_channels": 200')
-        (place / "config.json").write_text(config.replace('"prot_evo_channels": 64', '"prot_evo_channels": 1280'))
-        torch.save(full_size_network().state_dict(), place / "model.pt")
-        known = [synthetic_protein(seed) for seed in range(9)]
-        torch.save(
-            {
-                str(i): {
-                    "seq": f.sequence,
-                    "token_representation": torch.from_numpy(f.token),
-                    "edge_index": torch.from_numpy(f.edge_index),
-                    "edge_weight": torch.from_numpy(f.edge_weight),
-                }
-                for i, f in enumerate(known)
-            },
-            place / "proteins.pt",
-        )
-        scorer = PsichicScorer.from_directory(
-            place, device=str(device), feature_cache=place, protein_features=place / "proteins.pt"
-        )
-        proteins = [Protein(str(i), f.sequence) for i, f in enumerate(known)]
+        scorer, proteins = full_size_scorer(Path(folder), str(device))
         start = time.perf_counter()
         first = scorer.score(proteins, smiles[:32])
         say(f"first batch, loading and recording nine proteins: {time.perf_counter() - start:.1f} s")

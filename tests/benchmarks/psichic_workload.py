@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.domain import Protein
 from gpu.psichic.checkpoint import network_shape, open_weights
 from gpu.psichic.network import NetworkShape, PsichicNetwork
 from gpu.psichic.protein import ProteinFeatures
 from gpu.psichic.residue import residue_graph
+from gpu.psichic.scorer import PsichicScorer
 
 DATA = Path(__file__).parents[1] / "data" / "psichic"
 RESIDUES, EDGES = 478, 5372
@@ -45,3 +47,26 @@ def synthetic_protein(seed: int) -> ProteinFeatures:
 def drug_like_smiles() -> list[str]:
     """1,828 drug-like SMILES: 150 known ligands and recombinations of their fragments, 28 heavy atoms on average."""
     return (DATA / "druglike.smi").read_text().split()
+
+
+def full_size_scorer(place: Path, device: str) -> tuple[PsichicScorer, list[Protein]]:
+    """A scorer on a checkpoint of these weights written to ``place``, and nine proteins whose features it knows."""
+    (place / "degree.pt").write_bytes((DATA / "degree.pt").read_bytes())
+    config = (DATA / "config.json").read_text().replace('"hidden_channels": 40', '"hidden_channels": 200')
+    (place / "config.json").write_text(config.replace('"prot_evo_channels": 64', '"prot_evo_channels": 1280'))
+    torch.save(full_size_network().state_dict(), place / "model.pt")
+    known = [synthetic_protein(seed) for seed in range(9)]
+    features = {
+        str(i): {
+            "seq": f.sequence,
+            "token_representation": torch.from_numpy(f.token),
+            "edge_index": torch.from_numpy(f.edge_index),
+            "edge_weight": torch.from_numpy(f.edge_weight),
+        }
+        for i, f in enumerate(known)
+    }
+    torch.save(features, place / "proteins.pt")
+    scorer = PsichicScorer.from_directory(
+        place, device=device, feature_cache=place, protein_features=place / "proteins.pt"
+    )
+    return scorer, [Protein(str(i), f.sequence) for i, f in enumerate(known)]

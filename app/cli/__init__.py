@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
 from app.cli.api import api
@@ -47,5 +48,7 @@ def main() -> None:
     try:
         cli()
     except ValidatorError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, markup=True, soft_wrap=True
+        )
         sys.exit(EXIT_BAD_INPUT)

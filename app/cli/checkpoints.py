@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
@@ -33,24 +33,16 @@ def fetch_checkpoint(
 
     checkpoint = PUBLISHED.get(name)
     if checkpoint is None:
-        _fail(f"there is no checkpoint {name!r}; choose one of {', '.join(PUBLISHED)}, boltz2.")
+        raise ValidatorError(f"there is no checkpoint {name!r}; choose one of {', '.join(PUBLISHED)}, boltz2.")
     folder = out or _DEFAULT_ROOT / name
-    try:
-        files = fetch(checkpoint, folder, lambda text: typer.echo(text, err=True))
-    except ValidatorError as error:
-        _fail(str(error))
-    for file in files:
+    for file in fetch(checkpoint, folder, lambda text: typer.echo(text, err=True)):
         typer.echo(f"{file.sha256}  {file.path}")
 
 
 def _fetch_boltz2(out: Path | None) -> None:
     from gpu.boltz.files import fetch_files
 
-    try:
-        files = fetch_files(out, lambda text: typer.echo(text, err=True))
-    except ValidatorError as error:
-        _fail(str(error))
-    for file in files:
+    for file in fetch_files(out, lambda text: typer.echo(text, err=True)):
         typer.echo(f"{file.sha256}  {file.path}")
 
 
@@ -63,12 +55,3 @@ def demo(
 
     made = make_demo(out)
     typer.echo(f"{made.weights}: untrained demo, its scores mean nothing; ESM-2 in {made.esm}")
-
-
-def _fail(sentence: str) -> NoReturn:
-    typer.secho(f"error: {sentence}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    checkpoints_app()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -30,16 +28,6 @@ def group() -> None:
 
 class ScoreInputError(ValidatorError):
     """A FASTA, CSV or option from which nothing can be scored."""
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Turn a :class:`ValidatorError` into its sentence on stderr and exit status 1."""
-    try:
-        yield
-    except ValidatorError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
 
 
 def read_fasta(path: Path) -> list[Protein]:
@@ -119,38 +107,37 @@ def psichic(
     ] = None,
 ) -> None:
     """Predict binding affinities with PSICHIC, exactly as the validator does."""
-    with sentences():
-        from gpu.psichic.scorer import PsichicScorer, chosen_device
+    from gpu.psichic.scorer import PsichicScorer, chosen_device
 
-        kind = chosen_device(device).type
-        molecules = read_smiles(smiles, limit)
-        cache = feature_cache or default_feature_cache()
-        if weights is None:
-            from gpu.psichic.demo import ensure_demo
+    kind = chosen_device(device).type
+    molecules = read_smiles(smiles, limit)
+    cache = feature_cache or default_feature_cache()
+    if weights is None:
+        from gpu.psichic.demo import ensure_demo
 
-            demo = ensure_demo(cache.parent / "psichic-demo")
-            weights = demo.weights
-            esm = esm or (demo.esm if protein_features is None else None)
-        scorer = PsichicScorer.from_directory(
-            weights=weights,
-            esm=esm,
-            device=device,
-            dtype=dtype,
-            feature_cache=cache,
-            protein_features=protein_features,
+        demo = ensure_demo(cache.parent / "psichic-demo")
+        weights = demo.weights
+        esm = esm or (demo.esm if protein_features is None else None)
+    scorer = PsichicScorer.from_directory(
+        weights=weights,
+        esm=esm,
+        device=device,
+        dtype=dtype,
+        feature_cache=cache,
+        protein_features=protein_features,
+    )
+    if scorer.untrained:
+        typer.secho(
+            "warning: these weights are the untrained demo; the scores mean nothing. "
+            "Get the trained ones with `python -m app checkpoints fetch psichic`.",
+            err=True,
+            fg=typer.colors.YELLOW,
         )
-        if scorer.untrained:
-            typer.secho(
-                "warning: these weights are the untrained demo; the scores mean nothing. "
-                "Get the trained ones with `python -m app checkpoints fetch psichic`.",
-                err=True,
-                fg=typer.colors.YELLOW,
-            )
-        proteins = _proteins(fasta, protein_features)
-        try:
-            failed = _score_to(out, scorer, proteins, molecules, _LIGANDS_AT_ONCE[kind])
-        finally:
-            scorer.close()
+    proteins = _proteins(fasta, protein_features)
+    try:
+        failed = _score_to(out, scorer, proteins, molecules, _LIGANDS_AT_ONCE[kind])
+    finally:
+        scorer.close()
     total = len(proteins) * len(molecules)
     typer.echo(f"{total - failed} of {total} pairs scored, written to {out}", err=True)
 
@@ -200,7 +187,3 @@ def _score_to(out: Path, scorer: PsichicScorer, proteins: list[Protein], smiles:
     except OSError as error:
         raise ScoreInputError(f"the scores cannot be written to {out}: {error}.") from error
     return failed
-
-
-if __name__ == "__main__":
-    score_app()

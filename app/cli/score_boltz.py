@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from app.cli.score import ScoreInputError, read_fasta, read_smiles, score_app, sentences
+from app.cli.score import ScoreInputError, read_fasta, read_smiles, score_app
 from app.domain import PairScore, Protein
 
 _FIRST_COLUMNS: Final = ("affinity_probability_binary", "affinity_pred_value", "confidence_score")
@@ -33,11 +33,10 @@ def boltz(
     ] = None,
 ) -> None:
     """Predict affinities with Boltz-2, exactly as the validator does: one protein, one ligand, no MSA."""
-    with sentences():
-        proteins = _proteins(sequence, fasta)
-        molecules = read_smiles(smiles, limit)
-        scores = _scores(proteins, molecules, profile, cache, device)
-        _write(out, scores)
+    proteins = _proteins(sequence, fasta)
+    molecules = read_smiles(smiles, limit)
+    scores = _scores(proteins, molecules, profile, cache, device)
+    _write(out, scores)
     failed = sum(score.error is not None for score in scores)
     typer.echo(f"{len(scores) - failed} of {len(scores)} pairs scored, written to {out}", err=True)
 

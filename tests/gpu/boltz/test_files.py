@@ -14,13 +14,11 @@ from pathlib import Path
 
 import boltz.main
 import pytest
-from typer.testing import CliRunner
 
-from app.cli.score import score_app
-from app.cli.score_boltz import boltz as _registers  # noqa: F401
 from gpu.boltz import PROFILES, BoltzInstallationError
 from gpu.boltz.files import cache_folder, check_files, fetch_files, scorer_from_cache
 from gpu.checkpoints import FetchError
+from tests.command_line import command
 from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
 
 
@@ -98,10 +96,8 @@ def test_score_boltz_writes_every_pair(weights: Weights, tmp_path: Path, monkeyp
     monkeypatch.setitem(PROFILES, "live", QUICK)
     molecules, out = tmp_path / "molecules.csv", tmp_path / "out" / "scores.csv"
     molecules.write_text("smiles\nCCO\nC1CC(\nCCO\nCCN\n")
-    arguments = ["boltz", "--sequence", PEPTIDE.sequence or "", "--smiles", str(molecules), "--out", str(out)]
-    done = CliRunner().invoke(
-        score_app, [*arguments, "--limit", "3", "--cache", str(weights.folder), "--device", "cpu"]
-    )
+    arguments = ["--sequence", PEPTIDE.sequence or "", "--smiles", molecules, "--out", out, "--limit", 3]
+    done = command("score", "boltz", *arguments, "--cache", weights.folder, "--device", "cpu")
     assert done.exit_code == 0, done.output
     with out.open() as stream:
         rows = list(csv.DictReader(stream))
@@ -126,7 +122,7 @@ def test_score_boltz_writes_every_pair(weights: Weights, tmp_path: Path, monkeyp
 def test_a_wrong_option_is_a_sentence(changes: list[str], sentence: str, weights: Weights, tmp_path: Path) -> None:
     molecules = tmp_path / "molecules.csv"
     molecules.write_text("smiles\nCCO\n")
-    arguments = ["boltz", "--sequence", "MKT", "--smiles", str(molecules), "--out", str(tmp_path / "o.csv")]
-    done = CliRunner().invoke(score_app, [*arguments, "--cache", str(weights.folder), *changes])
-    assert done.exit_code == 1
+    arguments = ["--sequence", "MKT", "--smiles", molecules, "--out", tmp_path / "o.csv", "--cache", weights.folder]
+    done = command("score", "boltz", *arguments, *changes)
+    assert done.exit_code == 2
     assert sentence in " ".join(done.output.split())

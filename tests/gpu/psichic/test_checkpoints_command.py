@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from golden_psichic import FOLDER
 from loopback_hub import COMMIT, Hub
-from typer.testing import CliRunner
 
-from app.cli.checkpoints import checkpoints_app
 from gpu.checkpoints import PUBLISHED, known_sha256, unsound_files
 from gpu.psichic.checkpoint import load_network, open_weights
+from tests.command_line import command
 
 ROOT = Path(__file__).parents[3]
 FILES = {name: (FOLDER / name).read_bytes() for name in ("config.json", "degree.pt", "model.pt")}
@@ -35,7 +34,7 @@ def _fetch(hub: Hub, folder: Path, tmp_path: Path, name: str = "psichic") -> sub
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
     environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     return subprocess.run(
-        [sys.executable, "-m", "app.cli.checkpoints", "fetch", name, "--out", str(folder)],
+        [sys.executable, "-m", "app", "checkpoints", "fetch", name, "--out", str(folder)],
         capture_output=True, text=True, env=environment, check=False, timeout=120,
     )  # fmt: skip
 
@@ -78,7 +77,7 @@ def test_a_partial_file_of_other_bytes_is_not_believed(hub: Hub, tmp_path: Path)
     folder.mkdir()
     _partial(folder).write_bytes(b"x" * 600_000)
     first = _fetch(hub, folder, tmp_path)
-    assert first.returncode == 1
+    assert first.returncode == 2
     assert "SHA-256" in first.stderr
     assert not (folder / "model.pt").exists()
     assert _fetch(hub, folder, tmp_path).returncode == 0
@@ -96,7 +95,7 @@ def test_a_connection_that_breaks_is_tried_again(hub: Hub, tmp_path: Path) -> No
 def test_a_hub_that_is_away_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
     hub.server.server_close()
     done = _fetch(hub, tmp_path / "weights", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "check the network and HF_ENDPOINT" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -119,7 +118,7 @@ def test_a_cut_or_changed_file_is_seen_and_fetched_anew(hub: Hub, tmp_path: Path
 def test_bytes_that_do_not_match_the_announced_checksum_are_refused(hub: Hub, tmp_path: Path) -> None:
     hub.announced["model.pt"] = "0" * 64
     done = _fetch(hub, tmp_path / "weights", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "SHA-256" in done.stderr
     assert not (tmp_path / "weights" / "model.pt").exists()
     assert not (tmp_path / "weights" / "checksums.json").exists()
@@ -128,11 +127,11 @@ def test_bytes_that_do_not_match_the_announced_checksum_are_refused(hub: Hub, tm
 def test_a_hub_without_the_file_or_that_is_away_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
     del hub.files["degree.pt"]
     done = _fetch(hub, tmp_path / "weights", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "has no degree.pt" in done.stderr
     assert "Traceback" not in done.stderr
     other = _fetch(hub, tmp_path / "esm", tmp_path, "esm2")
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "check the network and HF_ENDPOINT" in other.stderr
     assert "Traceback" not in other.stderr
 
@@ -150,13 +149,13 @@ def test_a_recorded_checksum_is_trusted_only_while_the_file_is_untouched(tmp_pat
 
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
-    result = CliRunner().invoke(checkpoints_app, ["fetch", "alphafold"])
-    assert result.exit_code == 1
+    result = command("checkpoints", "fetch", "alphafold")
+    assert result.exit_code == 2
     assert "psichic" in result.output
 
 
 def test_demo_is_made(tmp_path: Path) -> None:
-    result = CliRunner().invoke(checkpoints_app, ["demo", "--out", str(tmp_path / "demo")])
+    result = command("checkpoints", "demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0
     assert "untrained" in result.output
     assert open_weights(tmp_path / "demo").untrained

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from golden_psichic import FOLDER, expected, protein_records
-from typer.testing import CliRunner, Result
 
-from app.cli.score import score_app
+from tests.command_line import Ended, command
 
 
-def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(score_app, ["psichic", *(str(argument) for argument in arguments)])
+def _run(*arguments: object) -> Ended:
+    return command("score", "psichic", *arguments)
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_bad_fasta_is_a_sentence(tmp_path: Path, smiles: Path, content: str, wor
     fasta.write_text(content)
     done = _run("--weights", FOLDER, "--fasta", fasta, "--smiles", smiles, "--out", tmp_path / "o", "--device", "cpu",
                 "--feature-cache", tmp_path / "c")  # fmt: skip
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert words in done.output
     assert "Traceback" not in done.output
 
@@ -121,7 +120,7 @@ def test_bad_inputs_are_sentences(tmp_path: Path, smiles: Path) -> None:
     assert "no protein given" in _run("--weights", FOLDER, "--smiles", smiles, *common).output
     assert "checkpoints fetch psichic" in _run("--weights", tmp_path, *features, "--smiles", smiles, *common).output
     done = _run("--weights", FOLDER, *features, "--smiles", smiles, *common, "--esm", tmp_path / "absent.pt")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "does not exist" in done.output
 
 

@@ -45,7 +45,12 @@ def _models(settings: Settings) -> dict[str, dict[str, Any]]:
     """The model competitions' jobs (specs/models.md, 'The jobs')."""
     updates = timedelta(minutes=settings.update_delay_minutes)
     cleaning = timedelta(minutes=settings.clean_period_minutes)
+    local = {
+        "move evaluations on": _every(timedelta(seconds=15), "workers.evaluation.move_evaluations"),
+        "sweep what dead evaluations left": _every(timedelta(minutes=10), "workers.evaluation.sweep_evaluations"),
+    }
     return {
+        **({} if settings.run_api else local),
         "sync the metagraph": _every(timedelta(minutes=5), "workers.models.sync_metagraph"),
         "update the models": _every(updates, "workers.models.update_models"),
         "score the next models": _every(timedelta(seconds=15), "workers.models.score_next_models"),

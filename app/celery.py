@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from celery.signals import beat_init, celeryd_init, worker_init, worker_process_init
+from celery.signals import (
+    beat_init,
+    celeryd_after_setup,
+    celeryd_init,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+)
 from kombu.entity import Queue
 
 import beat_schedule
+from app.logs import PROCESS_VARIABLE, configure, process_name
+from app.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
 
 
@@ -48,6 +57,9 @@ ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.models.set_model_weights": QueueName.CHAIN,
     "workers.models.update_reputations": QueueName.CPU,
     "workers.models.clean_models": QueueName.GPU,
+    "workers.evaluation.evaluate_model": QueueName.GPU,
+    "workers.evaluation.sweep_evaluations": QueueName.GPU,
+    "workers.evaluation.move_evaluations": QueueName.CPU,
     "workers.upkeep.reconcile": QueueName.CHAIN,
     "workers.upkeep.forget_old": QueueName.CPU,
 }
@@ -92,6 +104,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "workers.submissions.examine_submission": _limits(settings.examine_limit),
             "workers.scoring.score_psichic": _limits(settings.scoring_limit),
             "workers.scoring.score_boltz": _limits(settings.scoring_limit),
+            "workers.evaluation.evaluate_model": _limits(settings.evaluation_limit),
         },
         "imports": TASK_MODULES,
         # a message is gone only when its work is in the store
@@ -163,6 +176,8 @@ def _shape_worker(sender: str, instance: Any, conf: Any, options: dict[str, Any]
         conf.worker_concurrency = concurrency_for(queues, get_settings())
     if queues == {QueueName.CPU.value} and not options.get("max_memory_per_child"):
         conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
+    # the children learn it from their environment
+    os.environ[PROCESS_VARIABLE] = next(iter(queues)) if len(queues) == 1 else "worker"
     if sender.startswith("celery@") and len(queues) == 1:
         # three workers on one machine must not share a node name
         instance.hostname = f"{next(iter(queues))}@{sender.split('@', 1)[1]}"
@@ -175,6 +190,32 @@ def _queue_names(option: object) -> set[str]:
     return {name.strip() for name in names if name.strip()}
 
 
+@setup_logging.connect(weak=False)
+def _set_up_logs(loglevel: int | None, logfile: str | None, **_: Any) -> None:
+    """Our own lines in every process of a worker, and in beat; ``--loglevel`` counts where it is not the default."""
+    level = logging.getLevelName(loglevel) if loglevel and loglevel != logging.WARNING else None
+    configure("beat" if "beat" in sys.argv else process_name(), level=level, file=logfile)
+
+
+@celeryd_after_setup.connect(weak=False)
+def _serve_metrics(sender: str, instance: Any, **_: Any) -> None:
+    """Serve the children's metrics; where they write them is said before the first of them starts."""
+    from app.exporter import worker_exporter
+
+    exporter = worker_exporter(get_settings(), sender, set(instance.app.amqp.queues.consume_from))
+    if exporter is not None:
+        exporter.start()
+
+
+@beat_init.connect(weak=False)
+def _serve_beat_metrics(**_: Any) -> None:
+    from app.exporter import beat_exporter
+
+    exporter = beat_exporter(get_settings())
+    if exporter is not None:
+        exporter.start()
+
+
 @worker_init.connect(weak=False)
 def _prepare_store(**_: Any) -> None:
     """Bring the store's schema up to date before the first task."""
@@ -185,7 +226,7 @@ def _prepare_store(**_: Any) -> None:
     try:
         migrate(get_store())
     except ValidatorError as error:
-        print(f"celery-validator: {error}", file=sys.stderr)
+        print(f"celery-validator: {redaction()(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     close_stores()
 

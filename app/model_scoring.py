@@ -18,11 +18,15 @@ from chain.scoring_api import (
     EvaluationState,
     ModelScorer,
     ScorerBusy,
+    ScorerGaveUp,
     ScorerUnavailable,
 )
 
 # A scorer that does not take a model this often in a row gives it back, so that another may have it.
 _MOST_START_TROUBLE: Final = 4
+
+# An evaluation that will come to an end by itself.
+_UNDER_WAY: Final = frozenset({EvaluationState.WAITING, EvaluationState.SCORING})
 
 # A scorer may need this long until it knows of what it accepted.
 _SETTLING: Final = timedelta(seconds=60)
@@ -73,7 +77,7 @@ class ScoringStep:
             if scoring.state is ScoringState.STARTING:
                 return self._start(scorer, scoring)
             return self._look(scorer, scoring)
-        except ScorerBusy as error:
+        except (ScorerBusy, ScorerGaveUp) as error:
             return self._give_back(scoring, str(error))
         except ScorerUnavailable as error:
             return self._wait_out(scoring, trouble + 1, str(error))
@@ -84,7 +88,7 @@ class ScoringStep:
             task_id = scorer.start(request)
         except ScorerBusy:
             # perhaps with this very model: its answer to our first call may have been lost
-            if scorer.look(request, None).state is not EvaluationState.SCORING:
+            if scorer.look(request, None).state not in _UNDER_WAY:
                 raise
             task_id = None
         with self.store.writing() as session:

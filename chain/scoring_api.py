@@ -28,6 +28,10 @@ class ScorerBusy(ScorerUnavailable):
     """The scorer works on another model."""
 
 
+class ScorerGaveUp(ScorerUnavailable):
+    """The scorer ended the evaluation without a score, for a fault of its own."""
+
+
 class EvaluationState(StrEnum):
     """How far an evaluation is. ``waiting``: not begun; ``unknown``: the scorer knows nothing of it (any more)."""
 
@@ -87,6 +91,7 @@ class ModelScorer(Protocol):
         """How the evaluation goes.
 
         Raises:
+            ScorerGaveUp: it has ended the evaluation without a score.
             ScorerUnavailable: the scorer does not answer.
         """
         ...
@@ -147,6 +152,8 @@ class ScoringApi:
             response, content = self._send(method, path, body, query, {}, basic_credentials(self._signer))
         if missing_is_none and response.status_code == requests.codes.not_found:
             return None
+        if response.status_code == requests.codes.gone:
+            raise ScorerGaveUp(f"{self._url} gave the model up: {_detail(content)}")
         if response.status_code != requests.codes.ok:
             raise ScorerUnavailable(f"{self._url}{path} answered {response.status_code}: {_shown(content)}")
         try:
@@ -184,7 +191,10 @@ class ScoringApi:
 
 
 def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
-    """A status answer as an :class:`Evaluation`; a completed one without a usable score has failed."""
+    """A status answer as an :class:`Evaluation`; a completed one without a usable score has failed.
+
+    ``scoring`` with ``started_at: null`` has not begun; a node that does not say when it began has.
+    """
     try:
         state = EvaluationState(str(answer.get("status")))
     except ValueError:
@@ -194,6 +204,8 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
     metrics = metrics if isinstance(metrics, dict) else None
     digest = answer.get("model_hash")
     score = answer.get("score")
+    if state is EvaluationState.SCORING and answer.get("started_at", "") is None:
+        state = EvaluationState.WAITING
     if state is not EvaluationState.COMPLETED:
         return Evaluation(state, None, metrics, error)
     usable = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and score >= 0
@@ -211,6 +223,14 @@ def _is_about(inputs: object, request: EvaluationRequest) -> bool:
         request.hotkey,
         request.competition_id,
     )
+
+
+def _detail(content: bytes) -> str:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return _shown(content)
+    return str(found.get("detail") if isinstance(found, dict) else found)[:1000]
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, Final
 
 from celery import Celery
 from celery import chain as celery_chain
-from celery.result import AsyncResult
 
-from app.celery import ROUTES, QueueName, app
+from app.celery import app
 from app.domain import Commitment, ModelCommitment, ValidatorError
+from app.evaluations import EvaluationReleased, status_answer
+from app.evaluations import begin as begin_evaluation
 from app.model_scoring import Later, ScoringStep, unattended_after
 from app.settings import Settings, get_settings
 from app.standings import (
@@ -31,6 +33,7 @@ from app.store.callers import Callers
 from app.store.competitions import Competitions
 from app.store.database import get_store
 from app.store.epochs import now
+from app.store.evaluations import EvaluationInputs, EvaluationRecord, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.models import ModelQueue, Refusal, model_id
 from app.store.reputations import Reputations, RoundState, WeightRounds
@@ -46,13 +49,11 @@ from chain.scoring_api import (
     EvaluationState,
     ModelScorer,
     ScorerBusy,
-    ScorerUnavailable,
+    ScorerGaveUp,
     ScoringApi,
     read_evaluation,
 )
 from chain.subtensor import Subtensor
-
-EVALUATION_TASK: Final = "workers.evaluation.evaluate_model"
 
 # A scorer that gave a model back is left alone for a while.
 _SCORER_RESTS: Final = timedelta(minutes=1)
@@ -94,52 +95,46 @@ def own_signer() -> Signer:
 
 
 class LocalScorer:
-    """This cluster's own GPU worker: the evaluation is a task on the gpu queue.
-
-    The task takes the request's fields as keywords and returns a status answer as the scoring API gives it.
-    """
+    """This cluster's own GPU worker: the evaluation is a task on the gpu queue, and its row in the store tells."""
 
     def __init__(self, number: int, celery: Celery = app) -> None:
-        self._number = number
+        self._slot = str(number)
         self._celery = celery
 
     @property
     def name(self) -> str:
         """``local:0``, ``local:1``, …"""
-        return f"local:{self._number}"
+        return f"local:{self._slot}"
 
     def start(self, request: EvaluationRequest) -> str:
-        """Send the evaluation to the gpu queue."""
-        if EVALUATION_TASK not in ROUTES:
-            raise ScorerUnavailable(
-                f"this cluster has no {EVALUATION_TASK}; score through a scoring API: --run_api --scoring_api_url URL"
-            )
-        sent = self._celery.send_task(
-            EVALUATION_TASK,
-            kwargs={
-                "hf_repo_id": request.hf_repo_id,
-                "competition_id": request.competition_id,
-                "hotkey": request.hotkey,
-                "block": request.block,
-            },
-            queue=QueueName.GPU.value,
-        )
-        return str(sent.id)
+        """Take the slot and send the evaluation to the gpu queue; the one under way where it is this very model's."""
+        inputs = EvaluationInputs(**asdict(request))
+        accepted = begin_evaluation(get_store(), self._celery, inputs, [self._slot])
+        if accepted is not None:
+            return accepted
+        present = self._present()
+        if present is None or present.inputs != inputs:
+            what = "another model" if present is None else present.inputs.hf_repo_id
+            raise ScorerBusy(f"{self.name} works on {what}")
+        return present.id
 
     def look(self, request: EvaluationRequest, task_id: str | None) -> Evaluation:
-        """Read the evaluation's result, if it is there."""
+        """Read the evaluation's row, as the scoring API would tell of it."""
         if task_id is None:
+            found = self._present()
+        else:
+            with get_store().reading() as session:
+                found = Evaluations(session).get(task_id)
+        if found is None or found.inputs != EvaluationInputs(**asdict(request)):
             return Evaluation(EvaluationState.UNKNOWN)
-        result = AsyncResult(task_id, app=self._celery)
-        state, answer = result.state, result.result
-        if state == "PENDING":
-            waits = "the evaluation waits for a gpu worker: celery -A app worker -Q gpu"
-            return Evaluation(EvaluationState.WAITING, error=waits)
-        if state == "SUCCESS" and isinstance(answer, dict):
-            return read_evaluation(answer)
-        if state in {"SUCCESS", "FAILURE", "REVOKED"}:
-            return Evaluation(EvaluationState.FAILED, error=f"{type(answer).__name__}: {answer}"[:2000])
-        return Evaluation(EvaluationState.SCORING)
+        try:
+            return read_evaluation(status_answer(found, get_settings()))
+        except EvaluationReleased as error:
+            raise ScorerGaveUp(f"{self.name} gave the model up: {error}") from None
+
+    def _present(self) -> EvaluationRecord | None:
+        with get_store().reading() as session:
+            return next(iter(Evaluations(session).in_slots([self._slot])), None)
 
 
 def scorers() -> dict[str, ModelScorer]:
@@ -374,6 +369,7 @@ def update_reputations() -> dict[str, Any]:
         forgotten = reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
         WeightRounds(session).delete_before(before)
         Scorings(session).delete_before(before)
+        Evaluations(session).delete_before(before)
     return {"day": day, "steps": len(steps), "forgotten": forgotten}
 
 

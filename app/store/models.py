@@ -156,6 +156,16 @@ class ModelQueue:
         )
         return [_queued(row) for row in rows]
 
+    def versions(self, hotkey: str) -> tuple[datetime, list[ModelCommitment]] | None:
+        """A miner's models and when the first of them was committed: its current one, and what a scorer was given."""
+        row = self._session.get(ModelRow, hotkey)
+        if row is None:
+            return None
+        found = [ModelCommitment(hotkey, row.block, model_id(row.model))]
+        if row.taken_model is not None and row.taken_block is not None:
+            found.append(ModelCommitment(hotkey, row.taken_block, model_id(row.taken_model)))
+        return row.committed_at, found
+
     def referenced(self) -> set[str]:
         """Commitment texts of all models that are queued or under scoring."""
         rows = self._session.execute(select(ModelRow.model, ModelRow.taken_model))

@@ -14,6 +14,7 @@ from chain.scoring_api import (
     EvaluationRequest,
     EvaluationState,
     ScorerBusy,
+    ScorerGaveUp,
     ScorerUnavailable,
     ScoringApi,
     read_evaluation,
@@ -53,6 +54,22 @@ def test_a_busy_node_says_so(node: ScoringNode, api: ScoringApi) -> None:
     api.start(REQUEST)
     with pytest.raises(ScorerBusy, match="already scoring"):
         api.start(REQUEST)
+
+
+def test_a_model_that_nobody_is_at_yet_is_waiting(node: ScoringNode, api: ScoringApi) -> None:
+    task = api.start(REQUEST)
+    node.answer = {"status": "scoring", "started_at": None, "error": "the judge is away"}
+    found = api.look(REQUEST, task)
+    assert (found.state, found.error) == (EvaluationState.WAITING, "the judge is away")
+    node.answer = {"status": "scoring", "started_at": "2026-01-01T00:00:00+00:00"}
+    assert api.look(REQUEST, task).state is EvaluationState.SCORING
+
+
+def test_a_model_that_the_node_gave_up_is_no_outage(node: ScoringNode, api: ScoringApi) -> None:
+    task = api.start(REQUEST)
+    node.broken = 410
+    with pytest.raises(ScorerGaveUp, match="gave the model up: broken"):
+        api.look(REQUEST, task)
 
 
 def test_what_the_node_does_not_know_is_unknown(node: ScoringNode, api: ScoringApi) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,14 @@ from app.store.competition_tables import ModelRow, ModelScoringRow
 from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.epochs import now
+from app.store.evaluations import (
+    ClaimResult,
+    EvaluationEnd,
+    EvaluationInputs,
+    EvaluationPhase,
+    Evaluations,
+    EvaluationTry,
+)
 from app.store.metagraph import Metagraph
 from app.store.models import ModelQueue, PostedScore, ScoreHistory, ScoreRecord
 from app.store.reputations import Reputations, RoundState, WeightRounds
@@ -495,52 +504,46 @@ def test_standalone_differs_in_the_scorer_alone(store: Store, setting: Callable[
     assert [scoring(store, scoring_id).scorer for scoring_id in opened] == ["local:0", "local:1"]
 
 
-@on_sqlite
-def test_a_cluster_without_the_evaluation_says_so_and_punishes_nobody(
-    store: Store, setting: Callable[..., None], sent: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(store, 1)
-    monkeypatch.setattr(jobs, "ROUTES", {name: q for name, q in ROUTES.items() if name != jobs.EVALUATION_TASK})
-    (opened,) = jobs.score_next_models()["opened"]
-    for trouble in range(5):
-        follow(opened, trouble)
-    found = scoring(store, opened)
-    assert found.state is ScoringState.RELEASED
-    assert "--run_api" in str(found.error)
-    assert history(store) == []
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, setting: Callable[..., None]) -> Iterator[Celery]:
-    """A broker and result store in memory, in a cluster that has the evaluation."""
+    """A broker in memory, and this cluster's own scorer."""
     celery = Celery(broker="memory://", backend="cache+memory://")
-    monkeypatch.setattr(jobs, "ROUTES", {**ROUTES, jobs.EVALUATION_TASK: QueueName.GPU})
     monkeypatch.setattr(jobs, "scorers", lambda: {"local:0": jobs.LocalScorer(0, celery)})
     yield celery
     celery.close()
 
 
+def begun(store: Store, scoring_id: int) -> EvaluationTry:
+    """A gpu worker takes the evaluation."""
+    task_id = scoring(store, scoring_id).task_id
+    assert task_id
+    with store.writing() as session:
+        found = Evaluations(session).claim(task_id, "gpu@a/1", "0", timedelta(seconds=60))
+    assert found is ClaimResult.CLAIMED
+    return EvaluationTry(task_id, 1)
+
+
 @on_sqlite
 @pytest.mark.parametrize(
-    ("state", "answer", "score", "error"),
+    ("end", "score"),
     [
-        ("SUCCESS", {"status": "completed", "score": 0.7}, 0.7, None),
-        ("SUCCESS", {"status": "failed", "error": "no Dockerfile"}, 0.0, "no Dockerfile"),
-        ("SUCCESS", "done", 0.0, "done"),
-        ("FAILURE", RuntimeError("out of memory"), 0.0, "out of memory"),
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.7, None, {"ifeval": 0.6}), 0.7),
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.001, "no hotkey.txt"), 0.001),
+        (EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no Dockerfile"), 0.0),
+        (EvaluationEnd(EvaluationPhase.TIMEOUT, 0.0, "not over within 2:00:00"), 0.0),
+        (EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is away"), None),
     ],
 )
 def test_the_cluster_s_own_gpu_worker_scores(
-    store: Store, sent: list[Any], gpu: Celery, state: str, answer: Any, score: float, error: str | None
+    store: Store, sent: list[Any], gpu: Celery, end: EvaluationEnd, score: float | None
 ) -> None:
     fill(store, 1)
     (opened,) = jobs.score_next_models()["opened"]
     assert follow(opened) is not None
-    task_id = scoring(store, opened).task_id
-    assert task_id
     with gpu.connection_for_read() as connection:
         message = connection.SimpleQueue("gpu").get(timeout=5)
         assert message.headers["task"] == "workers.evaluation.evaluate_model"
+        assert message.headers["id"] == scoring(store, opened).task_id
         assert message.payload[1] == {
             "hf_repo_id": "maker/model2",
             "competition_id": "voicebench",
@@ -550,13 +553,54 @@ def test_the_cluster_s_own_gpu_worker_scores(
         message.ack()
     assert follow(opened) is not None
     assert "waits for a gpu worker" in str(scoring(store, opened).error)
-    gpu.backend.store_result(task_id, None, "STARTED")
+    of = begun(store, opened)
     assert follow(opened) is not None
-    gpu.backend.store_result(task_id, answer, state)
+    assert scoring(store, opened).error is None
+    with store.writing() as session:
+        assert Evaluations(session).finish(of, end)
     assert follow(opened) is None
-    (record,) = history(store)
-    assert record.score == score
-    assert (error or "") in str(record.error)
+    assert [record.score for record in history(store)] == ([] if score is None else [score])
+    assert (end.error or "") in str(scoring(store, opened).error)
+    assert held(store) == []
+
+
+@on_sqlite
+def test_a_start_that_was_not_noted_is_taken_up_again(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    task_id = scoring(store, opened).task_id
+    with store.writing() as session:
+        Scorings(session).start_anew(opened, "killed before it could note the task")
+    assert follow(opened) is not None
+    assert scoring(store, opened).task_id == task_id
+
+
+@on_sqlite
+def test_a_slot_that_still_works_on_an_earlier_model_is_busy(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    with store.writing() as session:
+        Evaluations(session).accept(EvaluationInputs("maker/other", "voicebench", miner(9), 5), ["0"])
+    (opened,) = jobs.score_next_models()["opened"]
+    assert follow(opened) is None
+    assert "works on maker/other" in str(scoring(store, opened).error)
+    assert held(store) == []
+
+
+@on_sqlite
+def test_a_dead_worker_costs_nobody_a_score(
+    store: Store, sent: list[Any], gpu: Celery, setting: Callable[..., None]
+) -> None:
+    setting(evaluation_heartbeat="PT0.01S")
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    begun(store, opened)
+    time.sleep(0.1)
+    age(store, timedelta(hours=2))
+    assert follow(opened) is None
+    assert scoring(store, opened).state is ScoringState.RELEASED
+    assert history(store) == []
 
 
 @on_sqlite

@@ -1,0 +1,236 @@
+"""Evaluating miners' models on this node's GPU: one task a model, and what clears away after the dead (models.md)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy.exc import DBAPIError
+
+from app.celery import app, visible_gpus
+from app.committed_model import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
+from app.evaluations import move_on, silence
+from app.heartbeat import Heartbeat
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import now
+from app.store.evaluations import (
+    ClaimResult,
+    EvaluationEnd,
+    EvaluationInputs,
+    EvaluationPhase,
+    EvaluationRecord,
+    Evaluations,
+    EvaluationTry,
+    timed_out,
+)
+from app.task import ValidatorTask
+from chain.incentive.models import PENALTY_SCORE
+from chain.model_repository import RepositoryUnknown, repository_created_at
+from workers.models import open_chain
+from workers.scoring import forget_scorers
+
+# What the limit leaves to end it all: container, image and folder, and the result's way into the store.
+_LONGEST_RESERVE: Final = timedelta(minutes=2)
+_RESERVE_PART: Final = 10
+
+# What could not be done is tried again after this pause, which doubles.
+_FIRST_PAUSE: Final = timedelta(seconds=30)
+
+# A result is written again for as long (s) as a store needs to restart.
+_WRITING_PAUSES: Final = (1, 2, 4, 8, 15, 30)
+
+log = logging.getLogger("celery_validator.evaluation")
+
+
+@app.task(base=ValidatorTask, bind=True)
+def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, hotkey: str, block: int) -> Any:
+    """Evaluate a model; the store has the result under this task's id. A second delivery finds that out and ends."""
+    claim = _claim(self, EvaluationInputs(hf_repo_id, competition_id, hotkey, block))
+    if not isinstance(claim, EvaluationRecord):
+        return {"evaluation": self.task_id, "status": claim.value}
+    pause = _Try(claim).run()
+    if pause is not None:
+        raise self.retry(countdown=pause.total_seconds(), max_retries=None)
+    return _told(self.task_id)
+
+
+@app.task(base=ValidatorTask)
+def move_evaluations() -> dict[str, Any]:
+    """End overdue evaluations, take dead ones from their workers, and send again what waits without a message."""
+    moved = move_on(get_store(), app, get_settings())
+    return {"ended": list(moved.ended), "voided": list(moved.voided), "sent": list(moved.sent)}
+
+
+@app.task(base=ValidatorTask)
+def sweep_evaluations() -> dict[str, Any]:
+    """Remove from this node what evaluations left that no longer run; what is at work stays."""
+    return {"removed": sweep_node()}
+
+
+def _claim(task: ValidatorTask, inputs: EvaluationInputs) -> EvaluationRecord | ClaimResult:
+    device = ",".join(visible_gpus()) or "cpu"
+    with get_store().writing() as session:
+        evaluations = Evaluations(session)
+        if evaluations.get(task.task_id) is None:
+            # a message of somebody's own, or a store that was replaced: what is asked is in the message
+            evaluations.accept(inputs, (), task.task_id)
+        found = evaluations.claim(task.task_id, task.holder, device, silence(get_settings()))
+        record = evaluations.get(task.task_id)
+    return record if found is ClaimResult.CLAIMED and record is not None else found
+
+
+def _told(evaluation_id: str) -> dict[str, Any]:
+    with get_store().reading() as session:
+        record = Evaluations(session).get(evaluation_id)
+    if record is None:
+        return {"evaluation": evaluation_id, "status": "gone"}
+    return {"evaluation": evaluation_id, "status": record.phase.value, "score": record.score, "error": record.error}
+
+
+@dataclass(frozen=True, slots=True)
+class _Postponed:
+    """A try that could not be done here and now, and why."""
+
+    why: str
+
+
+class _Try:
+    """One try at an evaluation, from the clean device to the end in the store."""
+
+    def __init__(self, record: EvaluationRecord) -> None:
+        self._record = record
+        self._of = EvaluationTry(record.id, record.tries)
+        self._limit = get_settings().evaluation_limit
+
+    def run(self) -> timedelta | None:
+        """Evaluate and write what came of it; the pause before the next try, where there is to be one."""
+        # a first try has Celery's own soft limit, which is the same
+        deadline = self._record.deadline(self._limit) if self._record.tries > 1 else None
+        with Heartbeat(get_store(), self._of, get_settings().evaluation_heartbeat, deadline) as heart:
+            outcome = self._outcome(heart)
+            heart.rest()
+            if outcome is None:
+                return None
+            return self._written(outcome)
+
+    def _outcome(self, heart: Heartbeat) -> EvaluationEnd | _Postponed | None:
+        from gpu.evaluation.contract import EvaluationImpossible, ModelFault, ModelFaultCode
+
+        try:
+            return self._evaluated()
+        except SoftTimeLimitExceeded:
+            heart.rest()
+            return None if heart.lost else timed_out(self._of.number, self._limit)
+        except ModelFault as fault:
+            if fault.code is ModelFaultCode.TIME_LIMIT:
+                return timed_out(self._of.number, self._limit, str(fault))
+            return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(fault))
+        except NotCommitted as error:
+            return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(error))
+        except CommitmentSuperseded as error:
+            return EvaluationEnd(EvaluationPhase.RELEASED, None, str(error))
+        except (EvaluationImpossible, CommitmentUnknown, RepositoryUnknown) as error:
+            return _Postponed(str(error))
+        except DBAPIError:
+            raise
+        except Exception as error:
+            # a fault of this program is no model's fault either
+            log.exception("evaluation %s failed", self._of.name)
+            return _Postponed(f"{type(error).__name__}: {error}")
+
+    def _evaluated(self) -> EvaluationEnd:
+        from gpu.evaluation.contract import Deadline, ModelSource
+        from gpu.evaluation.evaluation import Origin
+
+        settings, inputs = get_settings(), self._record.inputs
+        left = (self._record.deadline(self._limit) - now()) - min(_LONGEST_RESERVE, self._limit / _RESERVE_PART)
+        deadline = Deadline(left.total_seconds())
+        deadline.check("waiting for a worker")
+        chain = None if settings.offline else open_chain
+        committed = CommitmentLookup(get_store(), settings.models_netuid, chain).find(inputs)
+        revision = committed.model.commit
+        with get_store().writing() as session:
+            Evaluations(session).note_revision(self._of, revision)
+        origin = Origin(committed.committed_at, repository_created_at(inputs.hf_repo_id, settings.hf_endpoint))
+        model = ModelSource(self._of.name, inputs.hf_repo_id, revision, inputs.hotkey, inputs.competition_id)
+        # what a dead try left has the device, the disk and the model's memory
+        sweep_node()
+        _free_device()
+        found = evaluator_for(inputs.competition_id).evaluate(model, origin, deadline)
+        score = found.score
+        return EvaluationEnd(
+            EvaluationPhase.COMPLETED, score.score, found.remark, score.metric_scores, list(score.samples)
+        )
+
+    def _written(self, outcome: EvaluationEnd | _Postponed) -> timedelta | None:
+        for pause in (*_WRITING_PAUSES, None):
+            try:
+                return self._write(outcome)
+            except DBAPIError as error:
+                # hours of work are worth a minute's patience
+                if pause is None:
+                    raise
+                log.warning("the result of %s cannot be written yet: %s", self._of.name, error)
+                time.sleep(pause)
+        return None
+
+    def _write(self, outcome: EvaluationEnd | _Postponed) -> timedelta | None:
+        with get_store().writing() as session:
+            evaluations = Evaluations(session)
+            if isinstance(outcome, _Postponed):
+                pause = _FIRST_PAUSE * 2 ** (self._of.number - 1)
+                log.warning("evaluation %s is postponed: %s", self._of.name, outcome.why)
+                return pause if evaluations.postpone(self._of, outcome.why, pause) else None
+            kept = evaluations.finish(self._of, outcome)
+        if kept:
+            log.info("evaluation %s: %s, score %s", self._of.name, outcome.phase.value, outcome.score)
+        else:
+            log.warning("evaluation %s no longer counted; what it found is not kept", self._of.name)
+        return None
+
+
+def evaluator_for(competition_id: str) -> Any:
+    """What this node evaluates models of a competition with.
+
+    Raises:
+        EvaluationImpossible: a part of it is missing here.
+    """
+    from gpu.evaluation.registry import benchmark_for
+    from gpu.evaluation.sandbox import DockerSandbox, read_small_file
+
+    from gpu.evaluation.evaluation import Evaluator
+
+    settings = get_settings()
+    return Evaluator(read_small_file, DockerSandbox(settings), benchmark_for(competition_id, settings), PENALTY_SCORE)
+
+
+def sweep_node() -> list[str]:
+    """Remove what evaluations left on this node that no longer run; what went."""
+    from gpu.evaluation.sandbox import sweep
+
+    with get_store().writing() as session:
+        # first the claim, then the container: a try whose model is taken away must not be able to blame the model
+        Evaluations(session).void_dead(silence(get_settings()))
+    return list(sweep(get_settings(), _at_work))
+
+
+def _at_work() -> set[str]:
+    with get_store().reading() as session:
+        return Evaluations(session).at_work()
+
+
+def _free_device() -> None:
+    """Give back what the molecules' models hold on the device; they load again on their next use."""
+    forget_scorers()
+    if "gpu.scorers" in sys.modules:
+        from gpu.scorers import release_devices
+
+        release_devices()
+    gc.collect()

@@ -149,8 +149,9 @@ def test_a_recorded_checksum_is_trusted_only_while_the_file_is_untouched(tmp_pat
 
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
-    result = command("checkpoints", "fetch", "alphafold")
+    result = command("checkpoints", "fetch", "[/alphafold]")
     assert result.exit_code == 2
+    assert "[/alphafold]" in result.output
     assert "psichic" in result.output
 
 

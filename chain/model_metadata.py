@@ -56,6 +56,15 @@ def parse_model_id(text: str) -> ModelId:
     return ModelId(namespace, name, epoch, commit, digest, competition)
 
 
+def is_repository(text: str) -> bool:
+    """Whether a text is ``namespace/name``, as a commitment could name it."""
+    namespace, _, name = text.partition("/")
+    return all(
+        pattern.match(part) is not None and ".." not in part and "--" not in part and part != _ABSENT
+        for part, pattern in ((namespace, _OWNER), (name, _NAME))
+    )
+
+
 def is_old_enough(block: int, block_now: int, min_age_seconds: float) -> bool:
     """Whether a model committed at ``block`` may be queued: ``(block_now − block) · 12 s > min_age``."""
     return (block_now - block) * BLOCK_SECONDS > min_age_seconds

@@ -19,6 +19,7 @@ from app.cli.migrate import migrate
 from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
+from app.cli.scoring_api import scoring_api
 from app.cli.settings import settings
 from app.cli.submission import submission_app
 from app.cli.up import up
@@ -35,6 +36,7 @@ cli.add_typer(checkpoints_app, name="checkpoints")
 cli.add_typer(competition_app, name="competition")
 cli.add_typer(weights_app, name="weights")
 cli.command()(api)
+cli.command()(scoring_api)
 cli.command()(run)
 cli.command()(up)
 cli.command()(doctor)

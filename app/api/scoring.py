@@ -1,0 +1,140 @@
+"""A GPU node's scoring API: takes models to evaluate and tells how it goes. Served by ``python -m app scoring-api``.
+
+The work is done by tasks on the gpu queue; all that is known of it is in the store, so that this process may die.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, status
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.api.application import create_app
+from app.api.authentication import Authentication, NamedHotkeys
+from app.api.messages import FieldProblems, Problem
+from app.api.scoring_messages import ScoringStarted, ScoringStatus, StartScoring
+from app.api.validator import health_router
+from app.celery import app as celery
+from app.domain import ValidatorError
+from app.evaluations import EvaluationReleased, begin, move_on, slots, status_answer
+from app.settings import get_settings
+from app.store.database import get_store
+from app.store.epochs import now
+from app.store.evaluations import EvaluationInputs, Evaluations
+from chain.hotkey import wallet_signer
+
+# How often (s) overdue, dead and lost evaluations are looked for while nobody asks.
+_LOOK_EVERY: Final = 15.0
+
+_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
+    403: {"model": Problem, "description": "Not a hotkey that this node works for"},
+    413: {"model": Problem, "description": "The body is too large"},
+    422: {"model": FieldProblems, "description": "A field is missing or wrong"},
+    429: {"model": Problem, "description": "Too many requests in this minute"},
+    503: {"model": Problem, "description": "The store does not answer"},
+}
+
+log = logging.getLogger("celery_validator.scoring_api")
+
+
+def callers() -> frozenset[str]:
+    """The hotkeys that this node works for: SCORING_API_CALLERS, or else the wallet's own.
+
+    Raises:
+        WalletError: none are named and the wallet has no hotkey.
+    """
+    settings = get_settings()
+    if settings.scoring_api_callers:
+        return frozenset(settings.scoring_api_callers)
+    return frozenset({_own_address(settings.wallet_path, settings.wallet_name, settings.wallet_hotkey)})
+
+
+@lru_cache(maxsize=4)
+def _own_address(path: Path, name: str, hotkey: str) -> str:
+    return wallet_signer(path, name, hotkey).address
+
+
+_authentication = Authentication(lambda: NamedHotkeys(callers()))
+Caller = Annotated[str, Depends(_authentication)]
+
+
+@asynccontextmanager
+async def _moving_on(_: FastAPI) -> AsyncIterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=_move_on_until, args=(stop,), name="evaluations move on", daemon=True)
+    thread.start()
+    yield
+    stop.set()
+
+
+scoring_router = APIRouter(
+    tags=["scoring"], responses=_REFUSALS, route_class=_authentication.route(), lifespan=_moving_on
+)
+
+
+@scoring_router.post("/score_model", operation_id="score_model")
+@scoring_router.post("/api/start_model_scoring", operation_id="start_model_scoring")
+def start_model_scoring(hotkey: Caller, request: StartScoring) -> ScoringStarted:
+    """Begin a model's evaluation; refused in words while every GPU has a model."""
+    store, settings = get_store(), get_settings()
+    move_on(store, celery, settings)
+    inputs = EvaluationInputs(request.hf_repo_id, request.competition_id, request.hotkey, request.block)
+    task_id = begin(store, celery, inputs, slots(settings))
+    if task_id is None:
+        with store.reading() as session:
+            present = Evaluations(session).in_slots(slots(settings))
+        names = ", ".join(record.inputs.hf_repo_id for record in present)
+        return ScoringStarted(success=False, message=f"This node is busy with {names}." if names else "Busy.")
+    log.info("%s asks for %s (%s); evaluation %s", hotkey, inputs.hf_repo_id, inputs.competition_id, task_id)
+    return ScoringStarted(success=True, message=f"The evaluation of {inputs.hf_repo_id} has begun.", task_id=task_id)
+
+
+@scoring_router.get(
+    "/api/check_scoring_status",
+    responses={
+        404: {"model": Problem, "description": "No such evaluation is known here"},
+        410: {"model": Problem, "description": "Given up without a score, by a fault of this node; ask anew"},
+    },
+)
+def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(max_length=200)] = None) -> ScoringStatus:
+    """How an evaluation goes; without a task id, the one that was accepted last."""
+    store, settings = get_store(), get_settings()
+    move_on(store, celery, settings)
+    with store.reading() as session:
+        evaluations = Evaluations(session)
+        record = evaluations.latest() if task_id is None else evaluations.get(task_id)
+    if record is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "No such evaluation is known here.")
+    try:
+        return ScoringStatus.model_validate(status_answer(record, settings))
+    except EvaluationReleased as error:
+        raise HTTPException(status.HTTP_410_GONE, str(error)) from None
+
+
+def create_scoring_app() -> FastAPI:
+    """The application with the scoring API alone."""
+    return create_app([health_router, scoring_router])
+
+
+def _move_on_until(stop: threading.Event) -> None:
+    _look(forget=True)
+    while not stop.wait(_LOOK_EVERY):
+        _look()
+
+
+def _look(*, forget: bool = False) -> None:
+    try:
+        move_on(get_store(), celery, get_settings())
+        if forget:
+            with get_store().writing() as session:
+                Evaluations(session).delete_before(now() - get_settings().retention)
+    except (SQLAlchemyError, ValidatorError) as error:
+        log.error("evaluations could not be moved on: %s", error)

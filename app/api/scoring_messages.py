@@ -1,0 +1,70 @@
+"""What travels over the scoring API (specs/models.md, 'Scoring API')."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.api.messages import CompetitionId, Hotkey
+from chain.hotkey import is_address
+from chain.model_metadata import is_repository
+
+# The chain counts blocks in 32 bits, of which the store's integers have 31: enough for 800 years.
+_LAST_BLOCK: Final = 2**31 - 1
+
+
+def _repository(text: str) -> str:
+    if not is_repository(text):
+        raise ValueError("is not namespace/name of a Hugging Face repository")
+    return text
+
+
+def _address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError("is not an SS58 address: its checksum does not fit")
+    return text
+
+
+class StartScoring(BaseModel):
+    """Asks for a model's evaluation: the repository, and the hotkey that committed it in that block."""
+
+    hf_repo_id: Annotated[str, Field(max_length=200, examples=["maker/model"]), AfterValidator(_repository)]
+    competition_id: CompetitionId
+    hotkey: Annotated[Hotkey, AfterValidator(_address)]
+    block: int = Field(ge=0, le=_LAST_BLOCK, strict=True)
+
+
+class ScoringInputs(BaseModel):
+    """What was asked for, as it was asked."""
+
+    hf_repo_id: str
+    competition_id: str
+    hotkey: str
+    block: int
+
+
+class ScoringStarted(BaseModel):
+    """Whether the evaluation was accepted, and under which id; in words why not."""
+
+    success: bool
+    message: str
+    task_id: str | None = None
+
+
+class ScoringStatus(BaseModel):
+    """How an evaluation goes. ``scoring`` without ``started_at``: accepted, but no worker is at it at this moment.
+
+    ``score`` is in 0 to 1, 0 where the model failed or timed out; ``error`` is for the model's miner.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    status: Literal["scoring", "completed", "failed", "timeout"]
+    score: float | None
+    metric_scores: dict[str, Any] | None
+    error: str | None
+    started_at: datetime | None
+    runtime_seconds: float | None
+    inputs: ScoringInputs

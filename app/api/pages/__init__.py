@@ -23,6 +23,15 @@ from fastapi import APIRouter
 
 def page_routers() -> list[APIRouter]:
     """Every router of the pages; the home page's comes first, for it shares ``/`` with the API's health."""
-    from app.api.pages import assets, competitions, home
+    from app.api.pages import assets, competitions, epochs, home, rejection_codes, submissions, weights
 
-    return [home.router, competitions.router, assets.router]
+    return [
+        home.home_router,
+        home.router,
+        epochs.router,
+        submissions.router,
+        weights.router,
+        rejection_codes.router,
+        competitions.router,
+        assets.router,
+    ]

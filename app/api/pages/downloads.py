@@ -34,7 +34,7 @@ def csv_response(name: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(columns)
+    writer.writerow([_cell(column) for column in columns])
     writer.writerows([_cell(value) for value in row] for row in rows)
     return Response(text.getvalue().encode("utf-8", "replace"), media_type="text/csv", headers=_named(f"{name}.csv"))
 

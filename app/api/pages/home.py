@@ -1,15 +1,190 @@
-"""The home page: what the validator does now."""
+"""The home page: what the validator does now, and whether it is well."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
 from fastapi import Request, Response
 
+from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.page import BrowserRoute, PageRouter, render
+from app.api.pages.stage_bars import StageBar, stage_bars
+from app.queues import LiveWorker, QueueDepth, live_workers, queue_depths, workers_by_queue
+from app.store.database import get_store
+from app.store.epoch_views import EpochLine, EpochViews, WeightsRecord
+from app.store.records import Stage
 
-router = PageRouter(route_class=BrowserRoute)
+# The longest that the page waits for the broker; what comes later is there at the next look.
+_BROKER_SECONDS: Final = 0.15
+
+# How a weight submission ended that wants the operator's eye (app.store.weight_submissions.WeightsState).
+_WEIGHTS_TROUBLE: Final = frozenset({"failed", "not_registered", "winner_left", "late"})
+
+# Epochs in a row of which one that failed or was missed is still worth a word.
+_RECENT: Final = 5
+
+home_router = PageRouter(route_class=BrowserRoute)
+router = PageRouter()
 
 
-@router.page("/")
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue: its messages and its workers; None where the broker does not say."""
+
+    name: str
+    depth: QueueDepth | None
+    workers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All that the home page shows."""
+
+    current: EpochLine | None
+    bars: tuple[StageBar, ...]
+    warnings: tuple[str, ...]
+    recent: tuple[EpochLine, ...]
+    weights: WeightsRecord | None
+    queues: tuple[QueueState, ...]
+    workers: tuple[LiveWorker, ...] | None
+    troubles: tuple[str, ...]
+
+
+@home_router.page("/")
 def home(request: Request) -> Response:
     """What the validator does now. Clients that do not prefer HTML get the API's health instead."""
-    return render(request, "home.html")
+    return render(request, "home.html", **_context(overview()))
+
+
+@router.page("/now")
+def now_fragment(request: Request) -> Response:
+    """The part of the home page that changes, for its script; ``X-Refresh: reload`` once another epoch is the news."""
+    found = overview()
+    response = render(request, "now.html", **_context(found))
+    if request.query_params.get("shown", "") != shown_key(found.current):
+        response.headers["X-Refresh"] = "reload"
+    return response
+
+
+@router.page("/now.json")
+def now_json() -> Response:
+    """What the home page shows, as JSON."""
+    found = overview()
+    return json_response(
+        "now",
+        {
+            "epoch": None if found.current is None else epoch_entry(found.current),
+            "stages": found.bars,
+            "queues": [
+                {
+                    "name": queue.name,
+                    "ready": queue.depth.ready if queue.depth else None,
+                    "unacknowledged": queue.depth.unacknowledged if queue.depth else None,
+                    "workers": queue.workers,
+                }
+                for queue in found.queues
+            ],
+            "workers": found.workers,
+            "last_weights": found.weights,
+            "warnings": found.warnings,
+            "troubles": found.troubles,
+        },
+    )
+
+
+@router.page("/now.csv")
+def now_csv() -> Response:
+    """The stages of the current epoch, as CSV."""
+    found = overview()
+    rows = (
+        (found.current and found.current.summary.number, bar.name, bar.state, bar.done, bar.total, bar.eta, bar.took)
+        for bar in found.bars
+    )
+    return csv_response("now", ("epoch", "stage", "state", "done", "total", "seconds_left", "seconds_taken"), rows)
+
+
+def overview() -> Overview:
+    """Read the store, and the broker as far as it answers at once."""
+    with get_store().reading() as session:
+        views = EpochViews(session)
+        current = views.current()
+        bars: tuple[StageBar, ...] = ()
+        warnings: tuple[str, ...] = ()
+        if current is not None:
+            bars = stage_bars(current, views.work(current.summary.id, current.counts), datetime.now(UTC))
+            warnings = tuple(views.warnings(current.summary.id))
+        recent = tuple(views.lines(_RECENT))
+        weights = next(iter(views.weights_history(1)), None)
+    queues, workers = _cluster()
+    return Overview(
+        current, bars, warnings, recent, weights, queues, workers, tuple(_troubles(recent, weights, queues))
+    )
+
+
+def shown_key(current: EpochLine | None) -> str:
+    """What the page is about: once it differs, a page that is open shows the wrong epoch."""
+    return "none" if current is None else f"{current.summary.id}-{'ended' if current.final else 'runs'}"
+
+
+def epoch_entry(line: EpochLine) -> dict[str, Any]:
+    """An epoch's line as the downloads have it."""
+    summary = line.summary
+    return {
+        "id": summary.id,
+        "epoch": summary.number,
+        "netuid": summary.netuid,
+        "kind": "live" if line.live else "replay",
+        "stage": summary.stage,
+        "error": summary.error,
+        "submissions": line.submissions,
+        **{state.value: count for state, count in sorted(line.counts.items())},
+        "psichic_winner": summary.psichic_winner,
+        "boltz_winner": summary.boltz_winner,
+        "weights": summary.weights,
+        "weights_state": line.weights_state,
+        "weights_detail": line.weights_detail,
+        "opened_at": summary.created_at,
+        "closed_at": summary.closed_at,
+        "stage_times": summary.stage_times,
+    }
+
+
+def _context(found: Overview) -> dict[str, Any]:
+    return {"overview": found, "shown": shown_key(found.current), "weights_trouble": _WEIGHTS_TROUBLE}
+
+
+def _cluster() -> tuple[tuple[QueueState, ...], tuple[LiveWorker, ...] | None]:
+    depths = queue_depths(_BROKER_SECONDS)
+    # a broker that does not say how deep its queues are need not be asked who works them
+    workers = None if depths is None else live_workers(_BROKER_SECONDS)
+    served = None if workers is None else workers_by_queue(workers)
+    from app.celery import QueueName
+
+    queues = tuple(
+        QueueState(name.value, None if depths is None else depths[name], None if served is None else served[name])
+        for name in QueueName
+    )
+    return queues, workers
+
+
+def _troubles(
+    recent: tuple[EpochLine, ...], weights: WeightsRecord | None, queues: tuple[QueueState, ...]
+) -> list[str]:
+    """What an operator should look at, one sentence each."""
+    found = []
+    if all(queue.depth is None for queue in queues):
+        found.append("The broker does not answer, so nothing is known of queues and workers.")
+    idle = [queue.name for queue in queues if queue.workers == 0]
+    if idle:
+        commands = ", ".join(f"celery -A app worker -Q {name}" for name in idle)
+        found.append(f"No worker serves {', '.join(idle)}; start: {commands}")
+    for line in recent:
+        if line.summary.stage is Stage.FAILED:
+            found.append(f"Epoch {line.summary.number} failed: {line.summary.error or 'no reason was kept'}")
+        elif line.summary.stage is Stage.MISSED:
+            found.append(f"Epoch {line.summary.number} was missed: {line.summary.error or 'nobody watched'}")
+    if weights is not None and weights.state in _WEIGHTS_TROUBLE:
+        found.append(f"The weights of epoch {weights.number} were not set: {weights.detail or weights.state}")
+    return found

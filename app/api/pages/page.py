@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +38,13 @@ SECURITY_HEADERS: Final = {
 }
 
 
+# UniProt's own pattern of an accession number, which is all that is put into a link to it.
+_ACCESSION: Final = re.compile(r"[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2}")
+
+# How the state of a part (app.store.records.PartState) is marked.
+_BADGES: Final = {"valid": "good", "rejected": "bad", "pending": "busy", "scored": "good"}
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """An entry of the navigation: its address and its name."""
@@ -49,6 +57,7 @@ NAVIGATION: Final = [
     Place("/", "Now"),
     Place("/epochs", "Epochs"),
     Place("/weights", "Weights"),
+    Place("/competitions", "Competitions"),
 ]
 
 
@@ -129,10 +138,10 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     return Response(body, status, headers, media_type="text/html")
 
 
-def flower_address() -> str | None:
-    """Where this cluster's Flower is, for a link; None where nobody said."""
-    address = getattr(get_settings(), "flower_url", None)
-    return str(address) if address else None
+def flower_address() -> str:
+    """Where this cluster's Flower is, for a link."""
+    settings = get_settings()
+    return settings.flower_url or f"http://{settings.flower_address}:{settings.flower_port}"
 
 
 @cache
@@ -146,8 +155,9 @@ def _environment() -> Environment:
         auto_reload=False,
         finalize=_shown,
     )
-    environment.globals.update(asset=asset_path, infinity=float("inf"))
-    for name in ("number", "percent", "duration", "ago", "utc", "iso", "parsed_instant"):
+    environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES)
+    environment.tests["uniprot"] = lambda code: bool(_ACCESSION.fullmatch(str(code)))
+    for name in ("number", "percent", "duration", "ago", "utc", "iso", "parsed_instant", "clipped"):
         environment.filters[name] = getattr(wording, name)
     return environment
 

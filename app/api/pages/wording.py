@@ -26,6 +26,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
+def clipped(text: str, most: int = 400) -> str:
+    """The text's beginning, and how long it is, where it is longer than a page should show."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def number(value: float | None, places: int = 4) -> str:
     """A number at so many decimal places; ``−∞`` for a missing score, a dash for None."""
     if value is None or math.isnan(value):

@@ -1,0 +1,139 @@
+"""How far an epoch is, as bars: what the command line's progress shows, with an estimate of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from app.domain import ScoringModel
+from app.store.epoch_views import EpochLine, EpochWork, StageWork
+from app.store.records import Stage
+
+MODEL_NAMES: Final = {ScoringModel.PSICHIC: "PSICHIC", ScoringModel.BOLTZ: "Boltz-2"}
+
+# What each stage's time is called, and between which two entries of ``stage_times`` it lies.
+_SPANS: Final = (
+    ("open", Stage.ANNOUNCED, Stage.EXAMINING),
+    ("examine", Stage.EXAMINING, Stage.SCORING),
+    ("score and rank", Stage.SCORING, Stage.CLOSED),
+    ("weights", Stage.CLOSED, Stage.DONE),
+)
+
+_ORDER: Final = (Stage.ANNOUNCED, Stage.EXAMINING, Stage.SCORING, Stage.CLOSED, Stage.DONE)
+
+
+class BarState(StrEnum):
+    """A stage's state, as the page says it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StageBar:
+    """One bar. ``total`` is 0 where nothing is counted; ``eta`` and ``took`` are seconds, None where nobody knows."""
+
+    key: str
+    name: str
+    state: BarState
+    done: int
+    total: int
+    unit: str = ""
+    eta: float | None = None
+    took: float | None = None
+
+
+def stage_bars(line: EpochLine, work: EpochWork, now: datetime) -> tuple[StageBar, ...]:
+    """The bars of one epoch, in the order of its stages."""
+    took = stage_seconds(line.summary.stage_times)
+    reached = _reached(line)
+    ended = line.summary.stage in {Stage.FAILED, Stage.MISSED}
+    bars = [
+        _single("open", "Open", 0, reached, ended, took.get("open")),
+        _counted("examine", "Examine", 1, reached, ended, work.examining, "submissions", now, took.get("examine")),
+    ]
+    for model in ScoringModel:
+        found = work.scoring.get(model)
+        if found is None and reached >= 2:
+            continue
+        bars.append(
+            _counted(
+                model.value,
+                f"Score with {MODEL_NAMES[model]}",
+                2,
+                reached,
+                ended,
+                found or StageWork(),
+                "batches",
+                now,
+                _length(found.began, found.last) if found else None,
+            )
+        )
+    scored = all(part.done == part.total for part in work.scoring.values())
+    ranking = _single("rank", "Rank and weigh", 2, reached, ended, None)
+    if ranking.state is BarState.RUNNING and not scored:
+        ranking = StageBar(ranking.key, ranking.name, BarState.WAITING, 0, 0)
+    bars.append(ranking)
+    bars.append(_single("weights", "Submit weights", 3, reached, ended, took.get("weights")))
+    return tuple(bars)
+
+
+def stage_seconds(stage_times: Mapping[str, str]) -> dict[str, float]:
+    """Seconds per ended stage, from the instants at which stages were entered."""
+    found = {}
+    for name, first, second in _SPANS:
+        if first.value in stage_times and second.value in stage_times:
+            began = datetime.fromisoformat(stage_times[first.value])
+            found[name] = (datetime.fromisoformat(stage_times[second.value]) - began).total_seconds()
+    return found
+
+
+def _reached(line: EpochLine) -> int:
+    """The number of the stage that the epoch is in; of the last one it was in, where it failed."""
+    if line.summary.stage in _ORDER:
+        return _ORDER.index(line.summary.stage)
+    return max((_ORDER.index(stage) for stage in _ORDER if stage.value in line.summary.stage_times), default=0)
+
+
+def _state(number: int, reached: int, ended: bool) -> BarState:
+    if number < reached:
+        return BarState.DONE
+    if number > reached:
+        return BarState.WAITING
+    return BarState.FAILED if ended else BarState.RUNNING
+
+
+def _single(key: str, name: str, number: int, reached: int, ended: bool, took: float | None) -> StageBar:
+    state = _state(number, reached, ended)
+    return StageBar(key, name, state, int(state is BarState.DONE), 0, took=took)
+
+
+def _counted(
+    key: str,
+    name: str,
+    number: int,
+    reached: int,
+    ended: bool,
+    work: StageWork,
+    unit: str,
+    now: datetime,
+    took: float | None,
+) -> StageBar:
+    state = _state(number, reached, ended)
+    if state is BarState.RUNNING and work.total and work.done == work.total:
+        state = BarState.DONE
+    eta = None
+    if state is BarState.RUNNING and work.began is not None and work.last is not None and work.done:
+        pace = (work.last - work.began).total_seconds() / work.done
+        # the time since the last part was finished counts towards the next one
+        eta = max(pace * (work.total - work.done) - (now - work.last).total_seconds(), pace)
+    return StageBar(key, name, state, work.done, work.total, unit, eta, took if state is BarState.DONE else None)
+
+
+def _length(began: datetime | None, last: datetime | None) -> float | None:
+    return (last - began).total_seconds() if began is not None and last is not None else None

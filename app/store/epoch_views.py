@@ -1,0 +1,396 @@
+"""What the pages show of molecule epochs: few queries, light columns, no molecules unless they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
+from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage
+from app.store.tables import BatchRow, DigestRow, EpochRow, ScoreRow, SubmissionRow, WarningRow, WeightSubmissionRow
+
+# Ids and UIDs are 32-bit integers in PostgreSQL; a larger number in an address is no epoch's.
+LARGEST_ID: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """One epoch in a list: its summary, counts of its submissions by state, and how its weights ended."""
+
+    summary: EpochSummary
+    counts: Mapping[PartState, int]
+    weights_state: str | None
+    weights_detail: str | None
+    weights_at: datetime | None
+
+    @property
+    def submissions(self) -> int:
+        """All submissions, whatever became of them."""
+        return sum(self.counts.values())
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing of the epoch will change any more."""
+        return self.summary.stage in FINAL_STAGES
+
+    @property
+    def live(self) -> bool:
+        """A live epoch, not a replay of a recording."""
+        return self.summary.source.startswith("live:")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFacts:
+    """What was frozen when the epoch opened, its neurons left out; None throughout before that."""
+
+    header: EpochHeader
+    rules_text: str | None
+    rules_sha256: str | None
+    challenge: Challenge | None
+    proteins: tuple[Protein, ...]
+    without_boltz: bool
+    scores: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionLine:
+    """One submission in a list: everything but its molecules."""
+
+    uid: int
+    hotkey: str
+    block: int
+    path: str
+    push_time: str
+    state: PartState
+    code: str | None
+    message: str | None
+    molecule: str | None
+    molecule_index: int | None
+    entropy: float | None
+    psichic_score: float | None
+    boltz_score: float | None
+    entropy_boltz: float | None
+    psichic_rank: int | None
+    boltz_rank: int | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """Parts of one kind: how many are done, since when they are worked on, and when the last one was finished."""
+
+    done: int = 0
+    total: int = 0
+    began: datetime | None = None
+    last: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochWork:
+    """The countable work of an epoch."""
+
+    examining: StageWork = field(default_factory=StageWork)
+    scoring: Mapping[ScoringModel, StageWork] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """The weight submission of an epoch, its failed tries included."""
+
+    epoch_id: int
+    number: int
+    state: str
+    vector: Mapping[int, float] | None
+    tries: int
+    detail: str | None
+    updated_at: datetime
+    extrinsic: str | None
+    block_hash: str | None
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFailure:
+    """Why a model has no score of a pair: ``code: sentence``."""
+
+    model: ScoringModel
+    protein: str
+    smiles: str
+    error: str
+
+
+# All that a summary needs; header, neurons and rules stay in the database.
+_SUMMARY: Final = (
+    EpochRow.id,
+    EpochRow.run,
+    EpochRow.cluster,
+    EpochRow.netuid,
+    EpochRow.number,
+    EpochRow.source,
+    EpochRow.scores,
+    EpochRow.stage,
+    EpochRow.error,
+    EpochRow.psichic_winner,
+    EpochRow.boltz_winner,
+    EpochRow.weights,
+    EpochRow.created_at,
+    EpochRow.touched_at,
+    EpochRow.closed_at,
+    EpochRow.stage_times,
+)
+
+_WEIGHTS: Final = (
+    EpochRow.number,
+    WeightSubmissionRow.epoch_id,
+    WeightSubmissionRow.state,
+    WeightSubmissionRow.vector,
+    WeightSubmissionRow.tries,
+    WeightSubmissionRow.detail,
+    WeightSubmissionRow.updated_at,
+    WeightSubmissionRow.extrinsic,
+    WeightSubmissionRow.block_hash,
+    WeightSubmissionRow.failures,
+)
+
+
+class EpochViews:
+    """Reads for the pages, inside one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def count(self) -> int:
+        """How many epochs the store holds."""
+        return self._session.execute(select(func.count()).select_from(EpochRow)).scalar_one()
+
+    def lines(self, limit: int, offset: int = 0) -> list[EpochLine]:
+        """Epochs, newest first. Two queries."""
+        return self._lines(self._line_query().order_by(EpochRow.id.desc()).limit(limit).offset(offset))
+
+    def line(self, epoch_id: int) -> EpochLine | None:
+        """One epoch; None where there is none of this id."""
+        if not 0 <= epoch_id <= LARGEST_ID:
+            return None
+        return next(iter(self._lines(self._line_query().where(EpochRow.id == epoch_id))), None)
+
+    def current(self) -> EpochLine | None:
+        """The newest epoch that is not at its end, or else the newest of all; None in an empty store."""
+        final = [stage.value for stage in FINAL_STAGES]
+        query = self._line_query().order_by(EpochRow.stage.in_(final), EpochRow.id.desc()).limit(1)
+        return next(iter(self._lines(query)), None)
+
+    def neighbours(self, epoch_id: int) -> tuple[int | None, int | None]:
+        """Ids of the epochs before and after this one, in the order of the list."""
+        before = select(func.max(EpochRow.id)).where(EpochRow.id < epoch_id).scalar_subquery()
+        after = select(func.min(EpochRow.id)).where(EpochRow.id > epoch_id).scalar_subquery()
+        row = self._session.execute(select(before, after)).one()
+        return row[0], row[1]
+
+    def facts(self, epoch_id: int) -> EpochFacts:
+        """The frozen facts of an epoch that :meth:`line` found."""
+        row = self._session.execute(
+            select(
+                EpochRow.header,
+                EpochRow.rules,
+                EpochRow.rules_sha256,
+                EpochRow.challenge,
+                EpochRow.sequences,
+                EpochRow.without_boltz,
+                EpochRow.scores,
+            ).where(EpochRow.id == epoch_id)
+        ).one()
+        challenge = None
+        if row.challenge is not None:
+            challenge = Challenge(**{key: tuple(value) for key, value in row.challenge.items()})
+        return EpochFacts(
+            header=EpochHeader(**row.header),
+            rules_text=row.rules,
+            rules_sha256=row.rules_sha256,
+            challenge=challenge,
+            proteins=tuple(Protein(code, sequence) for code, sequence in row.sequences or ()),
+            without_boltz=row.without_boltz,
+            scores=row.scores,
+        )
+
+    def submissions(self, epoch_id: int) -> list[SubmissionLine]:
+        """Every submission without its molecules, UIDs ascending. One query."""
+        rows = self._session.execute(
+            select(
+                SubmissionRow.uid,
+                SubmissionRow.hotkey,
+                SubmissionRow.block,
+                SubmissionRow.path,
+                SubmissionRow.push_time,
+                SubmissionRow.state,
+                SubmissionRow.code,
+                SubmissionRow.message,
+                SubmissionRow.molecule,
+                SubmissionRow.molecule_index,
+                SubmissionRow.entropy,
+                SubmissionRow.psichic_score,
+                SubmissionRow.boltz_score,
+                SubmissionRow.entropy_boltz,
+                SubmissionRow.psichic_rank,
+                SubmissionRow.boltz_rank,
+                SubmissionRow.finished_at,
+            )
+            .where(SubmissionRow.epoch_id == epoch_id)
+            .order_by(SubmissionRow.uid)
+        )
+        return [SubmissionLine(**{**row, "state": PartState(row["state"])}) for row in rows.mappings()]
+
+    def molecules(self, epoch_id: int, uid: int) -> tuple[Molecule, ...]:
+        """One submission's accepted molecules; empty where there are none, or no such submission."""
+        if not (0 <= epoch_id <= LARGEST_ID and 0 <= uid <= LARGEST_ID):
+            return ()
+        found = self._session.execute(
+            select(SubmissionRow.molecules).where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid == uid)
+        ).scalar_one_or_none()
+        return tuple(Molecule(*molecule) for molecule in found or ())
+
+    def warnings(self, epoch_id: int) -> list[str]:
+        """The warnings of an epoch, sorted."""
+        return sorted(self._session.execute(select(WarningRow.text).where(WarningRow.epoch_id == epoch_id)).scalars())
+
+    def work(self, epoch_id: int, examining: Mapping[PartState, int]) -> EpochWork:
+        """What of the epoch's work is done; ``examining`` is the line's counts. Two queries."""
+        began, last = self._session.execute(
+            select(func.min(SubmissionRow.claimed_at), func.max(SubmissionRow.finished_at)).where(
+                SubmissionRow.epoch_id == epoch_id
+            )
+        ).one()
+        total = sum(examining.values())
+        found: dict[ScoringModel, StageWork] = {}
+        for model, state, count, first, latest in self._session.execute(
+            select(
+                BatchRow.model,
+                BatchRow.state,
+                func.count(),
+                func.min(BatchRow.claimed_at),
+                func.max(BatchRow.finished_at),
+            )
+            .where(BatchRow.epoch_id == epoch_id)
+            .group_by(BatchRow.model, BatchRow.state)
+        ):
+            before = found.get(ScoringModel(model), StageWork())
+            found[ScoringModel(model)] = StageWork(
+                done=before.done + (count if state == PartState.SCORED else 0),
+                total=before.total + count,
+                began=min(filter(None, (before.began, first)), default=None),
+                last=max(filter(None, (before.last, latest)), default=None),
+            )
+        examined = StageWork(total - examining.get(PartState.PENDING, 0), total, began, last)
+        return EpochWork(examined, found)
+
+    def weights(self, epoch_id: int) -> WeightsRecord | None:
+        """The weight submission of one epoch, once there is one."""
+        return next(iter(self._weights(WeightSubmissionRow.epoch_id == epoch_id, limit=1)), None)
+
+    def weights_history(self, limit: int, offset: int = 0) -> list[WeightsRecord]:
+        """Weight submissions, newest epoch first. One query."""
+        return self._weights(limit=limit, offset=offset)
+
+    def weights_count(self) -> int:
+        """How many weight submissions the store holds."""
+        return self._session.execute(select(func.count()).select_from(WeightSubmissionRow)).scalar_one()
+
+    def score_failures(
+        self, epoch_id: int, proteins: Iterable[Protein], smiles: Sequence[str]
+    ) -> dict[tuple[ScoringModel, str, str], ScoreFailure]:
+        """Why the epoch's models have no score of some of these molecules, by model, protein code and SMILES."""
+        if not smiles:
+            return {}
+        models = self._session.execute(
+            select(BatchRow.model, DigestRow.id)
+            .join(DigestRow, DigestRow.value == BatchRow.model_digest)
+            .where(BatchRow.epoch_id == epoch_id)
+            .distinct()
+        ).all()
+        codes: dict[str, list[str]] = {}
+        for protein in proteins:
+            codes.setdefault(protein.digest, []).append(protein.code)
+        # one digest may serve both models (a recording's scores): each model's own proteins tell them apart
+        rows = self._session.execute(
+            select(ScoreRow.model_id, DigestRow.value, ScoreRow.smiles, ScoreRow.error)
+            .join(DigestRow, DigestRow.id == ScoreRow.protein_id)
+            .where(
+                ScoreRow.model_id.in_({number for _, number in models}),
+                DigestRow.value.in_(codes),
+                ScoreRow.smiles.in_(smiles),
+                ScoreRow.error.is_not(None),
+            )
+        ).all()
+        return {
+            (ScoringModel(model), code, row.smiles): ScoreFailure(ScoringModel(model), code, row.smiles, row.error)
+            for model, number in models
+            for row in rows
+            if row.model_id == number
+            for code in codes[row.value]
+        }
+
+    def _line_query(self) -> Any:
+        return select(
+            *_SUMMARY, WeightSubmissionRow.state, WeightSubmissionRow.detail, WeightSubmissionRow.updated_at
+        ).outerjoin(WeightSubmissionRow, WeightSubmissionRow.epoch_id == EpochRow.id)
+
+    def _lines(self, query: Any) -> list[EpochLine]:
+        rows = self._session.execute(query).all()
+        counts: dict[int, dict[PartState, int]] = {row.id: {} for row in rows}
+        for epoch_id, state, count in self._session.execute(
+            select(SubmissionRow.epoch_id, SubmissionRow.state, func.count())
+            .where(SubmissionRow.epoch_id.in_(counts))
+            .group_by(SubmissionRow.epoch_id, SubmissionRow.state)
+        ):
+            counts[epoch_id][PartState(state)] = count
+        return [EpochLine(_summary(row), counts[row.id], *row[-3:]) for row in rows]
+
+    def _weights(self, *where: Any, limit: int, offset: int = 0) -> list[WeightsRecord]:
+        rows = self._session.execute(
+            select(*_WEIGHTS)
+            .join(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
+            .where(*where)
+            .order_by(WeightSubmissionRow.epoch_id.desc())
+            .limit(limit)
+            .offset(offset)
+        )
+        return [
+            WeightsRecord(
+                epoch_id=row.epoch_id,
+                number=row.number,
+                state=row.state,
+                vector=None if row.vector is None else {int(uid): share for uid, share in row.vector.items()},
+                tries=row.tries,
+                detail=row.detail,
+                updated_at=row.updated_at,
+                extrinsic=row.extrinsic,
+                block_hash=row.block_hash,
+                failures=tuple(row.failures or ()),
+            )
+            for row in rows
+        ]
+
+
+def _summary(row: Any) -> EpochSummary:
+    return EpochSummary(
+        id=row.id,
+        run=row.run,
+        cluster=row.cluster,
+        netuid=row.netuid,
+        number=row.number,
+        source=row.source,
+        scores=row.scores,
+        stage=Stage(row.stage),
+        error=row.error,
+        psichic_winner=row.psichic_winner,
+        boltz_winner=row.boltz_winner,
+        weights=None if row.weights is None else {int(uid): share for uid, share in row.weights.items()},
+        created_at=row.created_at,
+        touched_at=row.touched_at,
+        closed_at=row.closed_at,
+        stage_times=row.stage_times or {},
+    )

@@ -34,6 +34,7 @@ from chain.hotkey import wallet_signer
 _LOOK_EVERY: Final = 15.0
 
 _REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "The body is not UTF-8"},
     401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
     403: {"model": Problem, "description": "Not a hotkey that this node works for"},
     413: {"model": Problem, "description": "The body is too large"},

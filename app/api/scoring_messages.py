@@ -21,6 +21,14 @@ def _repository(text: str) -> str:
     return text
 
 
+def _known_competition(text: str) -> str:
+    from gpu.evaluation.registry import BENCHMARKS
+
+    if text not in BENCHMARKS:
+        raise ValueError(f"has no benchmark on this node; there are {', '.join(sorted(BENCHMARKS))}")
+    return text
+
+
 def _address(text: str) -> str:
     if not is_address(text):
         raise ValueError("is not an SS58 address: its checksum does not fit")
@@ -31,7 +39,7 @@ class StartScoring(BaseModel):
     """Asks for a model's evaluation: the repository, and the hotkey that committed it in that block."""
 
     hf_repo_id: Annotated[str, Field(max_length=200, examples=["maker/model"]), AfterValidator(_repository)]
-    competition_id: CompetitionId
+    competition_id: Annotated[CompetitionId, AfterValidator(_known_competition)]
     hotkey: Annotated[Hotkey, AfterValidator(_address)]
     block: int = Field(ge=0, le=_LAST_BLOCK, strict=True)
 

@@ -1,0 +1,319 @@
+"""The scoring API's endpoints over a store: exactly the contract's answers, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import bittensor_core
+import pytest
+import schemathesis
+from celery import Celery
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+from sqlalchemy import update
+from starlette.testclient import TestClient
+
+from app.api import scoring
+from app.settings import get_settings
+from app.store.database import Store
+from app.store.epochs import now
+from app.store.evaluation_tables import EvaluationRow
+from app.store.evaluations import ClaimResult, EvaluationEnd, EvaluationPhase, Evaluations, EvaluationTry
+from chain.hotkey import KeypairSigner, signed_headers
+from tests.app.api.conftest import Call, basic
+from tests.app.model_fixtures import SECOND, VALIDATOR, miner
+
+INPUTS = {"hf_repo_id": "maker/model2", "competition_id": "voicebench", "hotkey": miner(2), "block": 102}
+OTHER = INPUTS | {"hf_repo_id": "maker/model3", "hotkey": miner(3)}
+
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """A broker in memory."""
+    celery = Celery(broker="memory://", backend="cache+memory://")
+    monkeypatch.setattr(scoring, "celery", celery)
+    yield celery
+    with celery.connection_for_write() as connection:
+        connection.default_channel.queue_purge("gpu")
+    celery.close()
+
+
+@pytest.fixture
+def client(store: Store, broker: Celery, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setenv("SCORING_API_CALLERS", VALIDATOR.ss58_address)
+    get_settings.cache_clear()
+    with TestClient(scoring.create_scoring_app(), raise_server_exceptions=False) as found:
+        yield found
+
+
+def sent(broker: Celery) -> list[tuple[str, str, dict[str, Any]]]:
+    """The messages that are in the gpu queue: task, id, keywords."""
+    found = []
+    with broker.connection_for_read() as connection:
+        queue = connection.SimpleQueue("gpu")
+        while queue.qsize():
+            message = queue.get(timeout=1)
+            found.append((message.headers["task"], message.headers["id"], message.payload[1]))
+            message.ack()
+    return found
+
+
+def begun(store: Store, task_id: str) -> EvaluationTry:
+    with store.writing() as session:
+        assert Evaluations(session).claim(task_id, "gpu@a/1", "0", timedelta(seconds=60)) is ClaimResult.CLAIMED
+    return EvaluationTry(task_id, 1)
+
+
+def finish(store: Store, of: EvaluationTry, end: EvaluationEnd) -> None:
+    with store.writing() as session:
+        assert Evaluations(session).finish(of, end)
+
+
+def change(store: Store, **values: Any) -> None:
+    with store.writing() as session:
+        session.execute(update(EvaluationRow).values(**values))
+
+
+@pytest.mark.parametrize("path", ["/score_model", "/api/start_model_scoring"])
+def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Store, broker: Celery, path: str) -> None:
+    answer = call("POST", path, INPUTS).json()
+    task_id = answer.pop("task_id")
+    assert answer == {"success": True, "message": "The evaluation of maker/model2 has begun."}
+    assert sent(broker) == [("workers.evaluation.evaluate_model", task_id, INPUTS)]
+
+    def status() -> dict[str, Any]:
+        found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
+        assert found.status_code == 200
+        return dict(found.json())
+
+    waiting = status()
+    assert waiting["status"] == "scoring"
+    assert waiting["started_at"] is None
+    assert "waits for a gpu worker" in waiting["error"]
+    of = begun(store, task_id)
+    scoring_now = status()
+    assert scoring_now["status"] == "scoring"
+    assert datetime.fromisoformat(scoring_now["started_at"]) <= now()
+    assert 0 <= scoring_now["runtime_seconds"] < 60
+    assert scoring_now["error"] is None
+    finish(store, of, EvaluationEnd(EvaluationPhase.COMPLETED, 0.61, None, {"ifeval": {"score": 0.5}}))
+    done = status()
+    assert {name: done[name] for name in ("status", "score", "metric_scores", "error", "inputs")} == {
+        "status": "completed",
+        "score": 0.61,
+        "metric_scores": {"ifeval": {"score": 0.5}},
+        "error": None,
+        "inputs": INPUTS,
+    }
+    assert set(done) == {"status", "score", "metric_scores", "error", "started_at", "runtime_seconds", "inputs"}
+
+
+@on_sqlite
+@pytest.mark.parametrize("phase", [EvaluationPhase.FAILED, EvaluationPhase.TIMEOUT])
+def test_failures_and_timeouts_are_told_with_their_reason(call: Call, store: Store, phase: EvaluationPhase) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    finish(store, begun(store, task_id), EvaluationEnd(phase, 0.0, "it does not answer"))
+    found = call("GET", "/api/check_scoring_status").json()
+    assert (found["status"], found["score"], found["error"]) == (phase.value, 0.0, "it does not answer")
+
+
+@on_sqlite
+def test_what_was_given_up_is_gone_and_can_be_asked_anew(call: Call, store: Store) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is away"))
+    found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
+    assert (found.status_code, found.json()) == (410, {"detail": "the judge is away"})
+    assert call("POST", "/score_model", INPUTS).json()["success"]
+
+
+@on_sqlite
+def test_unknown_evaluations_are_unknown(call: Call) -> None:
+    assert call("GET", "/api/check_scoring_status").status_code == 404
+    assert call("GET", "/api/check_scoring_status", params={"task_id": "nobody"}).status_code == 404
+
+
+def test_one_model_for_each_gpu(call: Call, store: Store, broker: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_SCORERS", "2")
+    get_settings.cache_clear()
+    assert call("POST", "/score_model", INPUTS).json()["success"]
+    second = call("POST", "/score_model", OTHER).json()["task_id"]
+    refused = call("POST", "/score_model", INPUTS)
+    assert refused.status_code == 200
+    assert refused.json() == {
+        "success": False,
+        "message": "This node is busy with maker/model2, maker/model3.",
+        "task_id": None,
+    }
+    assert len(sent(broker)) == 2
+    finish(store, begun(store, second), EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
+    assert call("POST", "/score_model", INPUTS).json()["success"]
+
+
+@on_sqlite
+def test_only_the_named_hotkeys_may_call(client: TestClient, call: Call) -> None:
+    refused = call("POST", "/score_model", INPUTS, key=SECOND)
+    assert (refused.status_code, "not a hotkey this node works for" in refused.json()["detail"]) == (403, True)
+    assert call("GET", "/api/check_scoring_status", key=SECOND).status_code == 403
+    assert client.post("/score_model", json=INPUTS).status_code == 401
+    assert client.get("/api/check_scoring_status").status_code == 401
+    assert client.post("/score_model", json=INPUTS, headers=basic()).json()["success"]
+    assert client.get("/").json()["status"] == "ok"
+    body = json.dumps(INPUTS).encode()
+    headers = signed_headers(KeypairSigner(VALIDATOR), "POST", "/score_model", body)
+    headers["Content-Type"] = "application/json"
+    codes = [client.post("/score_model", content=body, headers=headers).status_code for _ in range(2)]
+    assert codes == [200, 401]
+
+
+@on_sqlite
+def test_unless_others_are_named_the_wallet_s_own_hotkey_may_call(
+    call: Call, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hotkey = tmp_path / "wallets" / "validator" / "hotkeys" / "default"
+    hotkey.parent.mkdir(parents=True)
+    hotkey.write_bytes(bittensor_core.serialized_keypair_to_keyfile_data(SECOND))
+    monkeypatch.setenv("SCORING_API_CALLERS", "")
+    monkeypatch.setenv("WALLET_PATH", str(tmp_path / "wallets"))
+    monkeypatch.setenv("WALLET_NAME", "validator")
+    get_settings.cache_clear()
+    assert call("POST", "/score_model", INPUTS, key=SECOND).json()["success"]
+    assert call("POST", "/score_model", INPUTS).status_code == 403
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("hf_repo_id", "model2", "namespace/name"),
+        ("hf_repo_id", "maker/../../etc", "namespace/name"),
+        ("hf_repo_id", "maker/mo--del", "namespace/name"),
+        ("competition_id", "voice bench", "pattern"),
+        ("competition_id", "chess", "no benchmark"),
+        ("hotkey", miner(2)[:-1] + "1", "checksum"),
+        ("hotkey", "5Miner", "pattern"),
+        ("block", -1, "greater than or equal"),
+        ("block", 2**31, "less than or equal"),
+        ("block", "102", "valid integer"),
+    ],
+)
+def test_wrong_fields_are_named(call: Call, field: str, value: object, words: str) -> None:
+    found = call("POST", "/score_model", INPUTS | {field: value})
+    assert found.status_code == 422
+    (problem,) = found.json()["detail"]
+    assert field in problem["loc"]
+    assert words in problem["msg"]
+
+
+@on_sqlite
+def test_a_restarted_api_knows_what_the_last_one_began(call: Call, store: Store, broker: Celery) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    with TestClient(scoring.create_scoring_app()) as restarted:
+        found = restarted.get("/api/check_scoring_status", params={"task_id": task_id}, headers=basic())
+        assert (found.json()["status"], found.json()["inputs"]) == ("scoring", INPUTS)
+        assert not restarted.post("/score_model", json=OTHER, headers=basic()).json()["success"]
+
+
+@on_sqlite
+def test_a_wiped_broker_gets_the_message_again(call: Call, store: Store, broker: Celery) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    assert len(sent(broker)) == 1
+    long_ago = now() - timedelta(minutes=5)
+    change(store, sent_at=long_ago, due_at=long_ago)
+    with TestClient(scoring.create_scoring_app()):
+        deadline = time.monotonic() + 10
+        while not (found := sent(broker)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert found == [("workers.evaluation.evaluate_model", task_id, INPUTS)]
+    change(store, sent_at=long_ago, due_at=long_ago, sends=1)
+    call("GET", "/api/check_scoring_status")
+    assert len(sent(broker)) == 1
+    call("GET", "/api/check_scoring_status")
+    assert sent(broker) == []
+
+
+@on_sqlite
+def test_a_broker_that_is_away_loses_no_evaluation(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch, broker: Celery
+) -> None:
+    away = Celery(broker="redis://127.0.0.1:1/0")
+    away.conf.task_publish_retry = False
+    monkeypatch.setattr(scoring, "celery", away)
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    assert call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()["status"] == "scoring"
+    monkeypatch.setattr(scoring, "celery", broker)
+    long_ago = now() - timedelta(minutes=5)
+    change(store, sent_at=long_ago, due_at=long_ago)
+    call("GET", "/api/check_scoring_status")
+    assert [message[1] for message in sent(broker)] == [task_id]
+    away.close()
+
+
+def test_a_dead_worker_s_evaluation_is_sent_again_and_swept(call: Call, store: Store, broker: Celery) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    begun(store, task_id)
+    sent(broker)
+    change(store, heartbeat_at=now() - timedelta(minutes=5))
+    found = call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()
+    assert (found["status"], found["started_at"]) == ("scoring", None)
+    assert "not heard of" in found["error"]
+    assert [(task, identity == task_id) for task, identity, _ in sent(broker)] == [
+        ("workers.evaluation.sweep_evaluations", False),
+        ("workers.evaluation.evaluate_model", True),
+    ]
+
+
+def test_the_time_limit_frees_the_slot_even_where_a_worker_hangs(call: Call, store: Store, broker: Celery) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    begun(store, task_id)
+    change(store, begun_at=now() - timedelta(hours=2, minutes=3), heartbeat_at=now())
+    assert call("POST", "/score_model", OTHER).json()["success"]
+    found = call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()
+    assert (found["status"], found["score"]) == ("timeout", 0.0)
+    assert "workers.evaluation.sweep_evaluations" in [task for task, _, _ in sent(broker)]
+
+
+@on_sqlite
+def test_old_evaluations_are_forgotten(call: Call, store: Store, broker: Celery) -> None:
+    task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
+    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
+    change(store, finished_at=now() - timedelta(days=31))
+
+    def known() -> bool:
+        with store.reading() as session:
+            return Evaluations(session).get(task_id) is not None
+
+    with TestClient(scoring.create_scoring_app()):
+        deadline = time.monotonic() + 10
+        while known():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@on_sqlite
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", scoring.create_scoring_app())
+    names = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 4
+    for operation in operations:
+
+        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def fuzz(case: Any) -> None:
+            for name in ("X-Hotkey", "X-Timestamp", "X-Signature"):
+                case.headers.pop(name, None)
+            response = case.call(headers=basic())
+            case.validate_response(response, checks=CHECKS.get_by_names(list(names)))
+
+        if mode is GenerationMode.POSITIVE or operation.body:
+            fuzz()

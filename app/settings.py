@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.secret_files import SecretFiles, SettingsError
@@ -111,6 +111,31 @@ class Settings(BaseSettings):
     api_rate_limit: int = Field(1200, ge=1, description="requests a minute that one hotkey may make")
     api_body_limit: int = Field(1_048_576, ge=1024, description="largest request body in bytes")
     pages: bool = Field(True, description="the API serves the pages too, to whoever can reach its address")
+
+    # the containers that models run in (netuid 21); sizes in bytes, or 18GiB
+    docker_host: str | None = Field(None, description="the Docker Engine, on this machine; its usual socket when empty")
+    model_size_limit: ByteSize = Field(ByteSize(18 * 2**30), gt=0, description="largest repository of a model")
+    disk_reserve: ByteSize = Field(
+        ByteSize(40 * 2**30), ge=0, description="disk that stays free after a model's download"
+    )
+    build_limit: timedelta = Field(
+        timedelta(minutes=30), gt=timedelta(0), description="how long an image's build may take"
+    )
+    build_network: str = Field(
+        "default", min_length=1, description="network of a build's RUN steps: default, none, or a Docker network's name"
+    )
+    base_registries: CommaSeparated = Field(
+        ("docker.io", "ghcr.io", "nvcr.io", "quay.io"),
+        description="where base images may come from, separated by commas",
+    )
+    start_limit: timedelta = Field(
+        timedelta(minutes=10), gt=timedelta(0), description="how long a model may take from its start to healthy"
+    )
+    container_memory: ByteSize = Field(
+        ByteSize(32 * 2**30), gt=0, description="memory of a model's container, scratch included; its build's too"
+    )
+    container_cpus: float = Field(4.0, gt=0, description="CPU cores of a model's container; its build's too")
+    container_port: int = Field(8000, ge=1024, le=65535, description="port on which a model's server listens")
 
     # what a model is evaluated with (netuid 21)
     voicebench_dataset: str = Field(
@@ -249,6 +274,7 @@ class Settings(BaseSettings):
         "monitoring_url",
         "weights_file",
         "wandb_project",
+        "docker_host",
         "judge_url",
         "judge_model",
         "judge_fallback_url",
@@ -262,7 +288,7 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("drand_urls", "scoring_api_url", "scoring_api_callers", mode="before")
+    @field_validator("drand_urls", "scoring_api_url", "scoring_api_callers", "base_registries", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -336,6 +362,11 @@ class Settings(BaseSettings):
         url = _with_password(self.database_url.get_secret_value(), self.database_password)
         scheme, rest = url.split(":", 1)
         return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
+
+    @property
+    def sets_weights(self) -> bool:
+        """Whether weights go to the chain: not in test mode (``WEIGHTS_FILE``), nor where none are to be set."""
+        return not (self.weights_file is not None or self.dont_set_weights or self.offline)
 
     @property
     def models_netuid(self) -> int:

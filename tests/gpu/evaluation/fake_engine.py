@@ -298,7 +298,7 @@ class FakeEngine:
             environment = dict(os.environ)
             environment |= dict(item.split("=", 1) for item in container.document.get("Env") or [])
             environment |= {"FAKE_HOST": listen_on, "FAKE_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
-            program = [sys.executable, "-S", "-E", *command[1:]] if command[:1] == ["python"] else list(command)
+            program = [sys.executable, *command[1:]] if command[:1] == ["python"] else list(command)
             if not program:
                 raise _Refused(400, "No command specified")
             try:

@@ -1,0 +1,277 @@
+"""A miner's repository on the Hugging Face hub: what it holds at its revision, and a copy of exactly that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
+
+from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 3
+_PAUSE_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 20.0
+_CHUNK: Final = 1 << 20
+_MOST_FILES: Final = 20_000
+_LONGEST_PATH: Final = 1024
+_LONGEST_NAME: Final = 255
+_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+
+DiskFree = Callable[[Path], int]
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes that are free where ``folder`` is."""
+    return shutil.disk_usage(folder).free
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFile:
+    """One file as the hub lists it: ``sha256`` of large files, ``blob`` (git's SHA-1) of small ones."""
+
+    path: PurePosixPath
+    size: int
+    sha256: str | None
+    blob: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a repository holds at one commit."""
+
+    repository: str
+    commit: str
+    files: tuple[RepositoryFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class ModelHub:
+    """The hub at ``endpoint``, asked without an account unless a token is given: a model to be scored is public."""
+
+    def __init__(self, endpoint: str, token: str | None = None, free: DiskFree = disk_free) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._free = free
+
+    def listing(self, repository: str, revision: str | None, deadline: Deadline) -> Listing:
+        """The files of ``repository`` at ``revision`` (None: ``main``), and the commit that this is.
+
+        Raises:
+            ModelFault: there is no such public repository or revision, or it names files that cannot be.
+            EvaluationImpossible: the hub does not answer.
+        """
+        where = f"{repository} at {revision or 'main'}"
+        if revision is not None and not _REVISION.fullmatch(revision):
+            raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{revision!r:.80} is no revision of a repository")
+
+        def ask() -> Any:
+            from huggingface_hub import HfApi
+
+            api = HfApi(self._endpoint, token=self._token or False)
+            seconds = min(_ANSWER_SECONDS, deadline.check(f"the files of {where} were listed"))
+            return api.model_info(repository, revision=revision, files_metadata=True, timeout=seconds)
+
+        info = self._asked(f"the files of {where}", ask, deadline)
+        commit = str(info.sha or "")
+        if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+            raise EvaluationImpossible(f"Hugging Face ({self._endpoint}) names no commit for {where}")
+        entries = info.siblings or ()
+        if len(entries) > _MOST_FILES:
+            raise ModelFault(
+                ModelFaultCode.REPOSITORY_TOO_LARGE, f"{where} holds {len(entries)} files; at most {_MOST_FILES}"
+            )
+        files = tuple(_listed(entry, where) for entry in entries)
+        _refuse_clashes(files, where)
+        return Listing(repository, commit, files)
+
+    def beginning(
+        self, repository: str, revision: str | None, name: str, limit: int, deadline: Deadline
+    ) -> bytes | None:
+        """The first ``limit`` bytes of one file at ``revision``; None where the repository has no such file.
+
+        Raises:
+            ModelFault: there is no such public repository or revision.
+            EvaluationImpossible: the hub does not answer.
+        """
+        listing = self.listing(repository, revision, deadline)
+        file = next((file for file in listing.files if str(file.path) == name), None)
+        if file is None:
+            return None
+
+        def ask() -> bytes:
+            body = bytearray()
+            with self._stream(listing, file, 0, deadline) as (_, chunks):
+                for chunk in chunks:
+                    body += chunk
+                    if len(body) >= limit:
+                        break
+            return bytes(body[:limit])
+
+        return self._asked(f"{name} of {repository}", ask, deadline)
+
+    def snapshot(
+        self, listing: Listing, folder: Path, *, size_limit: int, disk_reserve: int, deadline: Deadline
+    ) -> None:
+        """Copy every file into the empty ``folder``; sizes and the disk are checked before the first byte.
+
+        Only plain files and folders are made, each checked against the hub's size and digest.
+
+        Raises:
+            ModelFault: the repository is larger than ``size_limit`` bytes, or the time was over.
+            EvaluationImpossible: less than ``disk_reserve`` bytes would stay free, or the hub does not deliver.
+        """
+        if listing.size > size_limit:
+            raise ModelFault(
+                ModelFaultCode.REPOSITORY_TOO_LARGE,
+                f"{listing.repository} holds {listing.size} bytes at {listing.commit[:12]}; at most {size_limit}",
+            )
+        free = self._free(folder)
+        if free - listing.size < disk_reserve:
+            raise EvaluationImpossible(
+                f"{folder} has {free} bytes free; {listing.repository} takes {listing.size} and {disk_reserve} must "
+                "stay free: make room, or lower DISK_RESERVE"
+            )
+        for file in listing.files:
+            target = folder.joinpath(*file.path.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(listing, file, target, deadline)
+
+    def _fetch(self, listing: Listing, file: RepositoryFile, target: Path, deadline: Deadline) -> None:
+        what = f"{file.path} of {listing.repository}"
+        digest = _digest_of(file)
+        size = 0
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as out:
+
+            def ask() -> None:
+                nonlocal digest, size
+                with self._stream(listing, file, size, deadline) as (resumed, chunks):
+                    if not resumed:
+                        digest, size = _digest_of(file), 0
+                        out.seek(0)
+                        out.truncate()
+                    for chunk in chunks:
+                        deadline.check(f"{what} was downloaded")
+                        size += len(chunk)
+                        if size > file.size:
+                            raise EvaluationImpossible(
+                                f"Hugging Face ({self._endpoint}) serves more of {what} than the {file.size} bytes it "
+                                "lists; nothing of it was kept"
+                            )
+                        digest.update(chunk)
+                        out.write(chunk)
+                if size != file.size:
+                    raise OSError(f"{what} broke off after {size} of {file.size} bytes")
+
+            self._asked(what, ask, deadline)
+        expected = file.sha256 or file.blob
+        if expected and digest.hexdigest() != expected:
+            raise EvaluationImpossible(
+                f"Hugging Face ({self._endpoint}) serves a damaged {what}: its digest is another"
+            )
+
+    @contextmanager
+    def _stream(
+        self, listing: Listing, file: RepositoryFile, offset: int, deadline: Deadline
+    ) -> Iterator[tuple[bool, Iterator[bytes]]]:
+        """Whether the answer goes on at ``offset``, and the bytes as they come."""
+        from httpx2 import Timeout
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+        seconds = min(_ANSWER_SECONDS, deadline.check(f"{file.path} of {listing.repository} was downloaded"))
+        headers = {"Accept-Encoding": "identity"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        url = hf_hub_url(listing.repository, str(file.path), revision=listing.commit, endpoint=self._endpoint)
+        with get_session().stream("GET", url, headers=headers, timeout=Timeout(seconds)) as response:
+            if response.is_error:
+                hf_raise_for_status(response)
+            yield offset > 0 and response.status_code == 206, response.iter_raw(_CHUNK)
+
+    def _asked(self, what: str, call: Callable[[], T], deadline: Deadline) -> T:
+        from httpx2 import HTTPError
+        from huggingface_hub.errors import (
+            DisabledRepoError,
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        fault = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(min(_PAUSE_SECONDS * 2 ** (attempt - 1), deadline.remaining()))
+            try:
+                return call()
+            except (DisabledRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+                # a gated repository is a RepositoryNotFoundError of the client's
+                raise ModelFault(
+                    ModelFaultCode.REPOSITORY_MISSING,
+                    f"Hugging Face shows no {what} to the public: {_first_line(error)}",
+                ) from None
+            except EntryNotFoundError as error:
+                raise EvaluationImpossible(
+                    f"Hugging Face ({self._endpoint}) lists {what} but does not serve it: {_first_line(error)}"
+                ) from None
+            except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
+                fault = _first_line(error)
+        raise EvaluationImpossible(f"Hugging Face ({self._endpoint}) did not give {what}: {fault}")
+
+
+def _listed(entry: Any, where: str) -> RepositoryFile:
+    large = entry.lfs
+    size = large.size if large is not None else entry.size
+    if size is None or size < 0:
+        raise EvaluationImpossible(f"Hugging Face gives no size for {entry.rfilename!r:.200} of {where}")
+    return RepositoryFile(
+        _inside(str(entry.rfilename), where),
+        int(size),
+        None if large is None else large.sha256,
+        None if large is not None else entry.blob_id,
+    )
+
+
+def _inside(name: str, where: str) -> PurePosixPath:
+    """``name`` as a path that stays below the folder it is joined to."""
+    parts = name.split("/")
+    harmless = all(
+        part not in {"", ".", ".."} and len(os.fsencode(part)) <= _LONGEST_NAME and part.isprintable() for part in parts
+    )
+    if not harmless or "\\" in name or len(name) > _LONGEST_PATH:
+        raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{where} names a file {name!r:.200}, which cannot be one")
+    return PurePosixPath(name)
+
+
+def _refuse_clashes(files: tuple[RepositoryFile, ...], where: str) -> None:
+    names = {file.path for file in files}
+    folders = {parent for file in files for parent in file.path.parents}
+    if len(names) < len(files) or names & folders:
+        raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{where} lists one path twice, or a file as a folder")
+
+
+def _digest_of(file: RepositoryFile) -> Any:
+    if file.sha256:
+        return hashlib.sha256()
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no detail'}"

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # celery and the tests find the project's packages from here
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker lint format bench recording clean
+.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser screenshots lint format bench recording clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ test-gpu: install
 test-docker: install
 	$(BIN)/python -m pytest -m docker
 
+# the pages in a real browser: apt-get install chromium
+test-browser: install
+	$(BIN)/python -m pytest -m browser tests/browser
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +54,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: install
+	$(BIN)/python -m tests.browser.screenshots
 
 bench: install
 	$(BIN)/python -m tests.benchmarks

@@ -219,8 +219,8 @@ def lively_competitions(store: Store, miners: int = 24, days: int = 10) -> None:
             digest = "5c0ffee5" if uid in {6, 8} else f"{uid:08x}"
             identity = ModelId("maker", f"any-voice-{uid}b", "3", f"{uid:040x}", digest, in_competition[uid])
             queue.register(uid, ModelCommitment(miner(uid), 6_900_000 + uid, identity), at - age)
-            if uid != 11:
-                created = at - age + timedelta(days=2 if uid == 9 else -20)
+            if uid != 9:
+                created = at - age + timedelta(days=2 if uid == 11 else -20)
                 queue.note_repository(miner(uid), identity, created)
         for uid, text, reason in (
             (3, "maker:old-thing", "the commitment has 2 fields; 6 are expected (namespace:name:epoch:commit:hash:id)"),
@@ -234,7 +234,7 @@ def lively_competitions(store: Store, miners: int = 24, days: int = 10) -> None:
                 continue
             row = session.get(ModelRow, miner(uid))
             assert row is not None
-            for number in range(14 if uid == 4 else 8):
+            for number in range(14 if uid == 15 else 8):
                 scores.append(_model_score(row, uid, validators[number % 3], skill[uid], number, at, days, chance))
             row.is_new = False
         session.execute(insert(ModelScoreRow), sorted(scores, key=lambda item: item["scored_at"]))
@@ -257,7 +257,7 @@ def lively_competitions(store: Store, miners: int = 24, days: int = 10) -> None:
 def _model_score(
     row: Any, uid: int, validator: str, skill: float, number: int, at: datetime, days: int, chance: random.Random
 ) -> dict[str, Any]:
-    fails = uid == 4 or (uid == 10 and number % 4 == 1)
+    fails = uid == 15 or (uid == 13 and number % 4 == 1)
     score = 0.0 if fails else round(max(0.0, skill + chance.uniform(-0.02, 0.02)), 4)
     return {
         "hotkey": row.hotkey,

@@ -1,0 +1,66 @@
+"""One browser and a few sites for all tests of the pages in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.app.page_stores import full_epoch, lively_competitions, strangers
+from tests.browser.chromium import chromium
+from tests.browser.sites import Site, cluster_site, store_site
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The embedded cluster after the bundled epoch."""
+    with cluster_site(tmp_path_factory.mktemp("bundled")) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An epoch with 256 submissions of 100 molecules, and a smaller one before."""
+
+    def fill(store: object) -> None:
+        full_epoch(store, 24, 20, number=1)  # type: ignore[arg-type]
+        full_epoch(store, number=2)  # type: ignore[arg-type]
+
+    with store_site(tmp_path_factory.mktemp("crowded"), fill) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def competing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Lively model competitions."""
+    with store_site(tmp_path_factory.mktemp("competing"), lively_competitions) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A store in which nothing has happened yet."""
+    with store_site(tmp_path_factory.mktemp("empty")) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A store in which every text is a stranger's attack."""
+    with store_site(tmp_path_factory.mktemp("hostile"), strangers) as site:
+        yield site
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> Site:
+    """The site of a test's parameter."""
+    found: Site = request.getfixturevalue(request.param)
+    return found

@@ -176,6 +176,8 @@ def _shape_worker(sender: str, instance: Any, conf: Any, options: dict[str, Any]
         conf.worker_concurrency = concurrency_for(queues, get_settings())
     if queues == {QueueName.CPU.value} and not options.get("max_memory_per_child"):
         conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
+    # the banner is for people
+    instance.quiet = instance.quiet or get_settings().log_format == "json"
     # the children learn it from their environment
     os.environ[PROCESS_VARIABLE] = next(iter(queues)) if len(queues) == 1 else "worker"
     if sender.startswith("celery@") and len(queues) == 1:

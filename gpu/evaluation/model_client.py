@@ -8,6 +8,7 @@ import base64
 import binascii
 import io
 import json
+import time
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class ModelClient:
         self._base_url = base_url.rstrip("/")
         self._answer_limit = answer_limit
         self._deadline = deadline
+        self.latency = 0.0
+        """Seconds that the last answer, good or bad, took."""
 
     def __enter__(self) -> Self:
         import httpx2
@@ -152,12 +155,15 @@ class ModelClient:
     def _ask(self, path: str, question: Mapping[str, object], limit: int) -> Mapping[str, Any]:
         left = self._deadline.check("asking the model")
         body = json.dumps(question).encode()
+        begun = time.monotonic()
         try:
             raw = self._runner.run(self._post(path, body, limit, min(left, self._answer_limit)))
         except TimeoutError:
             self._deadline.check("waiting for the model's answer")
             message = f"the answer was not complete within {self._answer_limit:g} s"
             raise BadAnswer(BadAnswerCode.TIME, message) from None
+        finally:
+            self.latency = time.monotonic() - begun
         return _object(raw)
 
     async def _post(self, path: str, body: bytes, limit: int, seconds: float) -> bytes:

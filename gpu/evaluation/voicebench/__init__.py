@@ -1,0 +1,1 @@
+"""VoiceBench: its data set and its evaluators."""

@@ -44,6 +44,9 @@ BATCH_SIZE: Final = 32
 RECORDING_PREFIX: Final = "recording:"
 LIVE_PREFIX: Final = "live:"
 
+# In an epoch's report: its weights are nobody's earning, and never go to the chain.
+UNTRAINED: Final = "PSICHIC scores come from the untrained demo checkpoint and mean nothing"
+
 
 def open_source(reference: str) -> EpochSource:
     """The source behind a stored reference: ``recording:/path`` or ``live:<netuid>:<end block>:<epoch length>``."""

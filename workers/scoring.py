@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
 from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
-from app.epoch import RECORDING_PREFIX, open_source, proteins_for
+from app.epoch import LIVE_PREFIX, UNTRAINED, open_source, proteins_for
+from app.live import StoredSource, remember_warnings
 from app.rules import ProteinConstraints
 from app.settings import get_settings
 from app.store.database import get_store
@@ -176,14 +177,17 @@ class _Scoring:
 
 
 def _refuse_or_warn(epoch: OpenEpoch) -> None:
-    """Untrained weights show the machinery on a recording; on the chain they would set weights by chance."""
-    if not epoch.source.startswith(RECORDING_PREFIX):
+    """Untrained weights show the machinery, live too; on the chain they would set weights by chance."""
+    live = epoch.source.startswith(LIVE_PREFIX)
+    if live and get_settings().sets_weights:
         raise ValidatorError(
             "no trained PSICHIC weights: run 'python -m app checkpoints fetch psichic' and '… fetch esm2', "
-            "then set PSICHIC_WEIGHTS and ESM_CHECKPOINT"
+            "then set PSICHIC_WEIGHTS and ESM_CHECKPOINT (or rehearse with WEIGHTS_FILE or DONT_SET_WEIGHTS)"
         )
     with get_store().writing() as session:
-        Epochs(session).warn(epoch.id, "PSICHIC scores come from the untrained demo checkpoint and mean nothing")
+        Epochs(session).warn(epoch.id, UNTRAINED)
+    if live:
+        remember_warnings(StoredSource(epoch.source), [UNTRAINED])
 
 
 def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from app.celery import app
 from app.domain import Neuron, ValidatorError
-from app.epoch import LIVE_PREFIX
+from app.epoch import LIVE_PREFIX, UNTRAINED
 from app.live import process_subtensor
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -166,6 +166,11 @@ class _Submitting:
         if self._settings.offline or self._settings.dont_set_weights:
             flag = "--offline" if self._settings.offline else "--dont_set_weights"
             raise _Settled(WeightsState.NOT_SET, f"{flag}: nothing is submitted", weights)
+        with get_store().reading() as session:
+            untrained = UNTRAINED in Epochs(session).warnings(self._epoch.id)
+        if untrained:
+            # it was rehearsed in test mode, which has been switched off since
+            raise _Settled(WeightsState.NOT_SET, f"{UNTRAINED}; nothing is submitted", weights)
 
     def _on_chain(self, chain: Subtensor) -> None:
         settings, submission = self._settings, self._submission

@@ -126,7 +126,6 @@ def check_registration(console: Console) -> Neuron | None:
     from chain.subtensor import WalletError, load_wallet
 
     settings = get_settings()
-    harmless = settings.dont_set_weights or settings.weights_file is not None
     chain = subtensor_of(settings)
     try:
         with console.status(f"asking {settings.subtensor_network} about the hotkey…"):
@@ -138,13 +137,13 @@ def check_registration(console: Console) -> Neuron | None:
         wallet = load_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
         hotkey = str(wallet.hotkey.ss58_address)
     except WalletError as error:
-        if not harmless:
+        if settings.sets_weights:
             raise
         console.print(f"[yellow]warning:[/] {error}")
         return None
     neuron = neurons.get(hotkey)
     problem = _problem(neuron, hotkey)
-    if problem and not harmless:
+    if problem and settings.sets_weights:
         raise ValidatorError(f"{problem}; to run without setting weights, add --dont_set_weights")
     if problem:
         console.print(f"[yellow]warning:[/] {problem}")

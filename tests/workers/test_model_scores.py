@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,27 @@ import pytest
 from sqlalchemy import select
 
 from app.celery import app
-from app.demo import RECORDING
 from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
+from app.epoch import UNTRAINED
 from app.report import build_report
 from app.rules import Rules
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
+from app.store.facts import FactKind, Facts
 from app.store.records import Stage
 from app.store.tables import DigestRow
 from chain.sources.recorded import RecordedSource
-from chain.submission import fetch_submission, open_submission, parse_submission
-from chain.timelock import seal
 from gpu.boltz.profile import LIVE, PROFILES, PocketConstraint
 from gpu.scorers import build_scorer
 from tests.gpu.boltz.components import write_components
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
+from tests.workers.small_recording import write_small_recording
 from workers import scoring
 from workers.epoch import open_epoch
 from workers.submissions import _examiner
 
 UID = 1
-MOLECULES = 3
 
 
 @pytest.fixture(autouse=True)
@@ -49,25 +46,7 @@ def eager() -> Iterator[None]:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """The bundled recording with one miner and three of its molecules."""
-    folder = tmp_path / "recording"
-    shutil.copytree(RECORDING, folder)
-    source = RecordedSource(folder)
-    hotkey = source.metagraph()[UID].hotkey
-    commitment = next(c for c in source.commitments() if c.hotkey == hotkey)
-    names = open_submission(source, UID, parse_submission(fetch_submission(source, commitment)), 100)[:MOLECULES]
-    content = repr((1000, seal(f"{UID}:{','.join(names)}".encode(), 1000))).encode()
-    path = f"miner/s/main/{hashlib.sha256(content).hexdigest()[:20]}.txt"
-    (folder / "github" / "contents" / path).parent.mkdir(parents=True)
-    (folder / "github" / "contents" / path).write_bytes(content)
-    (folder / "commitments.json").write_text(json.dumps([{"hotkey": hotkey, "block": commitment.block, "data": path}]))
-    rules = (folder / "rules.yaml").read_text()
-    (folder / "rules.yaml").write_text(
-        rules.replace("num_molecules: 100", f"num_molecules: {MOLECULES}").replace(
-            "num_antitargets: 8", "num_antitargets: 2"
-        )
-    )
-    return folder
+    return write_small_recording(tmp_path / "recording", [UID])
 
 
 def run(store: Store, folder: Path, *, without_boltz: bool) -> dict[str, Any]:
@@ -103,6 +82,26 @@ def test_an_epoch_scored_by_psichic(store: Store, recording: Path) -> None:
     with store.reading() as session:
         kept = set(session.execute(select(DigestRow.value)).scalars())
     assert scorer.digest in kept, "each score is kept under the model's digest"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_untrained_weights_are_refused_where_weights_would_be_set(
+    store: Store, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(store, recording, without_boltz=True)
+    with store.reading() as session:
+        epoch = Epochs(session).get(1)
+        batch = Epochs(session).batches(1, ScoringModel.PSICHIC)[0]
+    live = replace(epoch, source="live:68:361:361")
+    with pytest.raises(ValidatorError, match="checkpoints fetch psichic"):
+        scoring._Scoring(live, batch)
+    for harmless in ("WEIGHTS_FILE", "DONT_SET_WEIGHTS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(harmless, "1")
+            get_settings.cache_clear()
+            scoring._Scoring(live, batch)
+    with store.reading() as session:
+        assert list(Facts(session).all(live.source, FactKind.WARNING)) == [UNTRAINED]
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

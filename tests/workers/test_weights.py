@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from app.epoch import UNTRAINED
 from app.settings import get_settings
 from app.store.database import get_store
+from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
 from tests.chain.fake_subtensor import DispatchFailure, RpcError
@@ -121,6 +123,17 @@ def test_test_mode_writes_the_vector_to_a_file(scene: Scene, monkeypatch: pytest
     delivered(submit_weights, epoch)
     document = json.loads((tmp_path / "weights.json").read_text())
     assert document == {"epoch": END // LENGTH - 1, "netuid": 68, "weights": {"0": 0.5, "3": 0.25, "5": 0.25}}
+    assert scene.chain.weight_extrinsics() == []
+
+
+def test_untrained_scores_never_reach_the_chain(scene: Scene) -> None:
+    epoch = scene.closed_epoch()
+    with get_store().writing() as session:
+        Epochs(session).warn(epoch, UNTRAINED)
+    delivered(submit_weights, epoch)
+    found = submission(epoch)
+    assert found.state is WeightsState.NOT_SET
+    assert "untrained" in (found.detail or "")
     assert scene.chain.weight_extrinsics() == []
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.signals import worker_ready
 from sqlalchemy.exc import DBAPIError
 
-from app.celery import app, visible_gpus
+from app.celery import QueueName, app, visible_gpus
 from app.committed_model import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.evaluations import move_on, silence
 from app.heartbeat import Heartbeat
@@ -35,6 +37,9 @@ from chain.incentive.models import PENALTY_SCORE
 from chain.model_repository import RepositoryUnknown, repository_created_at
 from workers.models import open_chain
 from workers.scoring import forget_scorers
+
+if TYPE_CHECKING:
+    from gpu.evaluation.evaluation import Evaluator
 
 # What the limit leaves to end it all: container, image and folder, and the result's way into the store.
 _LONGEST_RESERVE: Final = timedelta(minutes=2)
@@ -71,7 +76,7 @@ def move_evaluations() -> dict[str, Any]:
 @app.task(base=ValidatorTask)
 def sweep_evaluations() -> dict[str, Any]:
     """Remove from this node what evaluations left that no longer run; what is at work stays."""
-    return {"removed": sweep_node()}
+    return {"removed": _try_to_sweep()}
 
 
 def _claim(task: ValidatorTask, inputs: EvaluationInputs) -> EvaluationRecord | ClaimResult:
@@ -196,34 +201,51 @@ class _Try:
         return None
 
 
-def evaluator_for(competition_id: str) -> Any:
+def evaluator_for(competition_id: str) -> Evaluator:
     """What this node evaluates models of a competition with.
 
     Raises:
-        EvaluationImpossible: a part of it is missing here.
+        EvaluationImpossible: the competition has no benchmark, or a setting of it is wrong.
     """
+    from gpu.evaluation.evaluation import Evaluator, proof_reader
     from gpu.evaluation.registry import benchmark_for
-    from gpu.evaluation.sandbox import DockerSandbox, read_small_file
-
-    from gpu.evaluation.evaluation import Evaluator
+    from gpu.evaluation.repository import ModelHub
+    from gpu.evaluation.sandbox import docker_sandbox
 
     settings = get_settings()
-    return Evaluator(read_small_file, DockerSandbox(settings), benchmark_for(competition_id, settings), PENALTY_SCORE)
+    gpus = [] if settings.device == "cpu" else visible_gpus()
+    hub = ModelHub(settings.hf_endpoint)
+    sandbox = docker_sandbox(settings, gpus[0] if gpus else None, hub)
+    return Evaluator(proof_reader(hub), sandbox, benchmark_for(competition_id, settings), PENALTY_SCORE)
 
 
 def sweep_node() -> list[str]:
-    """Remove what evaluations left on this node that no longer run; what went."""
-    from gpu.evaluation.sandbox import sweep
+    """Remove what killed evaluations left on this node; what went. Those that live hold a lock, and stay.
 
-    with get_store().writing() as session:
-        # first the claim, then the container: a try whose model is taken away must not be able to blame the model
-        Evaluations(session).void_dead(silence(get_settings()))
-    return list(sweep(get_settings(), _at_work))
+    Raises:
+        EvaluationImpossible: the Docker Engine does not answer.
+    """
+    from gpu.evaluation.sandbox import docker_sandbox
+
+    return list(docker_sandbox(get_settings(), None).sweep().removed)
 
 
-def _at_work() -> set[str]:
-    with get_store().reading() as session:
-        return Evaluations(session).at_work()
+@worker_ready.connect(weak=False)
+def _sweep_at_start(sender: Any, **_: Any) -> None:
+    """A gpu worker that starts clears away what an earlier one left, if models were ever evaluated here."""
+    evaluated_here = (get_settings().data_dir.expanduser() / "evaluations").is_dir()
+    if evaluated_here and QueueName.GPU.value in sender.app.amqp.queues.consume_from:
+        threading.Thread(target=_try_to_sweep, name="sweep", daemon=True).start()
+
+
+def _try_to_sweep() -> list[str]:
+    from gpu.evaluation.contract import EvaluationImpossible
+
+    try:
+        return sweep_node()
+    except EvaluationImpossible as error:
+        log.warning("nothing was swept: %s", error)
+        return []
 
 
 def _free_device() -> None:

@@ -146,13 +146,6 @@ class Evaluations:
             ).scalars()
         )
 
-    def at_work(self) -> set[str]:
-        """The names of the tries that are at work, as far as the store knows."""
-        rows = self._session.execute(
-            select(EvaluationRow.id, EvaluationRow.tries).where(EvaluationRow.state == EvaluationPhase.SCORING.value)
-        )
-        return {EvaluationTry(evaluation_id, tries).name for evaluation_id, tries in rows}
-
     # -- from acceptance to end -----------------------------------------------------------------------------------
 
     def accept(self, inputs: EvaluationInputs, slots: Sequence[str], evaluation_id: str | None = None) -> str | None:

@@ -16,6 +16,7 @@ from gpu.evaluation.contract import (
     Sandbox,
     Score,
 )
+from gpu.evaluation.repository import ModelHub
 
 # The file in which a repository names the hotkey that it belongs to.
 PROOF_FILE: Final = "hotkey.txt"
@@ -42,6 +43,11 @@ class Evaluated:
 
 ProofReader = Callable[[ModelSource, Deadline], bytes | None]
 """Reads the first bytes of ``hotkey.txt`` at the model's revision; None where there is no such file."""
+
+
+def proof_reader(hub: ModelHub) -> ProofReader:
+    """Reads the proof from the hub, before anything else of the repository is fetched."""
+    return lambda model, deadline: hub.beginning(model.repository, model.revision, PROOF_FILE, PROOF_BYTES, deadline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,6 @@ def test_one_try_is_at_work_at_a_time_and_a_silent_one_is_followed_by_the_next(s
     first = claimed(store, one)
     with store.writing() as session:
         assert Evaluations(session).claim(one, "gpu@b/2", "0", SILENCE) is ClaimResult.BUSY
-        assert Evaluations(session).at_work() == {f"{one}-1"}
     age(store, one, heartbeat_at=61, begun_at=100)
     begun = get(store, one).begun_at
     second = claimed(store, one)
@@ -165,7 +164,6 @@ def test_dead_tries_lose_their_claim_and_are_sent_again(store: Store) -> None:
     age(store, dead, heartbeat_at=61)
     with store.writing() as session:
         assert Evaluations(session).void_dead(SILENCE) == [dead]
-        assert Evaluations(session).at_work() == {f"{alive}-1"}
         assert Evaluations(session).unsent() == [(dead, INPUTS)]
         assert Evaluations(session).unsent() == []
         assert not Evaluations(session).beat(of)

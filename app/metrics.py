@@ -78,6 +78,9 @@ class WeightsOf(StrEnum):
     MODELS = "models"
 
 
+_TOO_MANY: Final = 429
+_SERVER_ERROR: Final = 500
+
 _TASK_BUCKETS: Final = (0.01, 0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 _STAGE_BUCKETS: Final = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 5400)
 
@@ -171,6 +174,16 @@ def service_asked(service: Service, fault: Fault | None = None) -> None:
         SERVICE_ERRORS.labels(service.value, fault.value).inc()
 
 
+def service_failed(service: Service, fault: Fault) -> None:
+    """Count an answer that came, was counted, and turned out to be no use."""
+    SERVICE_ERRORS.labels(service.value, fault.value).inc()
+
+
+def chain_failed(error: BaseException) -> None:
+    """Count an endpoint that gave no usable answer."""
+    CHAIN_ERRORS.labels(fault_of(error).value).inc()
+
+
 def fault_of(error: BaseException) -> Fault:
     """The fault behind an exception of the network."""
     name = type(error).__name__
@@ -179,6 +192,13 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, OSError) or "Connection" in name or "SSL" in name:
         return Fault.CONNECTION
     return Fault.MALFORMED
+
+
+def fault_of_status(status: int) -> Fault:
+    """The fault that an HTTP status above 399 says."""
+    if status >= _SERVER_ERROR:
+        return Fault.SERVER_ERROR
+    return Fault.RATE_LIMITED if status == _TOO_MANY else Fault.REFUSED
 
 
 class TaskRun:

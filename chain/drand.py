@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from app.metrics import Fault, Service, service_failed
 from chain.sources import RoundNotReached, SourceUnavailable
 from chain.timelock import QUICKNET_CHAIN, TimelockError, round_time, verified_signature
 from chain.web import HostUnavailable, WebSession
@@ -61,10 +62,12 @@ class Drand:
         return self._from_chain(drand_round, faults)
 
     def _from_endpoint(self, url: str, drand_round: int) -> str:
-        answer = self._session.get(f"{url}/{QUICKNET_CHAIN}/public/{drand_round}", _MAX_PULSE_BYTES)
+        address = f"{url}/{QUICKNET_CHAIN}/public/{drand_round}"
+        answer = self._session.get(address, _MAX_PULSE_BYTES, service=Service.DRAND)
         if answer.status in {_NOT_FOUND, _TOO_EARLY}:
             raise RoundNotReached(drand_round)
         if answer.status != _OK:
+            service_failed(Service.DRAND, Fault.REFUSED)
             raise HostUnavailable(f"{url} answers with status {answer.status}")
         try:
             pulse = json.loads(answer.body)
@@ -75,6 +78,7 @@ class Drand:
             fault = f"{url} answers drand round {drand_round} with something that is no pulse; it was skipped"
         except TimelockError as error:
             fault = f"{url} lies about drand round {drand_round} ({error}); it was skipped"
+        service_failed(Service.DRAND, Fault.MALFORMED)
         self._warn(fault)
         raise SourceUnavailable(fault)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
 
+from app.metrics import Fault, Service, service_failed
 from chain.github_path import GitHubPath
 from chain.sources import ContentNotFound, ContentTooLarge
 from chain.submission import MAX_SUBMISSION_BYTES
@@ -53,11 +54,13 @@ class GitHub:
             HostUnavailable: GitHub does not say.
         """
         url = f"{self._raw_url}/{_quoted(path.owner, path.repository, path.branch, path.file)}"
-        answer = self._session.get(url, MAX_SUBMISSION_BYTES + 1, {"Range": f"bytes=0-{MAX_SUBMISSION_BYTES}"})
+        first_bytes = {"Range": f"bytes=0-{MAX_SUBMISSION_BYTES}"}
+        answer = self._session.get(url, MAX_SUBMISSION_BYTES + 1, first_bytes, Service.GITHUB_RAW)
         if answer.status == _NO_RANGE:
             # the range of an empty file cannot be satisfied
             return b""
         if answer.status in {_UNAUTHORIZED, _FORBIDDEN}:
+            service_failed(Service.GITHUB_RAW, Fault.REFUSED)
             raise HostUnavailable(f"GitHub refuses us (status {answer.status}) at {path}")
         if answer.status not in {_OK, _PARTIAL}:
             raise ContentNotFound(str(path))
@@ -79,7 +82,9 @@ class GitHub:
         token = self._token
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        answer = self._session.get(url, _MAX_COMMIT_BYTES, headers)
+        answer = self._session.get(url, _MAX_COMMIT_BYTES, headers, Service.GITHUB_API)
+        if answer.status in {_UNAUTHORIZED, _FORBIDDEN}:
+            service_failed(Service.GITHUB_API, Fault.REFUSED)
         if answer.status == _UNAUTHORIZED and token:
             # other threads may have the same answer on its way
             self._token = None
@@ -93,6 +98,7 @@ class GitHub:
             commits = json.loads(answer.body)
             date = commits[0]["commit"]["committer"]["date"] if commits else ""
         except (ValueError, LookupError, TypeError, RecursionError):
+            service_failed(Service.GITHUB_API, Fault.MALFORMED)
             raise HostUnavailable("GitHub's API answers with something that is not a list of commits") from None
         return date if isinstance(date, str) and _INSTANT.match(date) else ""
 

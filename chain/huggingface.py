@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from filelock import FileLock
 
+from app.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from chain.sources import SourceUnavailable
 
 T = TypeVar("T")
@@ -126,14 +127,25 @@ class Hub:
             if attempt:
                 time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
-                return call(huggingface_hub)
+                answer = call(huggingface_hub)
             except LocalEntryNotFoundError as error:
                 fault = _first_line(error)
+                service_asked(Service.HUGGINGFACE, Fault.CONNECTION)
             except EntryNotFoundError as error:
+                service_asked(Service.HUGGINGFACE)
                 raise FileAbsent(_first_line(error)) from None
             except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
                 fault = _first_line(error)
+                service_asked(Service.HUGGINGFACE, _counted_as(error))
+            else:
+                service_asked(Service.HUGGINGFACE)
+                return answer
         raise SourceUnavailable(f"Hugging Face ({self._endpoint}) did not give {what}: {fault}")
+
+
+def _counted_as(error: Exception) -> Fault:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return fault_of(error) if status is None else fault_of_status(int(status))
 
 
 def _proofs(entry: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import requests
 
 from app.domain import ModelCommitment, ValidatorError
+from app.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from chain.hotkey import Signer, basic_credentials, signed_headers
 
 _CONNECT_SECONDS: Final = 10.0
@@ -184,9 +185,14 @@ class ScoringApi:
             ) as response:
                 content = response.raw.read(_LONGEST_ANSWER + 1, decode_content=True)
         except (requests.RequestException, OSError) as error:
+            service_asked(Service.SCORING_API, fault_of(error))
             raise ScorerUnavailable(f"{self._url}{path} does not answer: {type(error).__name__}: {error}") from None
         if len(content) > _LONGEST_ANSWER:
+            service_asked(Service.SCORING_API, Fault.MALFORMED)
             raise ScorerUnavailable(f"{self._url}{path} answered more than {_LONGEST_ANSWER} bytes")
+        # 404 and 410 say something of the model, not of the node
+        usable = response.status_code in {requests.codes.ok, requests.codes.not_found, requests.codes.gone}
+        service_asked(Service.SCORING_API, None if usable else fault_of_status(response.status_code))
         return response, content
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from app.domain import Commitment, Neuron, ValidatorError
+from app.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
 from chain.sources import SourceUnavailable
 
 T = TypeVar("T")
@@ -261,6 +262,11 @@ class Subtensor:
 
         ``UNKNOWN`` means that it may be in the chain, or may yet enter it within ``SUBMISSION_ERA`` blocks.
         """
+        outcome = self._set_weights(netuid, weights, wallet)
+        WEIGHT_TRIES.labels(outcome.state.value).inc()
+        return outcome
+
+    def _set_weights(self, netuid: int, weights: Mapping[int, float], wallet: Any) -> WeightsOutcome:
         import bittensor as bt
 
         intent = bt.SetWeights(netuid=netuid, weights={int(uid): float(share) for uid, share in weights.items()})
@@ -400,12 +406,14 @@ class Subtensor:
         import bittensor as bt
 
         faults: list[str] = []
+        CHAIN_READS.inc()
         for _ in range(max(_LEAST_ATTEMPTS, len(self._endpoints()))):
             try:
                 return self._once(call, self._timeout)
             # a node that lies makes the decoder stumble in any of these ways
             except (bt.BittensorError, OSError, TimeoutError, ValueError, TypeError, LookupError) as error:
                 faults.append(f"{self._endpoint()}: {_named(error)}")
+                chain_failed(error)
                 self._drop()
         raise ChainUnavailable(f"the chain did not give {what}: " + "; ".join(dict.fromkeys(faults)))
 

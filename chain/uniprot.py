@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from app.metrics import Fault, Service, service_failed
 from chain.web import HostUnavailable, WebSession
 
 _OK: Final = 200
@@ -31,7 +32,7 @@ class UniProt:
         """
         if not _ENTRY.match(code):
             return None
-        answer = self._session.get(f"{self._url}/uniprotkb/{code}.fasta", _MAX_FASTA_BYTES)
+        answer = self._session.get(f"{self._url}/uniprotkb/{code}.fasta", _MAX_FASTA_BYTES, service=Service.UNIPROT)
         if answer.status != _OK:
             return None
         lines = answer.body.decode("ascii", "replace").splitlines()
@@ -40,5 +41,6 @@ class UniProt:
             # an entry that was withdrawn
             return None
         if not lines[0].startswith(">") or not _RESIDUES.match(residues) or answer.cut:
+            service_failed(Service.UNIPROT, Fault.MALFORMED)
             raise HostUnavailable(f"UniProt answers {code} with something that is not FASTA")
         return residues

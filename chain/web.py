@@ -15,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from app.metrics import Fault, Service, fault_of, service_asked
 from chain.sources import SourceUnavailable
 
 # One request: to connect, between two pieces of the answer, and in all (s).
@@ -41,9 +42,10 @@ LONGEST_WAIT: Final = 900.0
 class HostUnavailable(SourceUnavailable):
     """A host gave no usable answer. ``retry_after`` is the wait in seconds it asked for, where it did."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, fault: Fault = Fault.MALFORMED) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,10 @@ class _Breaker:
     def refuse(self, host: str) -> None:
         with self.lock:
             if self.failures >= _FAILURES_TO_OPEN and time.monotonic() - self.opened_at < _OPEN_SECONDS:
-                raise HostUnavailable(f"{host} failed {self.failures} times in a row and is left alone for a while")
+                raise HostUnavailable(
+                    f"{host} failed {self.failures} times in a row and is left alone for a while",
+                    fault=Fault.LEFT_ALONE,
+                )
 
     def note(self, ok: bool) -> None:
         with self.lock:
@@ -107,12 +112,27 @@ class WebSession:
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE, max_retries=retry))
 
-    def get(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
-        """Read ``url``; statuses below 500 that are no rate limit are answers, also 404.
+    def get(
+        self,
+        url: str,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        service: Service = Service.OTHER,
+    ) -> Answer:
+        """Read ``url``; statuses below 500 that are no rate limit are answers, also 404. Counted under ``service``.
 
         Raises:
             HostUnavailable: no connection, a server error, a rate limit, a redirect elsewhere, or too slow; names it.
         """
+        try:
+            answer = self._followed(url, limit, headers)
+        except HostUnavailable as error:
+            service_asked(service, error.fault)
+            raise
+        service_asked(service)
+        return answer
+
+    def _followed(self, url: str, limit: int, headers: Mapping[str, str] | None) -> Answer:
         host = urlsplit(url).netloc
         breaker = self._breakers.setdefault(host, _Breaker())
         for _ in range(_MOST_REDIRECTS + 1):
@@ -121,7 +141,7 @@ class WebSession:
                 answer = self._read(url, limit, headers or {})
             except (requests.RequestException, HTTPError, OSError) as error:
                 breaker.note(ok=False)
-                raise HostUnavailable(f"{host} does not answer: {_cause(error)}") from None
+                raise HostUnavailable(f"{host} does not answer: {_cause(error)}", fault=fault_of(error)) from None
             breaker.note(ok=answer.status < _SERVER_ERROR)
             self._refuse_unusable(host, answer)
             if answer.status not in _REDIRECTS:
@@ -150,10 +170,12 @@ class WebSession:
 
     def _refuse_unusable(self, host: str, answer: Answer) -> None:
         if answer.status >= _SERVER_ERROR:
-            raise HostUnavailable(f"{host} answers with status {answer.status}", _wait(answer.headers))
+            raise HostUnavailable(
+                f"{host} answers with status {answer.status}", _wait(answer.headers), Fault.SERVER_ERROR
+            )
         wait = _wait(answer.headers)
         if answer.status == _TOO_MANY or (answer.status == _FORBIDDEN and wait is not None):
-            raise HostUnavailable(f"{host} limits our requests (status {answer.status})", wait)
+            raise HostUnavailable(f"{host} limits our requests (status {answer.status})", wait, Fault.RATE_LIMITED)
 
 
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -40,8 +40,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 _START_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 30.0
 
-# A process that dies is started again, but not in a tight loop.
+# A process that dies is started again, but not in a tight loop; one that never lives long (its port is taken, say)
+# ever more rarely.
 _RESTART_PAUSE: Final = 2.0
+_LONGEST_PAUSE: Final = 60.0
+_LIVED_LONG: Final = 90.0
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 
@@ -58,6 +61,7 @@ class _Child:
     command: list[str]
     process: subprocess.Popen[bytes]
     started: float
+    quick_ends: int = 0
 
 
 def running_broker(data_dir: Path) -> str | None:
@@ -215,12 +219,16 @@ class EmbeddedCluster:
         """Start again what has ended; the names of what was started."""
         revived = []
         for child in list(self._children):
-            if child.process.poll() is None or time.monotonic() - child.started < _RESTART_PAUSE:
+            if child.process.poll() is None:
+                continue
+            age = time.monotonic() - child.started
+            if age < min(_RESTART_PAUSE * 2**child.quick_ends, _LONGEST_PAUSE):
                 continue
             log.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
             self._children.remove(child)
             _signal_group(child.process, signal.SIGKILL)
             self._launch(child.name, child.command)
+            self._children[-1].quick_ends = 0 if age > _LIVED_LONG else child.quick_ends + 1
             revived.append(child.name)
         return revived
 
@@ -247,6 +255,18 @@ class EmbeddedCluster:
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def port_taken(host: str, port: int) -> bool:
+    """Whether somebody listens on this port of this machine already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from chem.properties import parse_smiles
 
 _WIDTH: Final = 260
-_HEIGHT: Final = 180
+_HEIGHT: Final = 150
 
 # A larger one is no drug, and its picture helps nobody.
 _MOST_ATOMS: Final = 250
@@ -29,7 +29,7 @@ _BLACK: Final = re.compile(r"#000000", re.IGNORECASE)
 
 @lru_cache(maxsize=512)
 def drawing(smiles: str) -> str | None:
-    """The structure in one colour, transparent behind: an SVG document of 260 × 180.
+    """The structure in one colour, transparent behind: an SVG document of 260 × 150.
 
     None where RDKit reads no molecule, or one too large to be looked at. The picture holds no text of the input's;
     atoms are drawn as paths.

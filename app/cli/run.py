@@ -27,6 +27,7 @@ class RunOptions:
     """What is no setting of the cluster's processes but of the command itself."""
 
     flower: bool
+    api: bool
 
 
 def run(
@@ -60,6 +61,7 @@ def run(
         int | None, typer.Option("--update_delay_minutes", help="Models: how often commitments are read.")
     ] = None,
     flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True,
+    api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
     """Run the validator: check registration and stake, start the cluster, and process each epoch as it closes."""
     given: dict[str, object | None] = {
@@ -88,7 +90,7 @@ def run(
         raise ValidatorError(f"there is no validator for subnet {settings.netuid}; give --netuid {known}")
     module, _, function = VALIDATORS[settings.netuid].partition(":")
     validate = cast(Callable[[RunOptions], Any], getattr(import_module(module), function))
-    validate(RunOptions(flower=flower))
+    validate(RunOptions(flower=flower, api=api))
 
 
 def run_molecules(options: RunOptions) -> None:
@@ -112,7 +114,7 @@ def run_molecules(options: RunOptions) -> None:
         neuron = check_registration(console)
         if neuron is not None:
             console.print(f"Validating subnet {settings.netuid} as UID {neuron.uid} with stake {neuron.stake:,.2f} α")
-    up(flower=options.flower)
+    up(flower=options.flower, api=options.api)
 
 
 def check_registration(console: Console) -> Neuron | None:

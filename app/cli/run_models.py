@@ -9,7 +9,7 @@ from app.settings import get_settings
 
 
 def run_models(options: RunOptions) -> None:
-    """Subnet 21: check the wallet and the competitions, then what ``up --api`` does; beat runs the jobs."""
+    """Subnet 21: check the wallet and the competitions, then what ``up`` does; beat runs the jobs."""
     from app.cli.up import up
     from app.store.competitions import Competitions
     from app.store.database import get_store
@@ -41,4 +41,4 @@ def run_models(options: RunOptions) -> None:
             )
     where = ", ".join(settings.scoring_api_url) if settings.run_api else "this cluster's GPU worker"
     console.print(f"Models are scored by {where}.")
-    up(flower=options.flower, api=True)
+    up(flower=options.flower, api=options.api)

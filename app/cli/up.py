@@ -19,10 +19,10 @@ _LOOK_EVERY = 1.0
 
 def up(
     flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True,
-    api: Annotated[bool, typer.Option(help="Serve the API too.")] = False,
+    api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
-    """Start Redis, the chain, cpu and gpu workers, beat and Flower, and stop them all on Ctrl-C or SIGTERM."""
-    from app.embedded import EmbeddedCluster
+    """Start Redis, the chain, cpu and gpu workers, beat, Flower and the pages; stop all on Ctrl-C or SIGTERM."""
+    from app.embedded import EmbeddedCluster, port_taken
     from app.store.database import get_store
     from app.store.schema import migrate
 
@@ -32,6 +32,7 @@ def up(
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    taken = api and port_taken(settings.api_host, settings.api_port)
     with EmbeddedCluster(settings, flower=flower, name=settings.cluster_name, api=api) as cluster:
         os.environ.update(cluster.environment)
         get_settings.cache_clear()
@@ -44,11 +45,16 @@ def up(
             table.add_row(name, f"process {pid}")
         table.add_row("store", get_store().shown_url)
         table.add_row("logs", str(cluster.logs))
-        if flower:
-            table.add_row("dashboard", cluster.flower_url)
         if api:
-            table.add_row("API", cluster.api_url)
+            table.add_row("pages and API" if settings.pages else "API", cluster.api_url)
+        if flower:
+            table.add_row("Flower", cluster.flower_url)
         console.print(table)
+        if taken:
+            console.print(
+                f"[yellow]warning:[/] port {settings.api_port} is in use, so the pages and the API wait for it; "
+                "set API_PORT to another, or give --no-api"
+            )
         console.print("Replay an epoch on it: python -m app epoch replay DIR --cluster embedded")
         console.print("Ctrl-C stops everything.")
         while not stopping.wait(_LOOK_EVERY):

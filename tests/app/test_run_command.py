@@ -32,7 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the cluster would have been started."""
     calls: list[bool] = []
 
-    def up(flower: bool) -> None:
+    def up(flower: bool, api: bool) -> None:
         calls.append(flower)
 
     monkeypatch.setattr(sys.modules["app.cli.up"], "up", up)

@@ -18,17 +18,30 @@ import pytest
 pytestmark = pytest.mark.cluster
 
 PROJECT = Path(__file__).parents[2]
-NAMES = ("redis", "chain", "cpu", "gpu", "beat", "flower")
+NAMES = ("redis", "chain", "cpu", "gpu", "beat", "flower", "api")
+
+
+Running = tuple[subprocess.Popen[str], dict[str, int], int, int]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, int], int]]:
-    """The running command, the process ids that it printed, and Flower's port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def up(tmp_path: Path) -> Iterator[Running]:
+    """The running command, the process ids that it printed, and its two ports."""
+    port, api_port = free_port(), free_port()
     environment = {**os.environ, "DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(PROJECT)}
-    environment |= {"FLOWER_PORT": str(port), "CPU_CONCURRENCY": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    environment |= {
+        "FLOWER_PORT": str(port),
+        "API_PORT": str(api_port),
+        "CPU_CONCURRENCY": "1",
+        "COLUMNS": "200",
+        "PYTHONUNBUFFERED": "1",
+    }
     log = tmp_path / "up.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -41,7 +54,7 @@ def up(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, int], 
         time.sleep(0.2)
     pids = {name: int(pid) for name, pid in re.findall(r"│ (\w+) +│ process (\d+)", log.read_text())}
     assert set(NAMES) <= set(pids)
-    yield process, pids, port
+    yield process, pids, port, api_port
     process.kill()
     process.wait()
 
@@ -73,18 +86,32 @@ def _state(pid: int) -> str:
         return ""
 
 
-def test_up_shows_flower_and_stops_on_sigterm(up: tuple[subprocess.Popen[str], dict[str, int], int]) -> None:
-    process, pids, port = up
+def shown_queues(port: int) -> dict[str, str]:
+    """Queue → number of workers, as the home page has it."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request) as page:
+        html = page.read().decode()
+    return dict(
+        re.findall(r'<th scope="row">(\w+)</th>(?:\s*<td class="num">[^<]*</td>){2}\s*<td class="num">(\w+)', html)
+    )
+
+
+def test_up_shows_flower_and_the_pages_and_stops_on_sigterm(up: Running) -> None:
+    process, pids, port, api_port = up
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
         assert b"Flower" in page.read()
+    deadline = time.monotonic() + 30
+    while shown_queues(api_port) != {"chain": "1", "cpu": "1", "gpu": "1"}:
+        assert time.monotonic() < deadline, shown_queues(api_port)
+        time.sleep(0.5)
     everything = tree(pids)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert gone(everything, 5)
 
 
-def test_nothing_outlives_an_up_that_was_killed(up: tuple[subprocess.Popen[str], dict[str, int], int]) -> None:
-    process, pids, _ = up
+def test_nothing_outlives_an_up_that_was_killed(up: Running) -> None:
+    process, pids, *_ = up
     everything = tree(pids)
     process.kill()
     process.wait()

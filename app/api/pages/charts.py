@@ -21,7 +21,7 @@ from app.api.pages.wording import duration, number, visible
 _WIDTH: Final = 720
 _LEFT: Final = 64
 _RIGHT: Final = 16
-_TOP: Final = 12
+_TOP: Final = 16
 _SERIES: Final = 6
 _BINS: Final = 24
 _ENTRANTS: Final = 60
@@ -107,7 +107,7 @@ def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "su
     at = frame.x(middle)
     parts.append(
         Markup('<line class="rule" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text x="{3}" y="{4}">median</text>').format(
-            _at(at), _TOP, frame.bottom, _at(min(at + 4, _WIDTH - 50)), _TOP + 10
+            _at(at), _TOP, frame.bottom, _at(min(at, _WIDTH - 60)), _TOP - 2
         )
     )
     rows = tuple(

@@ -138,6 +138,13 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     return Response(body, status, headers, media_type="text/html")
 
 
+def compile_templates() -> None:
+    """Compile every template now, so that nobody waits for it at the first page."""
+    environment = _environment()
+    for name in environment.list_templates(extensions=["html"]):
+        environment.get_template(name)
+
+
 def flower_address() -> str:
     """Where this cluster's Flower is, for a link."""
     settings = get_settings()

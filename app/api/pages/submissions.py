@@ -29,8 +29,8 @@ router = PageRouter()
 _DRAWING_KEPT: Final = "private, max-age=86400"
 
 _NO_PICTURE: Final = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 180" width="260" height="180">'
-    '<text x="130" y="95" text-anchor="middle" font-family="sans-serif" font-size="14" fill="#808080">no picture</text>'
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 150" width="260" height="150">'
+    '<text x="130" y="80" text-anchor="middle" font-family="sans-serif" font-size="14" fill="#808080">no picture</text>'
     "</svg>"
 )
 

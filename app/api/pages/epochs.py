@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Final
 
 from fastapi import Request, Response
-from fastapi.responses import RedirectResponse
 
 from app.api.pages.charts import Chart, Mark, histogram, lanes, stacked_durations
 from app.api.pages.downloads import csv_response, json_response
@@ -23,7 +22,6 @@ from app.api.pages.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_se
 from app.domain import ScoringModel
 from app.report import build_report, report_text
 from app.rules import Rules, parse_rules
-from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
 from app.store.epochs import Epochs
@@ -145,16 +143,6 @@ def epochs_json() -> Response:
     return json_response("epochs", {"epochs": [epoch_entry(line) for line in lines]})
 
 
-@router.page("/epochs/number/{number:int}")
-def epoch_by_number(number: int) -> Response:
-    """The live epoch of this number; its own address has the store's id in it."""
-    with get_store().reading() as session:
-        found = Epochs(session).live(get_settings().netuid, number) if number < 2**31 else None
-    if found is None:
-        raise NotFound(f"The store has no live epoch {number}.")
-    return RedirectResponse(f"/epochs/{found}", 302)
-
-
 @router.page("/epochs/{epoch_id:int}")
 def epoch(request: Request, epoch_id: int) -> Response:
     """One epoch. ``?by=boltz`` orders its table by the Boltz-2 ranks, ``?by=uid`` by UID."""
@@ -177,7 +165,7 @@ def epoch(request: Request, epoch_id: int) -> Response:
     )
 
 
-@router.page("/epochs/{epoch_id:int}/stages")
+@router.page("/fragments/epochs/{epoch_id:int}")
 def epoch_stages(request: Request, epoch_id: int) -> Response:
     """The bars of a running epoch, for the page's script; ``X-Refresh: reload`` when a new stage began."""
     with get_store().reading() as session:

@@ -58,7 +58,7 @@ def home(request: Request) -> Response:
     return render(request, "home.html", **_context(overview()))
 
 
-@router.page("/now")
+@router.page("/fragments/now")
 def now_fragment(request: Request) -> Response:
     """The part of the home page that changes, for its script; ``X-Refresh: reload`` once another epoch is the news."""
     found = overview()

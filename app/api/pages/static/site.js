@@ -76,7 +76,7 @@ function makeFilter(label) {
   });
 }
 
-// <section data-refresh="/fragment" data-every="5">: its content is fetched anew while the page is looked at. A response
+// <section data-refresh="/fragments/…" data-every="5">: its content is fetched anew while the page is looked at. A response
 // header X-Refresh: stop ends it, X-Refresh: reload loads the page once more (the epoch has ended).
 function keepFresh(section) {
   const pause = Number(section.dataset.every || 5) * 1000;

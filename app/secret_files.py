@@ -30,8 +30,10 @@ def _is_secret(field: FieldInfo) -> bool:
 class SecretFiles(PydanticBaseSettingsSource):
     """Reads each secret field whose ``NAME_FILE`` is set in one of ``sources`` (the environment, .env).
 
+    An empty file is a secret that is not set.
+
     Raises:
-        SettingsError: when called; the file cannot be read, holds no single line of text, or the secret is set twice.
+        SettingsError: when called; the file cannot be read, holds more than one line, or the secret is set twice.
     """
 
     def __init__(self, settings: type[BaseSettings], *sources: PydanticBaseSettingsSource) -> None:
@@ -62,7 +64,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         return ""
 
 
-def _read(variable: str, path: Path) -> str:
+def _read(variable: str, path: Path) -> str | None:
     try:
         text = path.expanduser().read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -82,6 +84,8 @@ def _read(variable: str, path: Path) -> str:
     except OSError as error:
         raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from None
     lines = text.strip().splitlines()
-    if len(lines) != 1:
-        raise SettingsError(f"{variable}: {path} must hold the secret on one line, and holds {len(lines)} lines")
+    if not lines:
+        return None
+    if len(lines) > 1:
+        raise SettingsError(f"{variable}: {path} must hold the secret on one line, and holds {len(lines)}")
     return lines[0].strip()

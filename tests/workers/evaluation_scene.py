@@ -108,20 +108,22 @@ class Scene:
 
 
 @contextmanager
-def evaluation_scene(folder: Path) -> Iterator[Scene]:
-    """Everything running; nothing is left of it."""
+def evaluation_scene(folder: Path, dataset: Path | None = None) -> Iterator[Scene]:
+    """Everything running; nothing is left of it. ``dataset`` is a VoiceBench that is there already."""
     with ExitStack() as stack:
         hub = stack.enter_context(Hub())
         judge = stack.enter_context(JudgeServer())
         registry: dict[str, dict[str, Any]] = {"docker.io/library/python:3.11": {}}
         # a unix socket's path may have a hundred bytes
         engine = stack.enter_context(FakeEngine(folder / "engine.sock", registry=registry))
+        if dataset is None:
+            dataset = write_voicebench(folder / "voicebench", ("commoneval", "advbench"), count=2)
         environment = {
             "NETUID": str(NETUID),
             "OFFLINE": "true",
             "HF_ENDPOINT": hub.url,
             "DOCKER_HOST": engine.address,
-            "VOICEBENCH_DATASET": str(write_voicebench(folder / "voicebench", ("commoneval", "advbench"), count=2)),
+            "VOICEBENCH_DATASET": str(dataset),
             "VOICEBENCH_SETS": "commoneval:2,advbench:2",
             "JUDGE_URL": judge.url,
             "JUDGE_MODEL": "judge",

@@ -159,7 +159,7 @@ def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruct
             name = _known(instruction.arguments[0], variables)
             if name.lower() not in stages and name != "scratch":
                 image = _reference(name)
-            if len(instruction.arguments) == 3:
+            if len(instruction.arguments) == 3 and instruction.arguments[1].upper() == "AS":
                 stages.add(instruction.arguments[2].lower())
             elif len(instruction.arguments) != 1:
                 raise refused(f"'FROM {instruction.rest[:60]}' is neither 'FROM image' nor 'FROM image AS name'")

@@ -41,7 +41,7 @@ class Locks:
     pids: int = 1024
     scratch: int = 8 * GIB
     shared_memory: int = 2 * GIB
-    open_files: int = 65_536
+    open_files: int = 16_384
     log: int = 8 * MIB
     gpu: str | None = None
     port: int = 8000
@@ -50,9 +50,11 @@ class Locks:
 
     def tmpfs(self, volumes: Sequence[str] = ()) -> dict[str, str]:
         """Mount point → options: scratch, and a bounded place over every VOLUME that the image declares."""
-        options = "rw,nosuid,nodev,exec,mode=1777"
+        owner = ",".join(f"{kind}={number}" for kind, number in zip(("uid", "gid"), self.user.split(":"), strict=True))
+        # the owner may write even where the daemon gives the mount the mode of the image's own folder
+        options = f"rw,nosuid,nodev,exec,mode=1777,{owner}"
         fixed = {"/tmp": f"{options},size={self.scratch}", "/var/tmp": f"{options},size={self.scratch}"}  # noqa: S108
-        fixed["/run"] = f"rw,nosuid,nodev,noexec,mode=1777,size={16 * MIB}"
+        fixed["/run"] = f"rw,nosuid,nodev,noexec,mode=1777,{owner},size={16 * MIB}"
         return dict.fromkeys(volumes, f"{options},size={self.scratch}") | fixed
 
     def environment(self, image: Sequence[str] = ()) -> dict[str, str]:

@@ -272,12 +272,10 @@ class _Evaluation:
             try:
                 self._client.start(self._container)
             except EngineErrors.refused() as error:
-                said = explanation(error)
-                if "could not select device driver" in said or "nvidia" in said.lower():
-                    raise EvaluationImpossible(
-                        f"Docker cannot hand the GPU to a container: {said}. Install the NVIDIA container toolkit"
-                    ) from None
-                raise ModelFault(ModelFaultCode.START_FAILED, f"the container did not start: {said}") from None
+                # a fault of this node's (no GPU runtime, a limit that the daemon may not set) is nobody's score
+                if _is_the_images(said := explanation(error)):
+                    raise ModelFault(ModelFaultCode.START_FAILED, f"the container did not start: {said}") from None
+                raise
         document = self._require_locks(image, network)
         self._require_running(document, image)
         settings, port = document["NetworkSettings"], self._limits.locks.port
@@ -370,6 +368,13 @@ def _require_isolation(client: Any) -> None:
         raise EvaluationImpossible(
             "this Docker Engine runs with seccomp or AppArmor unconfined: take that setting back"
         )
+
+
+def _is_the_images(said: str) -> bool:
+    """Whether a start failed over what the image names: a program that is not there, a folder that is none."""
+    return any(
+        sign in said for sign in ('exec: "', "exec /", "exec format error", "chdir to cwd", "no command specified")
+    )
 
 
 def _coverable(volume: str) -> bool:

@@ -26,6 +26,21 @@ class ModelRepositories(Host):
         self.gated: set[str] = set()
         self.large = (".safetensors",)
 
+    def __enter__(self) -> ModelRepositories:
+        from huggingface_hub import constants
+
+        # the other tests of this folder keep the client offline; it reads that once, when it is imported
+        self._offline = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = False
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_OFFLINE = self._offline
+        super().__exit__()
+
     def commit(self, repository: str) -> str:
         digest = hashlib.sha1(repository.encode(), usedforsecurity=False)
         for name, body in sorted(self.repositories[repository].items()):

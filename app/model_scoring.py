@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from app.metrics import MODEL_SCORINGS
 from app.store.database import Store
 from app.store.epochs import now
 from app.store.models import ModelQueue, PostedScore
@@ -129,8 +130,10 @@ class ScoringStep:
                 state = ScoringState.SCORED if completed else ScoringState.FAILED
                 Scorings(session).finish(scoring.id, state, score, error)
             else:
+                state = ScoringState.RELEASED
                 lost = "the queue had taken the model back; its score was not kept"
-                Scorings(session).finish(scoring.id, ScoringState.RELEASED, score, lost)
+                Scorings(session).finish(scoring.id, state, score, lost)
+        MODEL_SCORINGS.labels(state.value).inc()
         log.info("UID %s: score %s by %s%s", scoring.uid, score, scoring.scorer, f" ({error})" if error else "")
         return Ended()
 
@@ -138,6 +141,7 @@ class ScoringStep:
         with self.store.writing() as session:
             ModelQueue(session, self.netuid).release(scoring.commitment.hotkey, scoring.scorer_hotkey, scoring.taken_at)
             Scorings(session).finish(scoring.id, ScoringState.RELEASED, None, why)
+        MODEL_SCORINGS.labels(ScoringState.RELEASED.value).inc()
         log.warning("UID %s given back unscored: %s", scoring.uid, why)
         return Ended()
 

@@ -19,6 +19,7 @@ from app.celery import QueueName, app, visible_gpus
 from app.committed_model import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.evaluations import move_on, silence
 from app.heartbeat import Heartbeat
+from app.metrics import EVALUATIONS
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import now
@@ -195,6 +196,7 @@ class _Try:
                 return pause if evaluations.postpone(self._of, outcome.why, pause) else None
             kept = evaluations.finish(self._of, outcome)
         if kept:
+            EVALUATIONS.labels(outcome.phase.value).inc()
             log.info("evaluation %s: %s, score %s", self._of.name, outcome.phase.value, outcome.score)
         else:
             log.warning("evaluation %s no longer counted; what it found is not kept", self._of.name)

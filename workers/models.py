@@ -19,6 +19,7 @@ from app.celery import app
 from app.domain import Commitment, ModelCommitment, ValidatorError
 from app.evaluations import EvaluationReleased, status_answer
 from app.evaluations import begin as begin_evaluation
+from app.metrics import WeightsOf, weights_settled
 from app.model_scoring import Later, ScoringStep, unattended_after
 from app.settings import Settings, get_settings
 from app.standings import (
@@ -342,6 +343,7 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
         state, detail = _submit(weights)
     with get_store().writing() as session:
         WeightRounds(session).finish(mark, state, detail)
+    weights_settled(WeightsOf.MODELS, state)
     return {"mark": mark, "status": state.value}
 
 

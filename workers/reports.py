@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.epoch import LIVE_PREFIX
+from app.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.report import build_report
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -65,9 +66,12 @@ def fail_epoch(epoch_id: int, error: str) -> None:
     """End an epoch that cannot go on; of a live one monitoring is told."""
     with get_store().writing() as session:
         epochs = Epochs(session)
-        epochs.fail(epoch_id, error)
+        ended = epochs.fail(epoch_id, error)
+        stage_times = epochs.summary(epoch_id).stage_times
         live = epochs.summary(epoch_id).source.startswith(LIVE_PREFIX)
         told = announce_reports(session, epoch_id, Destination.MONITORING) if live else []
+    if ended:
+        epoch_ended(EpochOutcome.FAILED, stage_times)
     queue_reports(epoch_id, told)
 
 
@@ -186,8 +190,11 @@ def _post(url: str, key: SecretStr | None, payload: dict[str, Any]) -> tuple[str
         answer = requests.post(url, json=payload, headers=headers, timeout=_SECONDS, allow_redirects=False, stream=True)
         answer.close()
     except requests.RequestException as error:
+        service_asked(Service.REPORTS, fault_of(error))
         return f"{type(error).__name__}", True
-    if answer.status_code < _REDIRECT:
+    refused = None if answer.status_code < _REDIRECT else fault_of_status(answer.status_code)
+    service_asked(Service.REPORTS, refused)
+    if refused is None:
         return None, False
     again = answer.status_code >= _SERVER_ERROR or answer.status_code in _RETRY_LATER
     return f"status {answer.status_code}", again

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -15,6 +16,7 @@ from app.celery import app
 from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
 from app.epoch import LIVE_PREFIX, UNTRAINED, open_source, proteins_for
 from app.live import StoredSource, remember_warnings
+from app.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.rules import ProteinConstraints
 from app.settings import get_settings
 from app.store.database import get_store
@@ -81,11 +83,14 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     except (SoftTimeLimitExceeded, ScoringInterrupted) as error:
         # bounded: from the third attempt on every round decides at least one molecule
         log.warning("batch %s was interrupted: %s", batch_id, error)
+        batch_ended(batch.model, BatchOutcome.INTERRUPTED)
         raise task.retry(exc=error, countdown=_INTERRUPTED_COUNTDOWN, max_retries=None) from None
     except ValidatorError as error:
         # missing weights or a broken recording: no molecule's fault, and nothing a retry would mend
         fail_epoch(epoch_id, str(error))
+        batch_ended(batch.model, BatchOutcome.FAILED)
         return status | {"status": "failed"}
+    batch_ended(batch.model, BatchOutcome.SCORED)
     return status | {"status": "scored"}
 
 
@@ -128,9 +133,16 @@ class _Scoring:
             raise
         except Exception:
             log.exception("batch %s failed; trying its molecules one by one", self._batch.id)
+            batch_ended(self._batch.model, BatchOutcome.SPLIT)
             return self._one_by_one(smiles)
 
     def _ask(self, smiles: Sequence[str]) -> list[PairScore]:
+        began = perf_counter()
+        scores = self._asked(smiles)
+        pairs_scored(self._batch.model, perf_counter() - began, (score.error is not None for score in scores))
+        return scores
+
+    def _asked(self, smiles: Sequence[str]) -> list[PairScore]:
         if self._batch.model is ScoringModel.BOLTZ:
             # a molecule takes seconds to minutes: each is kept as soon as it is there
             return self._scorer.pair_scores(self._proteins, smiles, lambda score: self._keep([score]))

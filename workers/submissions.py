@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.domain import Rejection, RejectionCode
 from app.epoch import Examiner, open_source
+from app.metrics import submission_examined
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs, now
@@ -65,9 +66,11 @@ def examine_submission(self: ValidatorTask, epoch_id: int, uid: int) -> dict[str
             found = _internal_error(f"{type(fault).__name__}: {fault}")
     with store.writing() as session:
         epochs = Epochs(session)
-        epochs.record_examination(epoch_id, uid, found)
+        news = epochs.record_examination(epoch_id, uid, found)
         if found.rejection and found.rejection.code is RejectionCode.INTERNAL_ERROR:
             epochs.warn(epoch_id, f"UID {uid} was refused for a fault of this validator: {found.rejection.message}")
+    if news:
+        submission_examined(found.rejection.code if found.rejection else None)
     state = PartState.REJECTED if found.rejection else PartState.VALID
     return {"epoch": epoch_id, "uid": uid, "status": state.value}
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from app.celery import app
 from app.domain import EpochHeader
 from app.live import process_subtensor
+from app.metrics import EpochOutcome, epoch_ended
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.deliveries import Destination
@@ -55,6 +56,7 @@ def watch_epoch() -> dict[str, Any]:
         return {"status": "chain unavailable", "detail": str(fault)}
     epoch_id, missed = announce(epoch, header, last, settings)
     if missed:
+        epoch_ended(EpochOutcome.MISSED, {}, len(missed))
         log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
     open_epoch.delay(epoch_id)
     return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}

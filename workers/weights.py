@@ -15,6 +15,7 @@ from app.celery import app
 from app.domain import Neuron, ValidatorError
 from app.epoch import LIVE_PREFIX, UNTRAINED
 from app.live import process_subtensor
+from app.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs, now
@@ -72,16 +73,14 @@ class _Settled(Exception):
 def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Submit the closed epoch's vector, once. A replay's goes into its result and nowhere else."""
     settings, store = get_settings(), get_store()
+    with store.reading() as session:
+        summary = Epochs(session).summary(epoch_id)
+    if summary.stage is Stage.CLOSED and not summary.source.startswith(LIVE_PREFIX):
+        return {"epoch": epoch_id, "status": _recorded(epoch_id).value}
     with store.writing() as session:
         summary = Epochs(session).summary(epoch_id)
         if summary.stage is not Stage.CLOSED:
             return {"epoch": epoch_id, "status": "settled before"}
-        if not summary.source.startswith(LIVE_PREFIX):
-            state = WeightsState.NONE if summary.weights is None else WeightsState.RECORDED
-            Epochs(session).record_weights(
-                epoch_id, state.value, "replay: written to the result, not to the chain", tries=0
-            )
-            return {"epoch": epoch_id, "status": state.value}
         submissions = WeightSubmissions(session)
         if not submissions.claim(epoch_id, self.task_id, _LEASE):
             return {"epoch": epoch_id, "status": "submitted by another"}
@@ -106,6 +105,25 @@ def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     raise AssertionError("a run ends in _Settled or _TryAgain")
 
 
+def _recorded(epoch_id: int) -> WeightsState:
+    """A replay's weights stand in its result, and nowhere else."""
+    with get_store().writing() as session:
+        epochs = Epochs(session)
+        state = WeightsState.NONE if epochs.summary(epoch_id).weights is None else WeightsState.RECORDED
+        detail = "replay: written to the result, not to the chain"
+        ended = epochs.record_weights(epoch_id, state.value, detail, tries=0)
+    if ended:
+        _count(epoch_id, state)
+    return state
+
+
+def _count(epoch_id: int, state: WeightsState) -> None:
+    with get_store().reading() as session:
+        stage_times = Epochs(session).summary(epoch_id).stage_times
+    weights_settled(WeightsOf.MOLECULES, state)
+    epoch_ended(EpochOutcome.DONE, stage_times)
+
+
 def _settle(epoch_id: int, end: _Settled) -> None:
     with get_store().writing() as session:
         outcome = end.outcome
@@ -119,8 +137,10 @@ def _settle(epoch_id: int, end: _Settled) -> None:
         )
         if end.warn:
             Epochs(session).warn(epoch_id, f"weights: {end.detail}")
-        Epochs(session).record_weights(epoch_id, end.state.value, end.detail, tries=0)
+        ended = Epochs(session).record_weights(epoch_id, end.state.value, end.detail, tries=0)
         told = announce_reports(session, epoch_id)
+    if ended:
+        _count(epoch_id, end.state)
     log.info("epoch %s: weights %s: %s", epoch_id, end.state.value, end.detail)
     queue_reports(epoch_id, told)
 

@@ -225,12 +225,14 @@ class Epochs:
         ).scalars()
         return [_summary(row) for row in rows]
 
-    def fail(self, epoch_id: int, error: str) -> None:
-        """End an epoch that cannot go on, with the reason."""
+    def fail(self, epoch_id: int, error: str) -> bool:
+        """End an epoch that cannot go on, with the reason; False where it had ended before."""
         row = self._row(epoch_id, lock=True)
-        if Stage(row.stage) not in FINAL_STAGES:
-            row.error = error
-            self._enter(row, Stage.FAILED)
+        if Stage(row.stage) in FINAL_STAGES:
+            return False
+        row.error = error
+        self._enter(row, Stage.FAILED)
+        return True
 
     def touch(self, epoch_id: int) -> None:
         """Note that the epoch moved."""
@@ -502,6 +504,24 @@ class Epochs:
                 .values(claimed_task=None, claimed_by=None, claimed_at=None)
             )
             voided += cast(CursorResult[Any], result).rowcount
+        return voided
+
+    def release_former_claims(self, epoch_id: int, started: Mapping[str, datetime]) -> int:
+        """Void the claims that are older than their holder: a container's new processes bear the old ones' numbers."""
+        voided = 0
+        for table in (SubmissionRow, BatchRow):
+            for holder, since in started.items():
+                result = self._session.execute(
+                    update(table)
+                    .where(
+                        table.epoch_id == epoch_id,
+                        table.state == PartState.PENDING.value,
+                        table.claimed_by == holder,
+                        table.claimed_at < since,
+                    )
+                    .values(claimed_task=None, claimed_by=None, claimed_at=None)
+                )
+                voided += cast(CursorResult[Any], result).rowcount
         return voided
 
     def holders(self, epoch_id: int) -> set[str]:

@@ -93,7 +93,7 @@ class BoltzScorer:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over weights, components, profile, pocket, and the versions that decide a number."""
+        """Hex SHA-256 over all that decides a number: weights, components, profile, pocket, device kind, versions."""
         from gpu.boltz.weights import file_digest
 
         components = hashlib.sha256()
@@ -107,6 +107,7 @@ class BoltzScorer:
             "components": components.hexdigest(),
             "profile": asdict(self._profile),
             "pocket": asdict(self._pocket) if self._pocket else None,
+            "device": self._device.type,
             "versions": {name: importlib.metadata.version(name) for name in ("boltz", "torch", "rdkit", "numpy")},
             "kernels": importlib.metadata.version("triton") if self._kernels else None,
         }

@@ -114,10 +114,19 @@ class PsichicScorer:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over weights, protein feature source, code, precision and library versions."""
-        versions = (_version(name) for name in ("torch", "rdkit", "fair-esm"))
-        parts = (self._weights.digest, self._feature_source(), code_digest(), self._dtype, *versions)
+        """Hex SHA-256 over weights, protein feature source, code, precision, kind of device and library versions.
+
+        A CPU and a GPU differ in a score's last bits; so may plain torch and Triton's kernels.
+        """
+        libraries = ("torch", "rdkit", "fair-esm", *(("triton",) if self._kind == "cuda" else ()))
+        versions = (_version(name) for name in libraries)
+        parts = (self._weights.digest, self._feature_source(), code_digest(), self._dtype, self._kind, *versions)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def _kind(self) -> str:
+        # asks torch only where nobody said which device
+        return self._device_name.split(":")[0] if self._device_name else chosen_device(None).type
 
     def _feature_source(self) -> str:
         if self._feature_file is not None:
@@ -304,7 +313,9 @@ class PsichicScorer:
             with exact_arithmetic():
                 return features_from(clean, language[0])
 
-        return FeatureCache(self._feature_cache, self._language_digest()).get_or_make(sequence, make)
+        # the language model's last bits differ between kinds of device, and with them a contact's side of 0.5
+        maker = hashlib.sha256(f"{self._language_digest()} {self._kind}".encode()).hexdigest()
+        return FeatureCache(self._feature_cache, maker).get_or_make(sequence, make)
 
 
 def _version(distribution: str) -> str:

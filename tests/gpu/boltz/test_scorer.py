@@ -240,6 +240,7 @@ def test_the_digest_names_all_that_decides_a_number(weights: Weights, tmp_path: 
         digest(profile=replace(LIVE, base_seed=69)),
         digest(profile=FAST),
         digest(pocket=PocketConstraint((("A", 3),))),
+        digest(device="cuda"),
         digest(affinity=weights.structure),
     ]
     assert len(set(digests)) == len(digests)

@@ -41,7 +41,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PsichicScorer]:
 def test_constructing_loads_nothing() -> None:
     code = (
         "import sys; from pathlib import Path; from gpu.psichic.scorer import PsichicScorer\n"
-        f"s = PsichicScorer.from_directory(Path({str(FOLDER)!r}), feature_cache=Path('.'))\n"
+        f"s = PsichicScorer.from_directory(Path({str(FOLDER)!r}), device='cpu', feature_cache=Path('.'))\n"
         "assert s.digest and s.resident_bytes() == 0\n"
         "print([m for m in ('torch', 'rdkit', 'esm', 'triton') if m in sys.modules])"
     )
@@ -138,9 +138,10 @@ def test_closing_gives_the_memory_back_and_scores_again(tmp_path: Path) -> None:
     assert scorer.score(PROTEINS[:1], ["CCO"]).scores == first.scores
 
 
-def test_digest_names_weights_precision_and_features(tmp_path: Path) -> None:
+def test_digest_names_weights_precision_device_and_features(tmp_path: Path) -> None:
     def digest(**options: object) -> str:
-        return PsichicScorer.from_directory(FOLDER, feature_cache=tmp_path, **options).digest  # type: ignore[arg-type]
+        given = {"device": "cpu", "feature_cache": tmp_path, **options}
+        return PsichicScorer.from_directory(FOLDER, **given).digest  # type: ignore[arg-type]
 
     esm = FOLDER / "tiny_esm2.pt"
     demo = ensure_demo(tmp_path / "demo")
@@ -149,12 +150,23 @@ def test_digest_names_weights_precision_and_features(tmp_path: Path) -> None:
     others = {
         digest(esm=esm, dtype="float64"),
         digest(),
+        digest(esm=esm, device="cuda"),
         digest(esm=demo.esm),
         digest(protein_features=FOLDER / "proteins.pt"),
-        PsichicScorer.from_directory(demo.weights, esm, feature_cache=tmp_path).digest,
+        PsichicScorer.from_directory(demo.weights, esm, "cpu", feature_cache=tmp_path).digest,
     }
-    assert len(others) == 5
+    assert len(others) == 6
     assert base not in others
+    assert digest(esm=esm, device="cuda:1") == digest(esm=esm, device="cuda")
+
+
+def test_features_of_another_kind_of_device_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"esm": FOLDER / "tiny_esm2.pt", "device": "cpu", "feature_cache": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(PsichicScorer, "_kind", "cuda")
+        PsichicScorer.from_directory(FOLDER, **options).score(PROTEINS[:1], ["CCO"])  # type: ignore[arg-type]
+    PsichicScorer.from_directory(FOLDER, **options).score(PROTEINS[:1], ["CCO"])  # type: ignore[arg-type]
+    assert len(list(tmp_path.glob("*.features"))) == 2
 
 
 def test_features_come_from_the_language_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

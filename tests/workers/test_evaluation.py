@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +32,11 @@ from gpu.evaluation.leftovers import EvaluationsFolder
 from tests.app.model_fixtures import NETUID, miner
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene, write_voicebench
 from workers import evaluation as jobs
+
+# the Docker SDK leaves the socket open with which it could not connect
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket.*family=1:pytest.PytestUnraisableExceptionWarning"
+)
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -280,8 +284,6 @@ def test_a_hub_that_is_away_is_nobody_s_score(
 
 
 @on_sqlite
-# the SDK leaves the socket open with which it could not connect
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_docker_engine_that_is_away_is_nobody_s_score(
     scene: Scene, store: Store, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +295,6 @@ def test_a_docker_engine_that_is_away_is_nobody_s_score(
     assert (record.phase, record.score) == (EvaluationPhase.RELEASED, None)
     assert "Docker" in (record.error or "")
     assert jobs.sweep_evaluations() == {"removed": []}
-    gc.collect()
 
 
 @on_sqlite

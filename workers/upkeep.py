@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.celery import app
@@ -33,11 +35,14 @@ def reconcile() -> dict[str, Any]:
     return {"moved": moved}
 
 
-def _move_on(epoch: EpochSummary, alive: set[str]) -> bool:
+def _move_on(epoch: EpochSummary, alive: Mapping[str, datetime]) -> bool:
     with get_store().writing() as session:
         epochs = Epochs(session)
-        dead = epochs.holders(epoch.id) - alive
-        voided = epochs.release_claims(epoch.id, dead) if alive else 0
+        holders = epochs.holders(epoch.id)
+        voided = 0
+        if alive:
+            voided = epochs.release_claims(epoch.id, holders - alive.keys())
+            voided += epochs.release_former_claims(epoch.id, {name: alive[name] for name in holders & alive.keys()})
         still = now() - epoch.touched_at > get_settings().reconcile_after
         if not (voided or still):
             return False
@@ -48,10 +53,16 @@ def _move_on(epoch: EpochSummary, alive: set[str]) -> bool:
     return True
 
 
-def living_processes() -> set[str]:
-    """``node/pid`` of every pool process that answers; empty where no worker could be asked."""
+def living_processes() -> dict[str, datetime]:
+    """``node/pid`` of every pool process that answers, and since when its worker has run; empty where none answers."""
     stats = app.control.inspect(timeout=2.0).stats() or {}
-    return {f"{node}/{pid}" for node, found in stats.items() for pid in found.get("pool", {}).get("processes", ())}
+    asked = now()
+    return {
+        # uptime comes in whole seconds
+        f"{node}/{pid}": asked - timedelta(seconds=found.get("uptime", 0) + 1)
+        for node, found in stats.items()
+        for pid in found.get("pool", {}).get("processes", ())
+    }
 
 
 @app.task(base=ValidatorTask)

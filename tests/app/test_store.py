@@ -117,6 +117,18 @@ def test_a_claim_holds_off_others_but_not_its_own_redelivery(store: Store) -> No
         assert epochs.claim_submission(epoch_id, 77, "t", "w/1", LEASE) is ClaimOutcome.GONE
 
 
+def test_a_claim_older_than_its_holder_is_a_former_processs(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epochs.claim_submission(epoch_id, 1, "t1", "cpu@container/5", LEASE)
+        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() - timedelta(minutes=1)}) == 0
+        assert epochs.release_former_claims(epoch_id, {"cpu@other/5": now() + timedelta(minutes=1)}) == 0
+        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.BUSY
+        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() + timedelta(minutes=1)}) == 1
+        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.CLAIMED
+
+
 def test_an_examination_is_written_once(store: Store) -> None:
     epoch_id = opened(store)
     molecule = Molecule("rxn:4:1:2", "CC", "KEY")

@@ -20,7 +20,6 @@ T = TypeVar("T")
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 20.0
-_CHUNK: Final = 1 << 20
 _MOST_FILES: Final = 20_000
 _LONGEST_PATH: Final = 1024
 _LONGEST_NAME: Final = 255
@@ -201,7 +200,7 @@ class ModelHub:
         with get_session().stream("GET", url, headers=headers, timeout=Timeout(seconds)) as response:
             if response.is_error:
                 hf_raise_for_status(response)
-            yield offset > 0 and response.status_code == 206, response.iter_raw(_CHUNK)
+            yield offset > 0 and response.status_code == 206, response.iter_raw()
 
     def _asked(self, what: str, call: Callable[[], T], deadline: Deadline) -> T:
         from httpx2 import HTTPError
@@ -222,9 +221,9 @@ class ModelHub:
                 return call()
             except (DisabledRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
                 # a gated repository is a RepositoryNotFoundError of the client's
+                fault = _first_line(error)
                 raise ModelFault(
-                    ModelFaultCode.REPOSITORY_MISSING,
-                    f"Hugging Face shows no {what} to the public: {_first_line(error)}",
+                    ModelFaultCode.REPOSITORY_MISSING, f"Hugging Face shows no {what} to the public: {fault}"
                 ) from None
             except EntryNotFoundError as error:
                 raise EvaluationImpossible(
@@ -232,6 +231,11 @@ class ModelHub:
                 ) from None
             except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
                 fault = _first_line(error)
+                # without an account this is how a private repository looks; with one, the account is what is refused
+                if not self._token and getattr(getattr(error, "response", None), "status_code", None) in {401, 403}:
+                    raise ModelFault(
+                        ModelFaultCode.REPOSITORY_MISSING, f"Hugging Face shows no {what} to the public: {fault}"
+                    ) from None
         raise EvaluationImpossible(f"Hugging Face ({self._endpoint}) did not give {what}: {fault}")
 
 

@@ -92,7 +92,7 @@ class EmbeddedCluster:
         self._children: list[_Child] = []
         self._name = name
         self.broker_url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
-        self.flower_url = f"http://127.0.0.1:{settings.flower_port}"
+        self.flower_url = settings.flower_url or f"http://{settings.flower_address}:{settings.flower_port}"
         self.api_url = f"http://{settings.api_host}:{settings.api_port}"
 
     @property
@@ -141,8 +141,7 @@ class EmbeddedCluster:
             self._launch(queue, [*celery, "worker", "-Q", queue, level, "--without-gossip", "--without-mingle"])
         self._launch("beat", [*celery, "beat", level])
         if self._flower:
-            address = ["--address=127.0.0.1", f"--port={self._settings.flower_port}"]
-            self._launch("flower", [*celery, "flower", *address])
+            self._launch("flower", [sys.executable, "-m", "app", "flower"])
         if self._api:
             self._launch("api", [sys.executable, "-m", "app", "api"])
         state = self._folder / "cluster.json"

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Metric, start_http_server
+from filelock import FileLock
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from app.metrics import KNOWN_FROM_THE_START
+from app.metrics import KNOWN_FROM_THE_START, own_metrics
 from app.settings import Settings
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -55,6 +56,8 @@ class ProcessFiles(Collector):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        # several processes of the API may be asked at once
+        self._process_lock = FileLock(folder / "lock")
 
     def begin(self) -> None:
         """Empty the folder: a worker that starts counts from zero, as every process does."""
@@ -63,7 +66,7 @@ class ProcessFiles(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Sums over all processes, with a zero for what is known and has not happened yet."""
-        with self._lock:
+        with self._lock, self._process_lock:
             self._add_up_ended()
             families = {family.name: family for family in MultiProcessCollector(None, str(self.folder)).collect()}
         for counter, known in KNOWN_FROM_THE_START.items():
@@ -79,7 +82,7 @@ class ProcessFiles(Collector):
 
     def add_up_ended(self) -> None:
         """Add the files of ended processes to one, and forget their gauges."""
-        with self._lock:
+        with self._lock, self._process_lock:
             self._add_up_ended()
 
     def _add_up_ended(self) -> None:
@@ -167,9 +170,12 @@ class Exporter:
                 self._files.add_up_ended()
 
 
-def children_write_to(folder: Path) -> None:
-    """From now on started children keep their metrics in this folder."""
+def processes_write_to(folder: Path) -> ProcessFiles:
+    """Empty a folder, and let the processes that this one starts from now on keep their metrics in it."""
+    files = ProcessFiles(folder)
+    files.begin()
     os.environ[FOLDER_VARIABLE] = str(folder)
+    return files
 
 
 def worker_exporter(settings: Settings, node: str, queues: set[str]) -> Exporter | None:
@@ -179,9 +185,7 @@ def worker_exporter(settings: Settings, node: str, queues: set[str]) -> Exporter
     """
     if not settings.metrics_port:
         return None
-    files = ProcessFiles(process_folder(settings, node))
-    files.begin()
-    children_write_to(files.folder)
+    files = processes_write_to(process_folder(settings, node))
     registry = CollectorRegistry()
     registry.register(files)
     registry.register(DataDisk(settings.data_dir))
@@ -192,11 +196,11 @@ def beat_exporter(settings: Settings) -> Exporter | None:
     """The exporter of beat, which has one process; None where METRICS_PORT is 0."""
     if not settings.metrics_port:
         return None
-    from prometheus_client import REGISTRY
-
-    with suppress(ValueError):
-        REGISTRY.register(DataDisk(settings.data_dir))
-    return Exporter(REGISTRY, settings.metrics_host, settings.metrics_port + PortOffset.BEAT)
+    registry = CollectorRegistry()
+    registry.register(own_metrics())
+    registry.register(DataDisk(settings.data_dir))
+    ProcessCollector(registry=registry)
+    return Exporter(registry, settings.metrics_host, settings.metrics_port + PortOffset.BEAT)
 
 
 def worker_port(settings: Settings, queues: set[str]) -> int:

@@ -50,6 +50,8 @@ _LIBRARIES: Final[Mapping[str, tuple[str, str]]] = {
     "kombu": ("WARNING", "INFO"),
     "amqp": ("WARNING", "INFO"),
     "flower": ("WARNING", "INFO"),
+    # says that a worker did not answer yet, four times at every start
+    "flower.inspector": ("ERROR", "INFO"),
     "tornado": ("WARNING", "INFO"),
     "sqlalchemy": ("WARNING", "WARNING"),
     "alembic": ("WARNING", "INFO"),

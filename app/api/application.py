@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
 from app.api.body_limit import BodyLimit
+from app.api.metrics import count_requests, metrics_router
 from app.api.pages import page_routers
 from app.api.pages.errors import error_page
 from app.api.pages.page import prefers_html
@@ -36,7 +37,8 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     app.add_exception_handler(TimeoutError, _store_away)
     app.add_exception_handler(StoreError, _store_away)
     if routers is None:
-        routers = [health_router, validator_router]
+        routers = [health_router, validator_router, metrics_router]
+        app.middleware("http")(count_requests)
         if settings.pages:
             # first: a browser gets the home page at /, every other client the health
             routers = [*page_routers(), *routers]

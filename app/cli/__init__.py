@@ -14,6 +14,7 @@ from app.cli.checkpoints import checkpoints_app
 from app.cli.competition import competition_app
 from app.cli.doctor import doctor
 from app.cli.epoch import epoch_app
+from app.cli.flower import flower
 from app.cli.healthcheck import healthcheck
 from app.cli.migrate import migrate
 from app.cli.run import run
@@ -39,6 +40,7 @@ cli.command()(api)
 cli.command()(scoring_api)
 cli.command()(run)
 cli.command()(up)
+cli.command()(flower)
 cli.command()(doctor)
 cli.command()(settings)
 cli.command()(migrate)

@@ -19,10 +19,15 @@ def api(
     """Serve the validator API until Ctrl-C or SIGTERM."""
     import uvicorn
 
+    from app.exporter import process_folder, processes_write_to
+    from app.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
 
     settings = get_settings()
+    configure("api")
+    if workers > 1 and settings.metrics_port:
+        processes_write_to(process_folder(settings, "api"))
     migrate(get_store())
     get_store().close()
     uvicorn.run(
@@ -31,7 +36,7 @@ def api(
         host=host or settings.api_host,
         port=settings.api_port if port is None else port,
         workers=workers,
-        log_level=settings.log_level.lower(),
+        log_config=configuration("api"),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )

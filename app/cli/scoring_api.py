@@ -19,10 +19,12 @@ def scoring_api(
     import uvicorn
 
     from app.api.scoring import callers
+    from app.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
 
     settings = get_settings()
+    configure("scoring-api")
     callers()
     migrate(get_store())
     get_store().close()
@@ -31,7 +33,7 @@ def scoring_api(
         factory=True,
         host=host or settings.scoring_api_host,
         port=settings.scoring_api_port if port is None else port,
-        log_level=settings.log_level.lower(),
+        log_config=configuration("scoring-api"),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )

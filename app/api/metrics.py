@@ -1,0 +1,219 @@
+"""``GET /metrics``: the API's own metrics, and what only store and broker know, once per cluster (docs/metrics.md).
+
+What is a *state* (the last epoch, the last weights, what waits) is read at the scrape: it survives every restart and is
+never counted twice. What is an *event* is counted by the process where it happens (:mod:`app.metrics`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.celery import QueueName
+from app.domain import RejectionCode, ValidatorError
+from app.exporter import FOLDER_VARIABLE, DataDisk, ProcessFiles
+from app.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
+from app.queues import live_workers, queue_depths, workers_by_queue
+from app.settings import get_settings
+from app.store.competition_tables import ModelRow, WeightRoundRow
+from app.store.database import get_store
+from app.store.records import FINAL_STAGES, PartState, Stage
+from app.store.tables import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
+from app.store.weight_submissions import WeightsState
+
+# Outcomes after which nobody has to act: set, or meant not to be.
+_GOOD_WEIGHTS: Final = (
+    WeightsState.SET,
+    WeightsState.RECORDED,
+    WeightsState.NONE,
+    WeightsState.WRITTEN,
+    WeightsState.NOT_SET,
+)
+_ON_CHAIN: Final = (WeightsState.SET, WeightsState.ALREADY_SET)
+
+log = logging.getLogger("celery_validator.metrics")
+
+metrics_router = APIRouter(include_in_schema=False)
+
+
+@metrics_router.get("/metrics")
+def metrics() -> Response:
+    """The Prometheus text format; 404 where METRICS_PORT is 0."""
+    settings = get_settings()
+    if not settings.metrics_port:
+        raise HTTPException(404, "metrics are turned off (METRICS_PORT=0)")
+    registry = CollectorRegistry()
+    folder = os.environ.get(FOLDER_VARIABLE)
+    registry.register(ProcessFiles(Path(folder)) if folder else own_metrics())
+    registry.register(DataDisk(settings.data_dir))
+    registry.register(ClusterState())
+    ProcessCollector(registry=registry)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def count_requests(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Middleware: requests by route template, never by the path that a stranger typed."""
+    began = time.perf_counter()
+    status = 500
+    try:
+        response = await answer(request)
+        status = response.status_code
+        return response
+    finally:
+        route = getattr(request.scope.get("route"), "path", "none")
+        REQUESTS.labels(route, str(status)).inc()
+        REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began)
+
+
+class ClusterState(Collector):
+    """What store and broker say now. One that does not answer is a 0 in ``…_up``, and its metrics are left out."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the cluster."""
+        yield from _broker()
+        try:
+            with get_store().reading() as session:
+                found = [*_epochs(session), *_last_epoch(session), *_weights(session), *_models(session)]
+        except (SQLAlchemyError, ValidatorError, OSError) as error:
+            log.warning("the store does not say how it is: %s", error)
+            found = [GaugeMetricFamily("validator_store_up", "Whether the store answers.", 0)]
+        else:
+            found.append(GaugeMetricFamily("validator_store_up", "Whether the store answers.", 1))
+        yield from found
+
+
+def _broker() -> Iterator[Metric]:
+    depths, workers = queue_depths(), live_workers()
+    yield GaugeMetricFamily("validator_broker_up", "Whether the broker answers.", float(depths is not None))
+    if depths is not None:
+        waiting = GaugeMetricFamily("validator_queue_messages", "Messages of a queue.", labels=["queue", "state"])
+        for name, depth in depths.items():
+            waiting.add_metric([name.value, "ready"], depth.ready)
+            waiting.add_metric([name.value, "unacknowledged"], depth.unacknowledged)
+        yield waiting
+    if workers is not None:
+        alive = GaugeMetricFamily(
+            "validator_workers", "Workers that answer, by the queue they serve.", labels=["queue"]
+        )
+        for name in QueueName:
+            alive.add_metric([name.value], workers_by_queue(workers)[name])
+        yield alive
+
+
+def _epochs(session: Session) -> Iterator[Metric]:
+    """All that RETENTION keeps: a gauge, since old ones are forgotten."""
+    counts = dict(session.execute(select(EpochRow.stage, func.count()).group_by(EpochRow.stage)).tuples().all())
+    kept = GaugeMetricFamily("validator_epochs_kept", "Epochs in the store, by stage.", labels=["stage"])
+    for stage in Stage:
+        kept.add_metric([stage.value], counts.get(stage.value, 0))
+    yield kept
+    yield _timestamp(
+        "validator_last_epoch_done_timestamp_seconds",
+        "When an epoch was last brought to its end.",
+        session.execute(select(func.max(EpochRow.touched_at)).where(EpochRow.stage == Stage.DONE.value)).scalar(),
+    )
+    yield _timestamp(
+        "validator_last_epoch_announced_timestamp_seconds",
+        "When an epoch was last announced.",
+        session.execute(select(func.max(EpochRow.created_at)).where(EpochRow.stage != Stage.MISSED.value)).scalar(),
+    )
+    oldest = session.execute(
+        select(func.min(EpochRow.created_at)).where(EpochRow.stage.not_in([stage.value for stage in FINAL_STAGES]))
+    ).scalar()
+    yield GaugeMetricFamily(
+        "validator_epoch_open_seconds",
+        "Age of the oldest epoch that is not at its end; 0 where there is none.",
+        max(0.0, time.time() - oldest.timestamp()) if oldest else 0.0,
+    )
+
+
+def _last_epoch(session: Session) -> Iterator[Metric]:
+    columns = (EpochRow.id, EpochRow.number, EpochRow.stage)
+    row = session.execute(
+        select(*columns).where(EpochRow.stage != Stage.MISSED.value).order_by(EpochRow.id.desc()).limit(1)
+    ).one_or_none()
+    if row is None:
+        return
+    yield GaugeMetricFamily("validator_epoch_number", "Number of the newest epoch that was announced.", row.number)
+    stage = GaugeMetricFamily("validator_epoch_stage", "1 for the stage of the newest epoch.", labels=["stage"])
+    for name in Stage:
+        stage.add_metric([name.value], float(row.stage == name.value))
+    yield stage
+    results = session.execute(
+        select(SubmissionRow.state, SubmissionRow.code, func.count())
+        .where(SubmissionRow.epoch_id == row.id)
+        .group_by(SubmissionRow.state, SubmissionRow.code)
+    ).all()
+    found = {code if code else state: count for state, code, count in results}
+    submissions = GaugeMetricFamily(
+        "validator_epoch_submissions",
+        "Submissions of the newest epoch: pending, valid, or the code they were refused with.",
+        labels=["result"],
+    )
+    for result in (PartState.PENDING.value, PartState.VALID.value, *(code.value for code in RejectionCode)):
+        submissions.add_metric([result], found.get(result, 0))
+    yield submissions
+    batches = GaugeMetricFamily("validator_epoch_batches", "Batches of the newest epoch.", labels=["model", "state"])
+    for model, state, count in session.execute(
+        select(BatchRow.model, BatchRow.state, func.count())
+        .where(BatchRow.epoch_id == row.id)
+        .group_by(BatchRow.model, BatchRow.state)
+    ):
+        batches.add_metric([model, state], count)
+    yield batches
+
+
+def _weights(session: Session) -> Iterator[Metric]:
+    rows = session.execute(
+        select(WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at)).group_by(WeightSubmissionRow.state)
+    )
+    latest = {WeightsState(state): at for state, at in rows}
+    rounds = session.execute(
+        select(WeightRoundRow.state, func.max(WeightRoundRow.finished_at)).group_by(WeightRoundRow.state)
+    )
+    by_round = {state: at for state, at in rounds if at is not None}
+    family = GaugeMetricFamily(
+        "validator_last_weights_timestamp_seconds",
+        "When weights last ended well (set, or meant not to be) and when badly; 0 where never.",
+        labels=["of", "ended"],
+    )
+    good = [at for state, at in latest.items() if state in _GOOD_WEIGHTS or state in _ON_CHAIN]
+    bad = [at for state, at in latest.items() if state not in (*_GOOD_WEIGHTS, *_ON_CHAIN, WeightsState.PENDING)]
+    family.add_metric(["molecules", "well"], max((at.timestamp() for at in good), default=0.0))
+    family.add_metric(["molecules", "badly"], max((at.timestamp() for at in bad), default=0.0))
+    well = [at.timestamp() for state, at in by_round.items() if state in {"submitted", "not_set"}]
+    badly = [at.timestamp() for state, at in by_round.items() if state == "failed"]
+    family.add_metric(["models", "well"], max(well, default=0.0))
+    family.add_metric(["models", "badly"], max(badly, default=0.0))
+    yield family
+
+
+def _models(session: Session) -> Iterator[Metric]:
+    waiting, scoring = session.execute(
+        select(
+            func.count().filter(ModelRow.is_new, ModelRow.is_being_scored_by.is_(None)),
+            func.count().filter(ModelRow.is_being_scored_by.is_not(None)),
+        )
+    ).one()
+    models = GaugeMetricFamily("validator_models", "Miners' models in the queue, by state.", labels=["state"])
+    models.add_metric(["waiting"], waiting)
+    models.add_metric(["scoring"], scoring)
+    yield models
+
+
+def _timestamp(name: str, text: str, at: datetime | None) -> GaugeMetricFamily:
+    """Seconds since 1970; 0 where it never happened, so that an alert can tell."""
+    return GaugeMetricFamily(name, text, at.timestamp() if at else 0.0)

@@ -1,0 +1,15 @@
+"""``python -m app flower``: the Flower dashboard of this cluster."""
+
+from __future__ import annotations
+
+from app.settings import get_settings
+
+
+def flower() -> None:
+    """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. ``up`` starts it too."""
+    from app.flower import serve
+    from app.logs import configure
+
+    settings = get_settings()
+    configure("flower")
+    serve(settings)

@@ -26,6 +26,9 @@ from app.cli.submission import submission_app
 from app.cli.up import up
 from app.cli.weights import weights_app
 from app.domain import ValidatorError
+from app.logs import configure
+from app.redaction import redaction
+from app.settings import SettingsError, get_settings
 
 EXIT_BAD_INPUT = 2
 
@@ -49,10 +52,26 @@ cli.command()(healthcheck)
 
 def main() -> None:
     """Run the command line; an error for the person who typed is a sentence, not a traceback."""
+    _set_up_logs()
     try:
         cli()
     except ValidatorError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False, markup=True, soft_wrap=True
-        )
+        sentence = escape(redaction()(str(error)))
+        Console(stderr=True).print(f"[bold red]error:[/] {sentence}", highlight=False, markup=True, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
+    # a fault of this program: its traceback goes through the log, which lets no secret out
+    except Exception as error:  # noqa: BLE001
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)
+
+
+def _set_up_logs() -> None:
+    """Whoever types a command sees warnings; more where LOG_LEVEL says so."""
+    try:
+        settings = get_settings()
+    except SettingsError:
+        # the verb says it, if it needs settings at all
+        return
+    # `run` turns flags into settings first
+    get_settings.cache_clear()
+    configure("cli", level=None if "log_level" in settings.model_fields_set else "WARNING", settings=settings)

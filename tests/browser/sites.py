@@ -158,7 +158,7 @@ class Crawl:
         return [path for paths in self.pages.values() for path in paths]
 
 
-def crawl(site: Site, per_kind: int = 2, start: str = "/") -> Crawl:
+def crawl(site: Site, per_kind: int = 3, start: str = "/") -> Crawl:
     """Follow links from the home page; of each kind of address at most ``per_kind``."""
     kind_of = _kinds()
     pages: dict[str, list[str]] = defaultdict(list)

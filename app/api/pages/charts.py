@@ -212,9 +212,10 @@ def scores_against(title: str, entrants: Sequence[Scored], *, baseline: float | 
                 )
             )
     parts.append(
-        Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-            _LEFT, frame.right, frame.bottom, frame.bottom
-        )
+        Markup(
+            '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+            '<text class="axis-name" x="{}" y="{}" text-anchor="end">best first</text>'
+        ).format(_LEFT, frame.right, frame.bottom, frame.bottom, frame.right, frame.bottom + 34)
     )
     count = sum(baseline is not None and one.score > baseline for one in drawn)
     against = f"{count} above the baseline {number(baseline)} (squares)" if baseline is not None else "no baseline"

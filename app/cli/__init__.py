@@ -61,7 +61,7 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]error:[/] {sentence}", highlight=False, markup=True, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
     # a fault of this program: its traceback goes through the log, which lets no secret out
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         logging.getLogger("celery_validator").critical("%s: %s", type(error).__name__, error, exc_info=True)
         sys.exit(1)
 

@@ -31,18 +31,20 @@ from app.settings import get_settings
 from app.store.competition_tables import ModelRow, WeightRoundRow
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage
+from app.store.reputations import RoundState
 from app.store.tables import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
 from app.store.weight_submissions import WeightsState
 
-# Outcomes after which nobody has to act: set, or meant not to be.
-_GOOD_WEIGHTS: Final = (
-    WeightsState.SET,
-    WeightsState.RECORDED,
-    WeightsState.NONE,
-    WeightsState.WRITTEN,
-    WeightsState.NOT_SET,
+# Outcomes after which nobody has to act (set, or meant not to be), and those after which somebody must. A replay's
+# weights are neither.
+_WELL: Final = frozenset(
+    {WeightsState.SET, WeightsState.ALREADY_SET, WeightsState.NONE, WeightsState.WRITTEN, WeightsState.NOT_SET}
 )
-_ON_CHAIN: Final = (WeightsState.SET, WeightsState.ALREADY_SET)
+_BADLY: Final = frozenset(
+    {WeightsState.LATE, WeightsState.WINNER_LEFT, WeightsState.NOT_REGISTERED, WeightsState.FAILED}
+)
+_ROUND_WELL: Final = frozenset({RoundState.SUBMITTED, RoundState.NOT_SET})
+_ROUND_BADLY: Final = frozenset({RoundState.FAILED})
 
 log = logging.getLogger("celery_validator.metrics")
 
@@ -115,6 +117,8 @@ def _broker() -> Iterator[Metric]:
 
 def _epochs(session: Session) -> Iterator[Metric]:
     """All that RETENTION keeps: a gauge, since old ones are forgotten."""
+    # a replay is nobody's duty
+    live = EpochRow.source.like("live:%")
     counts = dict(session.execute(select(EpochRow.stage, func.count()).group_by(EpochRow.stage)).tuples().all())
     kept = GaugeMetricFamily("validator_epochs_kept", "Epochs in the store, by stage.", labels=["stage"])
     for stage in Stage:
@@ -122,20 +126,24 @@ def _epochs(session: Session) -> Iterator[Metric]:
     yield kept
     yield _timestamp(
         "validator_last_epoch_done_timestamp_seconds",
-        "When an epoch was last brought to its end.",
-        session.execute(select(func.max(EpochRow.touched_at)).where(EpochRow.stage == Stage.DONE.value)).scalar(),
+        "When a live epoch was last brought to its end.",
+        session.execute(select(func.max(EpochRow.touched_at)).where(EpochRow.stage == Stage.DONE.value, live)).scalar(),
     )
     yield _timestamp(
         "validator_last_epoch_announced_timestamp_seconds",
-        "When an epoch was last announced.",
-        session.execute(select(func.max(EpochRow.created_at)).where(EpochRow.stage != Stage.MISSED.value)).scalar(),
+        "When a live epoch was last announced.",
+        session.execute(
+            select(func.max(EpochRow.created_at)).where(EpochRow.stage != Stage.MISSED.value, live)
+        ).scalar(),
     )
     oldest = session.execute(
-        select(func.min(EpochRow.created_at)).where(EpochRow.stage.not_in([stage.value for stage in FINAL_STAGES]))
+        select(func.min(EpochRow.created_at)).where(
+            EpochRow.stage.not_in([stage.value for stage in FINAL_STAGES]), live
+        )
     ).scalar()
     yield GaugeMetricFamily(
         "validator_epoch_open_seconds",
-        "Age of the oldest epoch that is not at its end; 0 where there is none.",
+        "Age of the oldest live epoch that is not at its end; 0 where there is none.",
         max(0.0, time.time() - oldest.timestamp()) if oldest else 0.0,
     )
 
@@ -177,27 +185,29 @@ def _last_epoch(session: Session) -> Iterator[Metric]:
 
 
 def _weights(session: Session) -> Iterator[Metric]:
-    rows = session.execute(
-        select(WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at)).group_by(WeightSubmissionRow.state)
-    )
-    latest = {WeightsState(state): at for state, at in rows}
+    settled = session.execute(
+        select(WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at))
+        .join(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
+        .where(EpochRow.source.like("live:%"))
+        .group_by(WeightSubmissionRow.state)
+    ).tuples()
     rounds = session.execute(
         select(WeightRoundRow.state, func.max(WeightRoundRow.finished_at)).group_by(WeightRoundRow.state)
-    )
-    by_round = {state: at for state, at in rounds if at is not None}
+    ).tuples()
+    molecules = {WeightsState(state): at for state, at in settled}
+    models = {RoundState(state): at for state, at in rounds}
     family = GaugeMetricFamily(
         "validator_last_weights_timestamp_seconds",
         "When weights last ended well (set, or meant not to be) and when badly; 0 where never.",
         labels=["of", "ended"],
     )
-    good = [at for state, at in latest.items() if state in _GOOD_WEIGHTS or state in _ON_CHAIN]
-    bad = [at for state, at in latest.items() if state not in (*_GOOD_WEIGHTS, *_ON_CHAIN, WeightsState.PENDING)]
-    family.add_metric(["molecules", "well"], max((at.timestamp() for at in good), default=0.0))
-    family.add_metric(["molecules", "badly"], max((at.timestamp() for at in bad), default=0.0))
-    well = [at.timestamp() for state, at in by_round.items() if state in {"submitted", "not_set"}]
-    badly = [at.timestamp() for state, at in by_round.items() if state == "failed"]
-    family.add_metric(["models", "well"], max(well, default=0.0))
-    family.add_metric(["models", "badly"], max(badly, default=0.0))
+    for of, ended, found in (
+        ("molecules", "well", [molecules.get(state) for state in _WELL]),
+        ("molecules", "badly", [molecules.get(state) for state in _BADLY]),
+        ("models", "well", [models.get(state) for state in _ROUND_WELL]),
+        ("models", "badly", [models.get(state) for state in _ROUND_BADLY]),
+    ):
+        family.add_metric([of, ended], max((at.timestamp() for at in found if at is not None), default=0.0))
     yield family
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -36,27 +38,45 @@ class DataSource:
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )
 
-    def load(self, name: str | None, split: str, *, streaming: bool = False) -> Any:
-        """The ``datasets`` object of one configuration's split: not in memory, but mapped from the cache, or streamed.
+    def load(self, name: str | None, split: str) -> Any:
+        """The ``datasets`` object of one configuration's split: not in memory, but mapped from the cache.
 
         Raises:
             EvaluationImpossible: it cannot be had; the message says what to download or set.
         """
+        with self._had(name, split):
+            return self._loaded(name, split, streaming=False)
+
+    def first_rows(self, name: str | None, split: str, count: int) -> list[dict[str, Any]]:
+        """The first rows of a split that may be too large to download: only these are streamed.
+
+        Raises:
+            EvaluationImpossible: as for ``load``.
+        """
+        with self._had(name, split):
+            return list(islice(self._loaded(name, split, streaming=True), count))
+
+    def _loaded(self, name: str | None, split: str, *, streaming: bool) -> Any:
         from datasets import disable_progress_bars, load_dataset
-        from datasets.exceptions import DatasetsError
 
         disable_progress_bars()
         path, revision = self._path()
+        return load_dataset(
+            path,
+            name,
+            split=split,
+            revision=revision,
+            cache_dir=str(self.cache),
+            token=self.token,
+            streaming=streaming,
+        )
+
+    @contextmanager
+    def _had(self, name: str | None, split: str) -> Iterator[None]:
+        from datasets.exceptions import DatasetsError
+
         try:
-            return load_dataset(
-                path,
-                name,
-                split=split,
-                revision=revision,
-                cache_dir=str(self.cache),
-                token=self.token,
-                streaming=streaming,
-            )
+            yield
         except (OSError, ValueError, DatasetsError) as error:
             raise EvaluationImpossible(
                 f"{self.setting}: {self.place}, {name or 'default'}/{split}, cannot be loaded "

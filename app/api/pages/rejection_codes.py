@@ -60,7 +60,7 @@ EXPLANATIONS: Final = (
         RejectionCode.FORMAT_INVALID,
         _DECRYPT,
         "The file, or what it decrypts to, is not written as agreed: a tuple (target_round, ciphertext), and in it "
-        "UID:name,name,…",
+        "UID:name,name,… as plain text.",
         "Write the file with the miner's own encryption call and do not edit it.",
     ),
     Explanation(

@@ -135,12 +135,12 @@ def evaluation_scene(folder: Path, dataset: Path | None = None) -> Iterator[Scen
 
 
 def committed(store: Store, *commitments: ModelCommitment, days_ago: float = 1.0) -> None:
-    """The store as ``update_models`` leaves it: metagraph, competition, and the models in the queue."""
+    """The store as ``update_models`` leaves it: these miners and no others, the competition, their models queued."""
+    uids = {int(found.model.name.removeprefix("model")): found for found in commitments}
     with store.writing() as session:
-        last = max((int(found.model.name.removeprefix("model")) for found in commitments), default=2)
-        Metagraph(session, NETUID).sync(1000, neurons(last))
+        everybody = neurons(max(uids, default=2))
+        Metagraph(session, NETUID).sync(1000, [found for found in everybody if found.uid < 2 or found.uid in uids])
         if not Competitions(session).all():
             Competitions(session).add("voicebench", 1.0, "test")
-        for found in commitments:
-            uid = int(found.model.name.removeprefix("model"))
+        for uid, found in uids.items():
             ModelQueue(session, NETUID).register(uid, found, now() - timedelta(days=days_ago))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, Score
-from gpu.evaluation.datasets_hub import DataSource, chosen_rows, column
+from gpu.evaluation.datasets_hub import DataSource, chosen_rows, column, first_line
 from gpu.evaluation.interview import interview, sample_row
 from gpu.evaluation.model_client import ModelClient
 from gpu.evaluation.speech_quality import resolved_device
@@ -86,7 +86,12 @@ class ImageBindText:
         except ImportError as error:
             raise EvaluationImpossible(f"captions are compared by ImageBind: {_INSTALL}") from error
         model = imagebind_model.imagebind_huge(pretrained=False)
-        model.load_state_dict(_state_dict(path))
+        try:
+            model.load_state_dict(_state_dict(path))
+        except RuntimeError as error:
+            raise EvaluationImpossible(
+                f"IMAGEBIND_WEIGHTS: {path} does not fit imagebind_huge: {first_line(error)}"
+            ) from error
         self._device = resolved_device(self._device)
         self._model = model.eval().to(self._device)
 

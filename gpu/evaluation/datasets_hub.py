@@ -80,7 +80,7 @@ class DataSource:
         except (OSError, ValueError, DatasetsError) as error:
             raise EvaluationImpossible(
                 f"{self.setting}: {self.place}, {name or 'default'}/{split}, cannot be loaded "
-                f"({type(error).__name__}: {_first_line(error)}). Give this node access to the hub, or copy the data "
+                f"({type(error).__name__}: {first_line(error)}). Give this node access to the hub, or copy the data "
                 f"('hf download --repo-type dataset {self._hub_name()} --local-dir FOLDER') and set "
                 f"{self.setting}=FOLDER"
             ) from error
@@ -127,5 +127,6 @@ def column(row: Mapping[str, Any], name: str, place: str) -> Any:
     return row[name]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library says of its failure, short."""
     return (str(error).splitlines() or [""])[0][:200]

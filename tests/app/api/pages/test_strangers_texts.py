@@ -72,9 +72,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict
     """Every page and file of a hostile store, and of one that is filled the same way with harmless words."""
     found = {}
     patch = pytest.MonkeyPatch()
-    for name, texts in (("hostile", HOSTILE), ("harmless", BENIGN)):
+    for name, texts, most in (("hostile", HOSTILE, 60), ("harmless", BENIGN, 10)):
         with visiting(site(tmp_path_factory.mktemp(name), texts), patch) as client:
-            found[name] = crawl(client)
+            found[name] = crawl(client, most)
     patch.undo()
     yield found
     close_stores()
@@ -91,16 +91,17 @@ def visiting(url: str, patch: pytest.MonkeyPatch) -> Iterator[TestClient]:
         yield client
 
 
-def crawl(client: TestClient) -> dict[str, httpx.Response]:
-    """Follow every link within the site; the address before the last part tells which pages are of one kind."""
+def crawl(client: TestClient, most: int) -> dict[str, httpx.Response]:
+    """Follow links within the site: so many pages, and 3 files, of one kind (the address's first and last part)."""
     found: dict[str, httpx.Response] = {}
     kinds: Counter[str] = Counter()
     pending = ["/"]
     while pending:
         path = pending.pop(0)
-        kind = re.sub(r"(?<=/)[^/?]+(?=/|$|\?|\.(csv|json|svg))", "*", path.split("?")[0].removeprefix("/"))
-        kind = f"{path.split('/')[1].split('?')[0]}|{kind}"
-        if path in found or kinds[kind] >= len(HOSTILE):
+        parts = path.split("?")[0].split("/")
+        is_file = path.endswith((".csv", ".json", ".svg"))
+        kind = f"{parts[1]} {len(parts)} {parts[-1] if is_file and len(parts) > 3 else is_file}"
+        if path in found or kinds[kind] >= (3 if is_file else most):
             continue
         kinds[kind] += 1
         found[path] = client.get(path)
@@ -140,7 +141,7 @@ def test_no_element_and_no_attribute_that_was_not_ours(answers: dict[str, dict[s
 
 def is_part(path: str) -> bool:
     """Whether an address is that of a fragment, which is set into a page."""
-    return path.startswith("/now?")
+    return path.startswith("/fragments/")
 
 
 def test_no_address_leads_away(answers: dict[str, dict[str, httpx.Response]]) -> None:
@@ -197,7 +198,8 @@ def test_files_are_whole_and_no_spreadsheet_computes_them(answers: dict[str, dic
         elif kind.startswith("application/json"):
             documents += 1
             json.loads(answer.text)
-            assert answer.text.isascii(), path
+            # result.json is the document that the epoch's end wrote, letter by letter
+            assert answer.text.isascii() or path.endswith("/result.json"), path
         if kind.startswith(("text/csv", "application/json")):
             assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._-]+"', answer.headers["content-disposition"]), path
     assert tables > 10

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
 from gpu.evaluation.contract import EvaluationImpossible
 
+# Docker 20.10, the oldest that this was run on
+_OLDEST: Final = "1.41"
 _LONGEST_MESSAGE: Final = 1 << 20
 
 # said outright, or the SDK looks up the operator's account: a stranger's image is pulled without one
@@ -29,7 +31,10 @@ def engine(address: str | None, timeout: float = 60.0) -> Iterator[Any]:
     with speaking(f"connecting to Docker at {address or 'DOCKER_HOST or the usual socket'}"):
         environment = {**os.environ, "DOCKER_HOST": address} if address else dict(os.environ)
         arguments = kwargs_from_env(environment=environment)
-        client = APIClient(**arguments, version="auto", timeout=timeout)
+        # the SDK's own version="auto" leaves a connection open where the Engine refuses
+        with closing(APIClient(**arguments, version=_OLDEST, timeout=timeout)) as probe:
+            version = probe.version(api_version=False)["ApiVersion"]
+        client = APIClient(**arguments, version=version, timeout=timeout)
     try:
         yield client
     finally:

@@ -16,6 +16,7 @@ from gpu.evaluation.contract import ModelFault, ModelFaultCode
 
 LARGEST_DOCKERFILE: Final = 1 << 18
 _LONGEST_LINE: Final = 60_000
+_ESCAPE: Final = "\\"
 _DIRECTIVE: Final = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*?)\s*")
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)(?::([-+])([^}]*))?\}|(\w+))")
 _HEREDOC: Final = re.compile(r"(?<!<)\d*<<-?(?!<)[\"']?[A-Za-z_]\w*[\"']?(?=$|[\s;&|>)])")
@@ -55,7 +56,7 @@ class Dockerfile:
         The stranger's own LABELs are left out: they could take ours away.
         """
         label = "LABEL " + " ".join(f'{key}="{value}"' for key, value in labels.items())
-        lines = [f"# escape={self.escape}"]
+        lines = [] if self.escape == _ESCAPE else [f"# escape={self.escape}"]
         for instruction, image in _with_images(self.instructions):
             if instruction.word == "LABEL":
                 continue
@@ -97,10 +98,10 @@ def _escape(lines: Iterable[str]) -> str:
         if not found:
             break
         if found[1].lower() == "escape":
-            if found[2] not in {"\\", "`"}:
+            if found[2] not in {_ESCAPE, "`"}:
                 raise refused(f"its escape directive names {found[2]!r:.20}; only \\ and ` can be one")
             return found[2]
-    return "\\"
+    return _ESCAPE
 
 
 def _logical(lines: Iterable[str], escape: str) -> Iterable[str]:

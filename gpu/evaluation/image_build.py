@@ -21,6 +21,7 @@ from gpu.evaluation.leftovers import EvaluationsFolder
 _KEPT_LOG: Final = 1 << 16
 _QUOTED_LOG: Final = 2000
 _LOOK_SECONDS: Final = 0.2
+_SLACK_SECONDS: Final = 10.0
 _CPU_PERIOD: Final = 100_000
 
 
@@ -144,7 +145,8 @@ def _built(
     fault: str | None = None
     refusal = 0
     with speaking("building the image"):
-        seconds = end.check("its image was built")
+        # a silent build is the guard's to end; the socket's own limit is for an Engine that hangs
+        seconds = end.check("its image was built") + _SLACK_SECONDS
         with stream(client, "/build", seconds, params=parameters, headers=headers, data=context) as messages:
             if messages.status >= 400:
                 refusal = messages.status
@@ -252,7 +254,7 @@ def _pull(
     headers = {"X-Registry-Auth": encode_header(ANONYMOUS)}
     parameters = {"fromImage": repository, "tag": digest}
     fault = None
-    seconds = end.check(f"{repository} was pulled")
+    seconds = end.check(f"{repository} was pulled") + _SLACK_SECONDS
     with (
         stream(client, "/images/create", seconds, params=parameters, headers=headers) as messages,
         _guarded(messages, end, free, limits.floor) as why,

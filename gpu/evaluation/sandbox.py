@@ -95,10 +95,11 @@ class DockerSandbox:
         name = safe_name(model.evaluation_id)
         now = int(time.time())
         over = now + int(deadline.check("waiting for its turn")) + 1
-        with engine(self._address) as client, self._evaluations.held(name, over) as ours:
-            if not ours:
-                raise EvaluationImpossible(f"evaluation {model.evaluation_id} is already running on this node")
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(engine(self._address))
             _require_isolation(client)
+            if not stack.enter_context(self._evaluations.held(name, over)):
+                raise EvaluationImpossible(f"evaluation {model.evaluation_id} is already running on this node")
             labels = Labels(self._evaluations.node(), name, now, over)
             # an earlier try at the same evaluation that was killed
             self._remove(client, labels)

@@ -264,6 +264,7 @@ class FakeEngine:
         return [c for c in self.containers.values() if c.status == "running" and network["Name"] in c.networks]
 
     def create(self, name: str | None, document: dict[str, Any]) -> str:
+        document = dict(document)
         with self.lock:
             if name and any(c.name == name for c in self.containers.values()):
                 raise _Refused(409, f'Conflict. The container name "/{name}" is already in use')
@@ -428,11 +429,8 @@ class FakeEngine:
         dockerfile = context / query.get("dockerfile", "Dockerfile")
         if not dockerfile.is_file():
             raise _Refused(500, f"Cannot locate specified Dockerfile: {dockerfile.name}")
-        lines = [
-            line.strip()
-            for line in re.sub(r"\\[ \t]*\n", "", dockerfile.read_text()).splitlines()
-            if line.strip() and not line.strip().startswith("#")
-        ]
+        text = "\n".join(line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#"))
+        lines = [line.strip() for line in re.sub(r"\\[ \t]*\n", "", text).splitlines() if line.strip()]
         image = _Image("", "", {}, {})
         stages: dict[str, str] = {}
         for number, line in enumerate(lines, 1):

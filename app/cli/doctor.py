@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -15,9 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.settings import Settings, get_settings
+from beat_schedule import MODELS_NETUID
 
 _PACKAGES = ("celery", "redis", "bittensor", "rdkit", "torch", "boltz", "pydantic", "flower", "sqlalchemy")
 _PYTHON = (3, 11)
+_GIB: Final = 2**30
 
 
 class Health(StrEnum):
@@ -147,6 +152,50 @@ def _wallet(settings: Settings) -> Iterator[Finding]:
         yield Finding("wallet", Health.OPTIONAL, f"no hotkey at {path}", advice)
 
 
+def _evaluation(settings: Settings) -> Iterator[Finding]:
+    """What it takes to evaluate models on this machine; asked where that is to be done."""
+    if settings.netuid != MODELS_NETUID or settings.run_api:
+        return
+    yield _docker(settings)
+    yield _disk(settings)
+    judge = settings.judge_url is not None and settings.judge_model is not None
+    yield Finding(
+        "judge of answers",
+        Health.OK if judge else Health.MISSING,
+        f"{settings.judge_model} at {urlsplit(settings.judge_url or '').hostname}" if judge else "not set",
+        ""
+        if judge
+        else "set JUDGE_URL, JUDGE_MODEL and JUDGE_KEY: an OpenAI-compatible API; voicebench and v2v need it",
+    )
+
+
+def _docker(settings: Settings) -> Finding:
+    from app.domain import ValidatorError
+    from gpu.evaluation.docker_engine import engine, speaking
+
+    try:
+        with engine(settings.docker_host, timeout=5.0) as client, speaking("asking for its version"):
+            version = str(client.version().get("Version", "?"))
+    except ValidatorError as error:
+        advice = "install Docker, let this user talk to it (group docker), or set DOCKER_HOST; --run_api needs none"
+        return Finding("Docker", Health.MISSING, str(error).split(". ")[0], advice)
+    return Finding("Docker", Health.OK, f"Engine {version}")
+
+
+def _disk(settings: Settings) -> Finding:
+    data = settings.data_dir.expanduser().resolve()
+    # it is made on first use
+    place = next(folder for folder in (data, *data.parents) if folder.is_dir())
+    free, wanted = shutil.disk_usage(place).free, int(settings.model_size_limit) + int(settings.disk_reserve)
+    enough = free >= wanted
+    return Finding(
+        "disk for models",
+        Health.OK if enough else Health.MISSING,
+        f"{free / _GIB:.0f} GiB free in {place}, {wanted / _GIB:.0f} GiB wanted",
+        "" if enough else "make room, set DATA_DIR to a larger disk, or lower MODEL_SIZE_LIMIT and DISK_RESERVE",
+    )
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _python,
     _packages,
@@ -155,4 +204,5 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _gpu,
     _weights,
     _wallet,
+    _evaluation,
 )

@@ -6,6 +6,7 @@ import pytest
 
 from app.cli.doctor import CHECKS, Finding, Health
 from app.settings import get_settings
+from tests.workers.evaluation_scene import FakeEngine
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, Finding]:
@@ -40,3 +41,28 @@ def test_a_store_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch
     found = findings(monkeypatch, DATABASE_URL="postgresql://u@127.0.0.1:1/x?connect_timeout=1")
     assert found["store"].health is Health.MISSING
     assert "DATABASE_URL" in found["store"].advice
+
+
+def test_a_node_that_evaluates_models_needs_docker_disk_and_a_judge(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = {"Docker", "disk for models", "judge of answers"}
+    assert not asked & set(findings(monkeypatch))
+    found = findings(monkeypatch, NETUID="21", DOCKER_HOST="tcp://127.0.0.1:1", DISK_RESERVE="1000TiB")
+    assert all(found[what].health is Health.MISSING for what in asked)
+    assert "group docker" in found["Docker"].advice
+    assert "DATA_DIR" in found["disk for models"].advice
+    assert "JUDGE_URL" in found["judge of answers"].advice
+    with FakeEngine(tmp_path / "engine.sock") as engine:
+        found = findings(
+            monkeypatch,
+            DOCKER_HOST=engine.address,
+            DISK_RESERVE="0",
+            MODEL_SIZE_LIMIT="1",
+            JUDGE_URL="https://user:secret@judge.example/v1",
+            JUDGE_MODEL="judge-1",
+        )
+    assert all(found[what].health is Health.OK for what in asked)
+    assert found["Docker"].found == "Engine 20.10.24"
+    assert found["judge of answers"].found == "judge-1 at judge.example"
+    assert not asked & set(findings(monkeypatch, RUN_API="true"))

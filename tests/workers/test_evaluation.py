@@ -33,11 +33,6 @@ from tests.app.model_fixtures import NETUID, miner
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene, write_voicebench
 from workers import evaluation as jobs
 
-# the Docker SDK leaves the socket open with which it could not connect
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket.socket.*family=1:pytest.PytestUnraisableExceptionWarning"
-)
-
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 Setting = Callable[..., None]
@@ -285,11 +280,11 @@ def test_a_hub_that_is_away_is_nobody_s_score(
 
 @on_sqlite
 def test_a_docker_engine_that_is_away_is_nobody_s_score(
-    scene: Scene, store: Store, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, store: Store, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commitment = scene.publish(2)
     committed(store, commitment)
-    setting(docker_host=f"unix://{tmp_path}/nobody.sock")
+    setting(docker_host="tcp://127.0.0.1:1")
     monkeypatch.setattr("app.store.evaluations.MOST_TRIES", 1)
     record = evaluate(store, commitment)
     assert (record.phase, record.score) == (EvaluationPhase.RELEASED, None)

@@ -119,7 +119,8 @@ def test_the_timetables_key_is_the_schedulers_own() -> None:
 
     from app.celery import app
 
-    assert RedBeatConfig(app).schedule_key == "redbeat:default::schedule"
+    with pytest.warns(DeprecationWarning):
+        assert RedBeatConfig(app).schedule_key == "redbeat:default::schedule"
 
 
 @pytest.mark.parametrize(

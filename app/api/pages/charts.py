@@ -26,6 +26,11 @@ _SERIES: Final = 6
 _BINS: Final = 24
 _ENTRANTS: Final = 60
 
+# Steps of a time axis (s): up to a quarter of a year, in which a store keeps its history many times over.
+_TIME_STEPS: Final = (
+    1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10_800, 21_600, 43_200, *(86_400 * days for days in (1, 2, 5, 10, 30, 90)),
+)  # fmt: skip
+
 Text = Callable[[float], str]
 
 
@@ -139,7 +144,10 @@ def lines(
     x_range = _widened(min(x for x, _ in found), max(x for x, _ in found), 0.0)
     frame = _Frame(260, x_range, y_range or _widened(min(heights), max(heights), 0.05), right=130)
     x_text = _time_text(*x_range) if times else _number_text(*x_range)
-    parts = [frame.y_axis(_number_text(*frame.y_range)), frame.x_axis(x_text, axis)]
+    parts = [
+        frame.y_axis(_number_text(*frame.y_range)),
+        frame.x_axis(x_text, axis, _time_ticks(*x_range) if times else None),
+    ]
     names: list[tuple[float, str, int]] = []
     for name, height in (rules or {}).items():
         parts.append(
@@ -274,7 +282,7 @@ def lanes(title: str, marks: Sequence[Mark], *, axis: str, lane_axis: str, kinds
         )
     parts.append(
         Markup('<text class="axis-name" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            _WIDTH - _RIGHT, bottom + 34, axis
+            _WIDTH - _RIGHT, bottom + 34, visible(axis)
         )
     )
     shared: dict[tuple[str, str], int] = {}
@@ -329,7 +337,7 @@ def stacked_durations(title: str, bars: Sequence[tuple[str, Mapping[str, float]]
                     y,
                     _at(max(width, 1)),
                     bar_height,
-                    f"{name}, {kind}: {duration(seconds)}",
+                    visible(f"{name}, {kind}: {duration(seconds)}"),
                 )
             )
             x += width
@@ -373,12 +381,12 @@ class _Frame:
         ]
         return Markup("").join(parts)
 
-    def x_axis(self, text: Text, name: str) -> Markup:
+    def x_axis(self, text: Text, name: str, ticks: Sequence[float] | None = None) -> Markup:
         parts = [
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
                 _at(self.x(tick)), self.bottom + 16, text(tick)
             )
-            for tick in _ticks(*self.x_range, 6)
+            for tick in (_ticks(*self.x_range, 6) if ticks is None else ticks)
         ]
         parts.append(
             Markup(
@@ -468,6 +476,12 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, first + about * 3) if index * step <= high + step * 1e-6]
+
+
+def _time_ticks(low: float, high: float) -> list[float]:
+    """Full seconds, minutes, hours or days between two instants, about six."""
+    step = next((step for step in _TIME_STEPS if step >= (high - low) / 6), _TIME_STEPS[-1])
+    return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _number_text(low: float, high: float) -> Text:

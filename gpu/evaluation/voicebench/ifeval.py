@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +54,15 @@ class InstructionFollowing:
                     raise EvaluationImpossible(f"{sample.id}: {instruction} with {arguments}: {error}") from error
 
     def evaluate(self, answers: Sequence[Answered], deadline: Deadline) -> SetVerdict:
-        """The verdict is ``{"strict": [true, …], "loose": [true, …]}``, one for each instruction."""
-        verdicts = [self._verdict(answer) for answer in answers]
+        """The verdict is ``{"strict": [true, …], "loose": [true, …]}``, one for each instruction.
+
+        Raises:
+            ModelFault: the deadline is over: answers can be made to slow the checks down.
+        """
+        verdicts = []
+        for answer in answers:
+            deadline.check("checking whether the model's answers follow their instructions")
+            verdicts.append(self._verdict(answer))
         details: dict[str, float] = {}
         for kind in ("strict", "loose"):
             lists = [verdict[kind] for verdict in verdicts]
@@ -68,11 +76,10 @@ class InstructionFollowing:
         text = _bare(answer.text)
         for instruction, arguments in zip(answer.sample.instructions, answer.sample.arguments, strict=True):
             one = _example(checks, answer.sample, instruction, arguments)
-            for kind, check in (
-                ("strict", checks.test_instruction_following_strict),
-                ("loose", checks.test_instruction_following_loose),
-            ):
-                verdict[kind].append(_followed(check, one, text))
+            strict = _followed(checks.test_instruction_following_strict, one, text)
+            verdict["strict"].append(strict)
+            # what is followed strictly is the first of the loose readings
+            verdict["loose"].append(strict or _followed(checks.test_instruction_following_loose, one, text))
         return verdict
 
     def _checks(self) -> Any:
@@ -94,6 +101,8 @@ class InstructionFollowing:
             from lm_eval.tasks.ifeval import utils
 
         langdetect.DetectorFactory.seed = _SEED
+        # it logs whole answers where no language can be detected
+        logging.getLogger("lm_eval.tasks.ifeval").setLevel(logging.CRITICAL)
         return utils
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpu.evaluation.contract import Deadline, EvaluationImpossible
+from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault
 from gpu.evaluation.voicebench.bbh import TwoWay, binary_answer
 from gpu.evaluation.voicebench.dataset import Sample, SetPlan
 from gpu.evaluation.voicebench.evaluator import Answered
@@ -314,6 +314,18 @@ def test_what_a_data_set_leaves_out_is_drawn_alike_every_time(punkt: Path) -> No
 def test_an_answer_made_to_break_a_check_does_not_follow_it(answer: str, punkt: Path) -> None:
     assert not followed("detectable_format:json_format", {}, answer, punkt)[0]
     assert not followed("detectable_format:title", {}, answer, punkt)[0]
+
+
+def test_answers_do_not_reach_the_log(punkt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    followed("change_case:english_capital", {}, "1234 5678", punkt)
+    followed("language:response_language", {"language": "en"}, "1234 5678", punkt)
+    assert "1234" not in caplog.text
+
+
+def test_slow_checks_end_at_the_deadline(punkt: Path) -> None:
+    sample = Sample(SetPlan("ifeval", 1), 0, "p", instructions=("punctuation:no_comma",), arguments=({},))
+    with pytest.raises(ModelFault, match="the time limit was over while checking"):
+        InstructionFollowing(punkt).evaluate([Answered(sample, "No comma.")], Deadline(0))
 
 
 def test_without_punkt_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import QueueName, app, visible_gpus
 from app.committed_model import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.evaluations import move_on, silence
+from app.experiment_log import log_evaluation
 from app.heartbeat import Heartbeat
 from app.metrics import EVALUATIONS
 from app.settings import get_settings
@@ -64,7 +65,7 @@ def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, ho
     pause = _Try(claim).run()
     if pause is not None:
         raise self.retry(countdown=pause.total_seconds(), max_retries=None)
-    return _told(self.task_id)
+    return _told(self.task_id, claim.tries)
 
 
 @app.task(base=ValidatorTask)
@@ -92,11 +93,14 @@ def _claim(task: ValidatorTask, inputs: EvaluationInputs) -> EvaluationRecord | 
     return record if found is ClaimResult.CLAIMED and record is not None else found
 
 
-def _told(evaluation_id: str) -> dict[str, Any]:
+def _told(evaluation_id: str, number: int) -> dict[str, Any]:
     with get_store().reading() as session:
         record = Evaluations(session).get(evaluation_id)
     if record is None:
         return {"evaluation": evaluation_id, "status": "gone"}
+    project = get_settings().wandb_project
+    if project is not None and record.finished_at is not None and record.tries == number:
+        log_evaluation(project, record)
     return {"evaluation": evaluation_id, "status": record.phase.value, "score": record.score, "error": record.error}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import pytest
 
 from gpu.evaluation.contract import Deadline, ModelFault, ModelSource
 from gpu.evaluation.docker_engine import engine
-from gpu.evaluation.leftovers import EVALUATION, NODE, EvaluationsFolder
+from gpu.evaluation.leftovers import EVALUATION, NODE, EvaluationsFolder, sweep
 from gpu.evaluation.locks import MIB, Locks
 from gpu.evaluation.repository import ModelHub
 from gpu.evaluation.sandbox import DockerSandbox, Limits
+from tests.gpu.evaluation.evaluation_killer import Killer
 from tests.gpu.evaluation.model_hub import ModelRepositories
 
 pytestmark = [pytest.mark.docker, pytest.mark.enable_socket]
@@ -172,3 +174,27 @@ def test_a_build_that_takes_too_long_leaves_nothing(hub: ModelRepositories, tmp_
         pass
     assert time.monotonic() - begun < 40
     assert everything() == before
+
+
+def test_an_evaluation_killed_anywhere_leaves_nothing_after_a_sweep(hub: ModelRepositories, tmp_path: Path) -> None:
+    draw = random.Random(6)
+    before = everything()
+    killer = Killer(ADDRESS or "unix:///var/run/docker.sock", hub.url, tmp_path)
+    try:
+        begun = time.monotonic()
+        assert killer.run("whole") == "done 0"
+        whole = time.monotonic() - begun
+        for number in range(8):
+            end = time.monotonic() + whole * (number + draw.random()) / 8
+            assert killer.run(f"e{number}", lambda end=end: time.monotonic() > end) in {"killed", "done 0"}
+            for _ in range(10):
+                with engine(ADDRESS) as client:
+                    sweep(EvaluationsFolder(tmp_path / "evaluations"), client)
+                if everything() == before:
+                    break
+                # the daemon takes its time to cancel a build
+                time.sleep(1)
+            assert everything() == before
+            assert {path.name for path in (tmp_path / "evaluations").iterdir()} <= {".node-id", ".pulled"}
+    finally:
+        killer.close()

@@ -11,6 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.metrics import TASKS_SENT
+
 # How long beat waits for a Redis that is away, in seconds.
 _AWAY_SECONDS: Final = 2.0
 
@@ -35,6 +37,12 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
         except (RedisConnectionError, RedisTimeoutError) as error:
             log.warning("Redis is away (%s); beat waits for it", error)
             return _AWAY_SECONDS
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send what is due."""
+        sent = super().apply_async(entry, *args, **kwargs)
+        TASKS_SENT.labels(str(entry.task).rpartition(".")[2]).inc()
+        return sent
 
     def _take_up_again(self) -> None:
         acquire_distributed_beat_lock(sender=SimpleNamespace(scheduler=self))

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 import redis
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
+from kombu.pidbox import Mailbox
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -158,7 +159,9 @@ def _routing_key(raw: bytes | str) -> str:
 def _ask_workers() -> tuple[LiveWorker, ...]:
     options = {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS, "max_retries": 0}
     with Connection(get_settings().redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
-        replies = app.control.broadcast("active_queues", connection=connection, reply=True, timeout=_REPLY_SECONDS)
+        # Celery's own control would publish through the application's pool, which waits for a broker without end
+        mailbox = Mailbox(app.conf.control_exchange, type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
+        replies = mailbox(connection).multi_call("active_queues", timeout=_REPLY_SECONDS)
     found = {
         node: tuple(sorted(str(queue["name"]) for queue in queues))
         for reply in replies or []

@@ -119,7 +119,7 @@ def _epochs(session: Session) -> Iterator[Metric]:
     """All that RETENTION keeps: a gauge, since old ones are forgotten."""
     # a replay is nobody's duty
     live = EpochRow.source.like("live:%")
-    counts = dict(session.execute(select(EpochRow.stage, func.count()).group_by(EpochRow.stage)).tuples().all())
+    counts = dict(session.execute(select(EpochRow.stage, func.count()).group_by(EpochRow.stage)).all())
     kept = GaugeMetricFamily("validator_epochs_kept", "Epochs in the store, by stage.", labels=["stage"])
     for stage in Stage:
         kept.add_metric([stage.value], counts.get(stage.value, 0))
@@ -190,10 +190,10 @@ def _weights(session: Session) -> Iterator[Metric]:
         .join(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
         .where(EpochRow.source.like("live:%"))
         .group_by(WeightSubmissionRow.state)
-    ).tuples()
+    )
     rounds = session.execute(
         select(WeightRoundRow.state, func.max(WeightRoundRow.finished_at)).group_by(WeightRoundRow.state)
-    ).tuples()
+    )
     molecules = {WeightsState(state): at for state, at in settled}
     models = {RoundState(state): at for state, at in rounds}
     family = GaugeMetricFamily(

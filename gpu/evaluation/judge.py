@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
-
-if TYPE_CHECKING:
-    import openai
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,7 +106,6 @@ class Judge:
     pause: float = 1.0
     sleep: Callable[[float], None] = time.sleep
     _failures: dict[JudgeEndpoint, int] = field(default_factory=dict, repr=False)
-    _clients: dict[JudgeEndpoint, openai.OpenAI] = field(default_factory=dict, repr=False)
 
     def prepare(self) -> None:
         """Ask for one rating, so that a judge that is away or wrongly set is known before a model is started.
@@ -161,23 +158,12 @@ class Judge:
     def _ask(self, endpoint: JudgeEndpoint, messages: tuple[dict[str, str], dict[str, str]], seconds: float) -> int:
         import openai
 
-        system, user = messages
         try:
-            completion = self._client(endpoint).chat.completions.create(
-                model=endpoint.model,
-                messages=[
-                    {"role": "system", "content": system["content"]},
-                    {"role": "user", "content": user["content"]},
-                ],
-                temperature=0,
-                max_tokens=16,
-                timeout=seconds,
-            )
-            content = completion.choices[0].message.content
+            content = asyncio.run(_completion(endpoint, messages, seconds))
         except openai.APIStatusError as error:
             status = error.status_code
             raise _Unusable(f"answered with status {status}", final=status in _NEVER_RETRIED) from None
-        except openai.APITimeoutError:
+        except (TimeoutError, openai.APITimeoutError):
             raise _Unusable(f"did not answer within {seconds:.0f} s") from None
         except openai.APIConnectionError:
             raise _Unusable("does not accept connections") from None
@@ -188,14 +174,30 @@ class Judge:
             raise _Unusable("wrote something that is no rating from 1 to 5")
         return points
 
-    def _client(self, endpoint: JudgeEndpoint) -> openai.OpenAI:
-        import openai
 
-        if endpoint not in self._clients:
-            # the SDK insists on a key, where a local server needs none
-            key = endpoint.key.get_secret_value() if endpoint.key else ""
-            self._clients[endpoint] = openai.OpenAI(base_url=endpoint.url, api_key=key or "none", max_retries=0)
-        return self._clients[endpoint]
+async def _completion(
+    endpoint: JudgeEndpoint, messages: tuple[dict[str, str], dict[str, str]], seconds: float
+) -> object:
+    """What the service writes. Asynchronous, for the SDK's own limit is one of each read, not of the whole answer."""
+    import openai
+
+    system, user = messages
+    # the SDK insists on a key, where a local server needs none
+    key = endpoint.key.get_secret_value() if endpoint.key else ""
+    async with (
+        asyncio.timeout(seconds),
+        openai.AsyncOpenAI(base_url=endpoint.url, api_key=key or "none", max_retries=0) as client,
+    ):
+        completion = await client.chat.completions.create(
+            model=endpoint.model,
+            messages=[
+                {"role": "system", "content": system["content"]},
+                {"role": "user", "content": user["content"]},
+            ],
+            temperature=0,
+            max_tokens=16,
+        )
+    return completion.choices[0].message.content
 
 
 def judge_of(settings: Settings) -> Judge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -30,6 +31,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(30)
             self.close_connection = True
             return
+        if status == 1:
+            self._drip()
+            return
         if status != 200:
             # as some real services do: the refusal repeats the key
             self._json({"error": {"message": f"refused {self.server.keys[-1]}", "type": "error"}}, status)
@@ -48,6 +52,17 @@ class Handler(BaseHTTPRequestHandler):
             }
         )
 
+    def _drip(self) -> None:
+        """Never silent for long, and never done."""
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.server.stopping.wait(0.05):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+        self.close_connection = True
+
     def _json(self, value: object, status: int = 200) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
@@ -60,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 class JudgeServer(ThreadingHTTPServer, AbstractContextManager["JudgeServer"]):
     """Rates every answer ``rating``, or what ``rate(messages)`` says.
 
-    ``statuses`` are the first answers' HTTP statuses in turn (0: hangs); after them 200, or ``always``.
+    ``statuses`` are the first answers' HTTP statuses in turn (0: hangs, 1: drips); after them 200, or ``always``.
     """
 
     daemon_threads = True

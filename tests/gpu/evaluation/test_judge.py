@@ -130,8 +130,9 @@ def test_what_a_retry_cannot_mend_is_not_retried() -> None:
         assert len(server.questions) == 1
 
 
-def test_the_deadline_ends_the_retries() -> None:
-    with JudgeServer(statuses=[0, 0, 0, 0]) as server, pytest.raises(EvaluationImpossible) as caught:
+@pytest.mark.parametrize("silence", [0, 1])
+def test_the_deadline_ends_the_retries(silence: int) -> None:
+    with JudgeServer(statuses=[silence] * 4) as server, pytest.raises(EvaluationImpossible) as caught:
         judge(server).rating("Q?", "A.", Deadline(0.5))
     assert "did not answer within" in str(caught.value)
     assert len(server.questions) == 1

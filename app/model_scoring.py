@@ -113,6 +113,8 @@ class ScoringStep:
         if now() >= self._deadline(scoring.taken_at):
             if evaluation.state is EvaluationState.WAITING:
                 return self._give_back(scoring, evaluation.error or "the scorer did not come to it")
+            if self._began_late(scoring, evaluation):
+                return self._give_back(scoring, f"not scored within {self.limit}, for the scorer began late")
             return self._post(scoring, evaluation, f"not scored within {self.limit}")
         pause = min(_RARER * self.poll, self.poll + (now() - scoring.taken_at) / 10)
         return Later(_jittered(pause.total_seconds()))
@@ -157,6 +159,11 @@ class ScoringStep:
         if now() >= self._deadline(scoring.taken_at):
             return self._give_back(scoring, f"not scored within {self.limit}: {why}")
         return later
+
+    def _began_late(self, scoring: Scoring, evaluation: Evaluation) -> bool:
+        """Whether the scorer's queue, or an interruption of its own, took much of the model's time."""
+        late = max(_SETTLING, self.limit / _MARGIN_PART)
+        return evaluation.started_at is not None and evaluation.started_at - scoring.taken_at > late
 
     def _deadline(self, taken_at: datetime) -> datetime:
         return taken_at + self.limit - min(_LONGEST_MARGIN, self.limit / _MARGIN_PART)

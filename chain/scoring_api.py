@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -62,13 +63,17 @@ class EvaluationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a scorer says of an evaluation. ``score`` is finite where ``state`` is completed."""
+    """What a scorer says of an evaluation. ``score`` is finite where ``state`` is completed.
+
+    ``started_at`` is when the work on it began, where the scorer says so.
+    """
 
     state: EvaluationState
     score: float | None = None
     metric_scores: Mapping[str, Any] | None = None
     error: str | None = None
     model_hash: str | None = None
+    started_at: datetime | None = None
 
 
 class ModelScorer(Protocol):
@@ -213,7 +218,7 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
     if state is EvaluationState.SCORING and answer.get("started_at", "") is None:
         state = EvaluationState.WAITING
     if state is not EvaluationState.COMPLETED:
-        return Evaluation(state, None, metrics, error)
+        return Evaluation(state, None, metrics, error, started_at=_instant(answer.get("started_at")))
     usable = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and score >= 0
     if not usable:
         return Evaluation(EvaluationState.FAILED, None, metrics, error or f"the scorer gave the score {_shown(score)}")
@@ -229,6 +234,14 @@ def _is_about(inputs: object, request: EvaluationRequest) -> bool:
         request.hotkey,
         request.competition_id,
     )
+
+
+def _instant(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _detail(content: bytes) -> str:

@@ -379,6 +379,21 @@ def test_a_model_that_takes_too_long_gets_a_zero(nodes: list[ScoringNode], store
 
 
 @on_sqlite
+@pytest.mark.parametrize(("minutes", "kept"), [(5, 1), (7, 0)])
+def test_a_model_that_the_scorer_began_late_had_not_all_of_the_time(
+    nodes: list[ScoringNode], store: Store, sent: list[Any], minutes: int, kept: int
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    age(store, timedelta(hours=2))
+    began = scoring(store, first).taken_at + timedelta(minutes=minutes)
+    nodes[0].answer = {"status": "scoring", "started_at": began.isoformat()}
+    assert follow(first) is None
+    assert [record.score for record in history(store)] == [0.0] * kept
+    assert scoring(store, first).uid not in held(store)
+
+
+@on_sqlite
 def test_a_busy_scorer_gives_the_model_back_and_rests(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
     nodes[0].busy = nodes[1].busy = True
     for scoring_id in jobs.score_next_models()["opened"]:

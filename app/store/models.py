@@ -218,12 +218,7 @@ class ModelQueue:
 
         With ``taken_at`` it must be that very taking, not a later one by the same scorer.
         """
-        row = self._session.execute(
-            select(ModelRow)
-            .where(ModelRow.hotkey == hotkey, ModelRow.is_being_scored_by == scorer)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        ).scalar_one_or_none()
+        row = self._taken_by(hotkey, scorer)
         if row is None or row.uid != uid or row.taken_model is None or row.taken_block is None:
             return False
         if taken_at is not None and row.taken_at != taken_at:
@@ -252,17 +247,20 @@ class ModelQueue:
 
     def release(self, hotkey: str, scorer: str, taken_at: datetime) -> bool:
         """Give a model back unscored; False unless this scorer has it from that taking."""
-        row = self._session.execute(
-            select(ModelRow)
-            .where(ModelRow.hotkey == hotkey, ModelRow.is_being_scored_by == scorer)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        ).scalar_one_or_none()
+        row = self._taken_by(hotkey, scorer)
         if row is None or row.taken_at != taken_at:
             return False
         _free(row)
         self._session.flush()
         return True
+
+    def _taken_by(self, hotkey: str, scorer: str) -> ModelRow | None:
+        return self._session.execute(
+            select(ModelRow)
+            .where(ModelRow.hotkey == hotkey, ModelRow.is_being_scored_by == scorer)
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        ).scalar_one_or_none()
 
     def release_stale(self, limit: timedelta) -> int:
         """Give back every model that is under scoring for longer than ``limit``; how many."""

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import random
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import app.live
-import chain.web
-from app.celery import app as celery_app
-from app.report import build_report
-from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
-from app.store.schema import migrate
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 from tests.chain import internet
 from tests.chain.nodes import address
-from tests.chain.world import EXAMPLE, World, world
+from tests.chain.world import EXAMPLE, World
+from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
-from workers import fetching
 from workers.epoch import open_epoch
 from workers.fetching import fetch_submissions
 from workers.submissions import _examiner
@@ -49,31 +40,18 @@ REFUSED = {
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, uids=MINERS) as scene:
-        for name, value in scene.environment(tmp_path / "data").items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("FETCH_BUDGET", "PT60S")
-        monkeypatch.setenv("WEIGHTS_PAUSE", "PT0.2S")
-        monkeypatch.setenv("CHAIN_TIMEOUT", "PT1S")
-        monkeypatch.setenv("REHEARSAL_SCORES", str(_scores_for_any_challenge(tmp_path / "scores")))
-        get_settings.cache_clear()
-        monkeypatch.setattr(fetching, "_PAUSE", fetching.timedelta(seconds=0.3))
-        monkeypatch.setattr("workers.epoch._OPEN_PAUSE", 0.3)
-        monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
-        monkeypatch.setattr("chain.web._OPEN_SECONDS", 0.5)
-        quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)
-        monkeypatch.setattr("chain.sources.live.shared_session", lambda: quick)
-        migrate(get_store())
-        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    monkeypatch.setattr("chain.web._OPEN_SECONDS", 0.5)
+    scores = _scores_for_any_challenge(tmp_path / "scores")
+    with bad_world(
+        tmp_path,
+        monkeypatch,
+        MINERS,
+        FETCH_BUDGET="PT60S",
+        WEIGHTS_PAUSE="PT0.2S",
+        CHAIN_TIMEOUT="PT1S",
+        REHEARSAL_SCORES=str(scores),
+    ) as scene:
         yield scene
-        celery_app.conf.update(task_always_eager=False)
-        _examiner.cache_clear()
-        for connection in app.live._chains.values():
-            connection.close()
-        app.live._chains.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def _scores_for_any_challenge(folder: Path) -> Path:
@@ -92,11 +70,6 @@ def _scores_for_any_challenge(folder: Path) -> Path:
                     row | {"protein": code, "predicted_binding_affinity": "5.0"} for code in pool if code != "O15379"
                 )
     return folder
-
-
-class _Later:
-    def delay(self, *_: object) -> None:
-        pass
 
 
 @contextmanager
@@ -177,9 +150,9 @@ def _process(number: int) -> int:
     deadline = time.monotonic() + 120
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("workers.watch.open_epoch", _Later())
-        patch.setattr("workers.epoch.fetch_submissions", _Later())
-        patch.setattr("workers.epoch.submit_weights", _Later())
+        patch.setattr("workers.watch.open_epoch", Later())
+        patch.setattr("workers.epoch.fetch_submissions", Later())
+        patch.setattr("workers.epoch.submit_weights", Later())
         while watch_epoch.delay().get()["status"] == "chain unavailable":
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -195,14 +168,6 @@ def _process(number: int) -> int:
     return epoch_id
 
 
-def _report(epoch_id: int) -> dict[str, Any]:
-    with get_store().reading() as session:
-        epochs = Epochs(session)
-        return build_report(
-            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
-        )
-
-
 @pytest.mark.timeout(900)
 def test_twenty_epochs_in_a_bad_world(scene: World) -> None:
     dice = random.Random(20)
@@ -212,7 +177,7 @@ def test_twenty_epochs_in_a_bad_world(scene: World) -> None:
         sent_before = len(scene.chain.weight_extrinsics())
         with trouble(scene, dice) as story:
             epoch_id = _process(number)
-        report = _report(epoch_id)
+        report = report_of(epoch_id)
         codes = {entry["uid"]: entry["rejection"]["code"] for entry in report["submissions"] if entry["rejection"]}
         told = json.dumps([story, report["warnings"]])
         assert codes == REFUSED, told

@@ -92,7 +92,7 @@ def live_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]
     scene.neurons[7].hotkey = hotkey
     scene.neurons[7].validator_permit = True
     chain.put_subnet(scene)
-    with FakeNode(chain) as node:
+    with swept(), FakeNode(chain) as node:
         for name, value in {
             "NETUID": "68",
             "LIVE": "1",
@@ -109,13 +109,31 @@ def live_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]
         }.items():
             monkeypatch.setenv(name, value)
         get_settings.cache_clear()
-        migrate(get_store())
-        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
-        yield Scene(chain, node, hotkey)
-        celery_app.conf.update(task_always_eager=False)
-        for connection in app.live._chains.values():
-            connection.close()
-        app.live._chains.clear()
+        with eager_validator():
+            yield Scene(chain, node, hotkey)
+
+
+@contextmanager
+def eager_validator() -> Iterator[None]:
+    """Tasks run in this process, on a store that is up to date; connections to the chain are closed in the end."""
+    migrate(get_store())
+    celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    yield
+    celery_app.conf.update(task_always_eager=False)
+    close_chains()
+
+
+def close_chains() -> None:
+    """Let go of this process's connections to the chain."""
+    for connection in app.live._chains.values():
+        connection.close()
+    app.live._chains.clear()
+
+
+@contextmanager
+def swept() -> Iterator[None]:
+    """What servers leave behind is collected once they have ended, lest a later test is blamed for it."""
+    yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

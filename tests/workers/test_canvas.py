@@ -16,7 +16,7 @@ import pytest
 from app.celery import app
 from app.demo import RECORDING
 from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
-from app.epoch import Examiner, gather_opening, open_source
+from app.epoch import Examiner
 from app.report import build_report, differences
 from app.settings import get_settings
 from app.store.database import Store
@@ -208,26 +208,15 @@ def test_a_fault_of_ours_refuses_one_submission_and_is_reported(store: Store, mo
 
 
 @on_sqlite
-def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store) -> None:
+def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch_id = announce(store)
-    app.conf.task_always_eager = False
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.epoch.send_on", lambda _: None)
+        open_epoch.delay(epoch_id)
     with store.writing() as session:
-        opening = gather_opening(open_source(f"recording:{RECORDING}"))
         epochs = Epochs(session)
-        epochs.open(
-            epoch_id,
-            header=opening.header,
-            neurons=opening.neurons,
-            rules=opening.rules_text,
-            rules_sha256=opening.rules_digest,
-            challenge=opening.challenge,
-            proteins=opening.proteins,
-            commitments=opening.commitments,
-            warnings=(),
-        )
         for _ in range(3):
             epochs.claim_submission(epoch_id, 1, "killed", "w/1", timedelta(0))
-    app.conf.task_always_eager = True
     assert examine_submission.apply((epoch_id, 1), task_id="killed").get()["status"] == "rejected"
     with store.reading() as session:
         record = Epochs(session).submission(epoch_id, 1)

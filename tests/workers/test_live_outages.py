@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,14 @@ from typing import Any
 import pytest
 
 import app.live
-import chain.web
-from app.celery import app as celery_app
-from app.report import build_report
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.schema import migrate
 from tests.chain import internet
-from tests.chain.world import World, world
+from tests.chain.world import World
+from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
-from workers import fetching
 from workers.epoch import open_epoch
 from workers.fetching import fetch_submissions
 from workers.submissions import _examiner
@@ -41,58 +36,26 @@ CLEAN = {
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, uids=frozenset(CLEAN) | {3, 5}) as scene:
-        for name, value in scene.environment(tmp_path / "data").items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("FETCH_BUDGET", "PT1S")
-        monkeypatch.setenv("OPEN_BUDGET", "PT20S")
-        get_settings.cache_clear()
-        monkeypatch.setattr(fetching, "_PAUSE", fetching.timedelta(seconds=0.3))
-        monkeypatch.setattr("workers.epoch._OPEN_PAUSE", 0.3)
-        monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
-        # a host that failed in another test is not remembered here
-        chain.web.shared_session.cache_clear()
-        quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)
-        monkeypatch.setattr("chain.sources.live.shared_session", lambda: quick)
-        migrate(get_store())
+    uids = frozenset(CLEAN) | {3, 5}
+    with bad_world(tmp_path, monkeypatch, uids, FETCH_BUDGET="PT1S", OPEN_BUDGET="PT20S") as scene:
         scene.publish(through_sdk=False)
         scene.close_epoch()
-        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
         yield scene
-        celery_app.conf.update(task_always_eager=False)
-        _examiner.cache_clear()
-        for connection in app.live._chains.values():
-            connection.close()
-        app.live._chains.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def concluded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Run the epoch as messages would, retries and all; its report."""
     with monkeypatch.context() as patch:
-        patch.setattr("workers.watch.open_epoch", _Later())
+        patch.setattr("workers.watch.open_epoch", Later())
         result = watch_epoch.delay().get()
         assert result["status"] == "announced", result
         with get_store().reading() as session:
             epoch_id = Epochs(session).recent(1)[0].id
         with monkeypatch.context() as inner:
-            inner.setattr("workers.epoch.fetch_submissions", _Later())
+            inner.setattr("workers.epoch.fetch_submissions", Later())
             delivered(open_epoch, epoch_id)
         delivered(fetch_submissions, epoch_id)
-    with get_store().reading() as session:
-        epochs = Epochs(session)
-        return build_report(
-            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
-        )
-
-
-class _Later:
-    """Takes a message and leaves it."""
-
-    def delay(self, *_: object) -> None:
-        pass
+    return report_of(epoch_id)
 
 
 def codes(report: dict[str, Any]) -> dict[int, str]:
@@ -258,12 +221,7 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
         header = app.live.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
         replay = Epochs(session).announce("replay", header, f"recording:{tmp_path / 'recording'}", "recorded", "tests")
     open_epoch.delay(replay)
-    with get_store().reading() as session:
-        epochs = Epochs(session)
-        again = build_report(
-            epochs.get(replay), epochs.summary(replay), epochs.submissions(replay), epochs.warnings(replay)
-        )
-    assert differences(report, again) == []
+    assert differences(report, report_of(replay)) == []
 
 
 def test_an_epoch_nobody_judged_is_recorded_from_the_network(scene: World, tmp_path: Path) -> None:

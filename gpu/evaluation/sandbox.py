@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,13 +97,13 @@ class DockerSandbox:
         over = now + int(deadline.check("waiting for its turn")) + 1
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(engine(self._address))
-            _require_isolation(client)
+            info = _isolating(client)
             if not stack.enter_context(self._evaluations.held(name, over)):
                 raise EvaluationImpossible(f"evaluation {model.evaluation_id} is already running on this node")
             labels = Labels(self._evaluations.node(), name, now, over)
             # an earlier try at the same evaluation that was killed
             self._remove(client, labels)
-            run = _Evaluation(client, self, name, labels.as_dict(), model, deadline)
+            run = _Evaluation(client, self, name, labels.as_dict(), model, deadline, info)
             try:
                 yield run.started()
             finally:
@@ -142,10 +142,15 @@ class _Evaluation:
         labels: Mapping[str, str],
         model: ModelSource,
         deadline: Deadline,
+        info: Mapping[str, Any],
     ) -> None:
         self._client = client
         self._sandbox = sandbox
         self._limits = sandbox._limits
+        # Docker refuses to promise more cores than there are
+        cores = float(info.get("NCPU") or self._limits.locks.cpus)
+        self._locks = replace(self._limits.locks, cpus=min(cores, self._limits.locks.cpus))
+        self._root = Path(info.get("DockerRootDir") or "/nonexistent")
         self._name = name
         self._labels = dict(labels)
         self._model = model
@@ -204,9 +209,8 @@ class _Evaluation:
 
     def _docker_root(self) -> Path:
         """Where Docker keeps its images, or, where that cannot be seen from here, the evaluations' folder."""
-        with speaking("asking Docker where it keeps its images"):
-            root = Path(self._client.info().get("DockerRootDir") or "/nonexistent")
-        return root if root.is_dir() and os.access(root.parent, os.X_OK) else self._sandbox._evaluations.root
+        visible = os.access(self._root, os.F_OK)
+        return self._root if visible else self._sandbox._evaluations.root
 
     def _network(self) -> str:
         bridge = BRIDGE_PREFIX + hashlib.sha256(self._labels[NODE].encode() + self._name.encode()).hexdigest()[:11]
@@ -232,7 +236,7 @@ class _Evaluation:
                     ModelFaultCode.START_FAILED,
                     f"the image declares {volume!r:.80} as a VOLUME, which cannot be one: remove the instruction",
                 )
-        client, locks = self._client, self._limits.locks
+        client, locks = self._client, self._locks
         try:
             with speaking("creating the container"):
                 try:
@@ -244,9 +248,9 @@ class _Evaluation:
                         **locks.container(image.document),
                     )
                 except EngineErrors.refused() as error:
-                    if error.response is not None and error.response.status_code == 400:  # type: ignore[attr-defined]
+                    if _is_the_images(said := explanation(error)):
                         raise ModelFault(
-                            ModelFaultCode.START_FAILED, f"no container can be made of the image: {explanation(error)}"
+                            ModelFaultCode.START_FAILED, f"no container can be made of the image: {said}"
                         ) from None
                     raise
         finally:
@@ -259,7 +263,7 @@ class _Evaluation:
     def _require_locks(self, image: Image, network: str) -> Mapping[str, Any]:
         with speaking("inspecting the container"):
             document: Mapping[str, Any] = self._client.inspect_container(self._container)
-            lacking = self._limits.locks.missing(document, self._client.inspect_network(network), image.volumes)
+            lacking = self._locks.missing(document, self._client.inspect_network(network), image.volumes)
         if lacking:
             raise EvaluationImpossible(
                 f"Docker did not give the container of {self._model.repository} every lock: {'; '.join(lacking)} "
@@ -279,7 +283,7 @@ class _Evaluation:
                 raise
         document = self._require_locks(image, network)
         self._require_running(document, image)
-        settings, port = document["NetworkSettings"], self._limits.locks.port
+        settings, port = document["NetworkSettings"], self._locks.port
         for binding in (settings.get("Ports") or {}).get(f"{port}/tcp") or ():
             return f"http://127.0.0.1:{int(binding['HostPort'])}"
         # a daemon publishes nothing of a container that is on an internal network alone; the host is on that network
@@ -308,7 +312,7 @@ class _Evaluation:
             raise ModelFault(ModelFaultCode.TIME_LIMIT, f"the time limit was over before the model was healthy{quoted}")
         raise ModelFault(
             ModelFaultCode.UNHEALTHY,
-            f"the model did not answer GET /api/v1/health on port {self._limits.locks.port} with "
+            f"the model did not answer GET /api/v1/health on port {self._locks.port} with "
             f'{{"status": "healthy"}} within {waited:.0f} s{quoted}',
         )
 
@@ -318,7 +322,7 @@ class _Evaluation:
             return
         reasons = [f"the container stopped with exit code {state.get('ExitCode')}"]
         if state.get("OOMKilled"):
-            reasons.append(f"it was out of memory (limit {self._limits.locks.memory} bytes)")
+            reasons.append(f"it was out of memory (limit {self._locks.memory} bytes)")
         if state.get("Error"):
             reasons.append(printable(str(state["Error"]))[:200])
         if image.volumes:
@@ -333,6 +337,8 @@ class _Evaluation:
             return
         try:
             self._keep("run", printable(self._container_log()))
+        except EngineErrors.missing():
+            return
         except EngineErrors.all() as error:
             log.warning("No log of evaluation %s: %s", self._name, explanation(error))
 
@@ -358,10 +364,10 @@ class _Evaluation:
             log.warning("The %s log of evaluation %s could not be kept: %s", kind, self._name, error)
 
 
-def _require_isolation(client: Any) -> None:
-    """A daemon whose own defaults are off would silently drop a lock."""
+def _isolating(client: Any) -> Mapping[str, Any]:
+    """What the Engine says of itself; one whose own defaults are off would silently drop a lock."""
     with speaking("asking Docker what it is"):
-        info = client.info()
+        info: Mapping[str, Any] = client.info()
     options = [str(option) for option in info.get("SecurityOptions") or ()]
     if info.get("OSType") not in {"linux", None} or not any("name=seccomp" in option for option in options):
         raise EvaluationImpossible("this Docker Engine has no seccomp: models are evaluated on Linux with seccomp only")
@@ -369,6 +375,7 @@ def _require_isolation(client: Any) -> None:
         raise EvaluationImpossible(
             "this Docker Engine runs with seccomp or AppArmor unconfined: take that setting back"
         )
+    return info
 
 
 def _is_the_images(said: str) -> bool:

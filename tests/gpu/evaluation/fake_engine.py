@@ -156,6 +156,7 @@ class FakeEngine:
             "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"],
             "DockerRootDir": str(path.parent),
             "OSType": "linux",
+            "NCPU": 8,
         }
         self.lock = threading.RLock()
         self._counter = itertools.count(1)

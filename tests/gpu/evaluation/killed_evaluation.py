@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from gpu.evaluation.contract import Deadline, ModelSource
@@ -42,6 +43,8 @@ def main(engine: str, hub: str, root: str) -> None:
                 signal.alarm(120)
                 evaluate(engine, hub, Path(root), line.strip())
                 code = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         print(child, flush=True)

@@ -515,6 +515,25 @@ def test_a_volume_that_cannot_be_covered_is_the_models_fault(
     assert not engine.count("POST", "/containers/create")
 
 
+def test_no_more_cores_are_promised_than_there_are(sandbox: DockerSandbox, engine: FakeEngine) -> None:
+    engine.info["NCPU"] = 1
+    with sandbox.running(model(), Deadline(60)):
+        pass
+    assert created(engine)["HostConfig"]["NanoCpus"] == 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [("No command specified", ModelFault), ("Range of CPUs is from 0.01", EvaluationImpossible)]
+)
+def test_whose_fault_a_refused_container_is(
+    sandbox: DockerSandbox, engine: FakeEngine, tmp_path: Path, message: str, error: type[Exception]
+) -> None:
+    engine.faults["POST /containers/create"] = {"status": 400, "message": message}
+    with pytest.raises(error, match=message), sandbox.running(model(), Deadline(60)):
+        pytest.fail("the model ran")
+    nothing_left(engine, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
@@ -611,6 +630,19 @@ def test_only_its_own_is_removed(sandbox: DockerSandbox, engine: FakeEngine, tmp
     assert {k: v for k, v in before.items() if k != "requests"} == {k: v for k, v in after.items() if k != "requests"}
     assert (tmp_path / "evaluations/e10").is_dir()
     assert (tmp_path / "evaluations/e1-notes").is_dir()
+
+
+def test_a_killed_try_is_cleared_away_by_the_next(sandbox: DockerSandbox, engine: FakeEngine, tmp_path: Path) -> None:
+    folder = EvaluationsFolder(tmp_path / "evaluations")
+    labels = {NODE: folder.node(), EVALUATION: "e1"}
+    engine.add_container("cv-eval-e1", labels)
+    engine.add_network("cv-eval-e1", labels)
+    engine.add_image(labels=labels)
+    (folder.folder("e1") / "repository").mkdir(parents=True)
+    folder.lock_file("e1").touch()
+    with sandbox.running(model(), Deadline(60)):
+        assert len(engine.containers) == len(engine.networks) == 1
+    nothing_left(engine, tmp_path)
 
 
 def test_one_evaluation_does_not_run_twice_at_once(sandbox: DockerSandbox, engine: FakeEngine, tmp_path: Path) -> None:

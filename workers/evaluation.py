@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from app.celery import QueueName, app, visible_gpus
@@ -242,6 +245,27 @@ def _sweep_at_start(sender: Any, **_: Any) -> None:
     evaluated_here = (get_settings().data_dir.expanduser() / "evaluations").is_dir()
     if evaluated_here and QueueName.GPU.value in sender.app.amqp.queues.consume_from:
         threading.Thread(target=_try_to_sweep, name="sweep", daemon=True).start()
+
+
+@worker_shutting_down.connect(weak=False)
+def _interrupt_at_stop(sender: str, **_: Any) -> None:
+    # not in the signal's own handler, which may have stopped this thread anywhere
+    threading.Thread(target=interrupt_evaluations, args=(sender,), name="interrupt evaluations", daemon=True).start()
+
+
+def interrupt_evaluations(node: str) -> list[str]:
+    """A worker that is told to stop waits for no model: its container goes, and the evaluation begins anew later.
+
+    The claim goes first, so that what the interrupted try makes of it is not written.
+    """
+    with get_store().writing() as session:
+        holders = Evaluations(session).void_held_by(node)
+    for holder in holders:
+        log.warning("the evaluation of %s is interrupted, for its worker stops", holder)
+        with suppress(ProcessLookupError):
+            # as Celery's soft time limit does it
+            os.kill(int(holder.rsplit("/", 1)[1]), signal.SIGUSR1)
+    return holders
 
 
 def _try_to_sweep() -> list[str]:

@@ -240,14 +240,20 @@ class Evaluations:
         for row in self._unfinished():
             heard = row.heartbeat_at
             if row.state == EvaluationPhase.SCORING and (heard is None or heard <= now() - silence):
-                row.state, row.holder = EvaluationPhase.WAITING.value, None
-                row.error = "its worker was not heard of any more; the evaluation begins anew"
-                row.due_at = now()
-                # whatever message there was has reached a worker; the next one is overdue
-                row.sent_at, row.sends = None, 0
+                self._void(row, "its worker was not heard of any more; the evaluation begins anew")
                 voided.append(str(row.id))
         self._session.flush()
         return voided
+
+    def void_held_by(self, node: str) -> list[str]:
+        """Take the claims of a worker that stops; who held them (``node/pid``)."""
+        holders = []
+        for row in self._unfinished():
+            if row.state == EvaluationPhase.SCORING and row.holder and row.holder.startswith(f"{node}/"):
+                holders.append(row.holder)
+                self._void(row, "its worker was stopped; the evaluation begins anew")
+        self._session.flush()
+        return holders
 
     def end_overdue(self, limit: timedelta, grace: timedelta) -> list[str]:
         """End what the time limit should have ended before; the ids.
@@ -303,6 +309,12 @@ class Evaluations:
             .with_for_update()
             .execution_options(populate_existing=True)
         ).scalar_one_or_none()
+
+    def _void(self, row: EvaluationRow, why: str) -> None:
+        row.state, row.holder, row.error = EvaluationPhase.WAITING.value, None, why
+        row.due_at = now()
+        # whatever message there was has reached a worker; the next one is overdue
+        row.sent_at, row.sends = None, 0
 
     def _tried(self, of: EvaluationTry) -> EvaluationRow | None:
         row = self._locked(of.evaluation_id)

@@ -168,13 +168,29 @@ def test_from_the_queue_to_the_history(cluster: EvaluationCluster) -> None:
     cluster.until(cluster.idle)
 
 
-def test_a_killed_worker_s_model_is_evaluated_again_and_nothing_is_left(
+def test_a_stopped_or_killed_worker_s_model_is_evaluated_again_and_nothing_is_left(
     cluster: EvaluationCluster, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     commitment = cluster.scene.publish(3, setup=waiting_for(gate))
     cluster.queue(commitment)
-    cluster.until(lambda: any(found.status == "running" for found in list(cluster.scene.engine.containers.values())))
+
+    def running() -> bool:
+        return any(found.status == "running" for found in list(cluster.scene.engine.containers.values()))
+
+    def try_at_work() -> int:
+        found = cluster.latest(commitment)
+        return found.tries if found is not None and found.phase is EvaluationPhase.SCORING else 0
+
+    cluster.until(running)
+    worker = cluster.embedded.processes()["gpu"]
+    os.kill(worker, signal.SIGTERM)
+    cluster.until(lambda: cluster.embedded.processes().get("gpu", worker) != worker)
+    # it cleared up after itself: what is there now is the next try's
+    log = (cluster.embedded.logs / "gpu.log").read_text()
+    assert "is interrupted, for its worker stops" in log
+    assert "Removed what dead evaluations left" not in log
+    cluster.until(lambda: try_at_work() == 2 and running())
     os.killpg(cluster.embedded.processes()["gpu"], signal.SIGKILL)
     assert len(cluster.scene.left()) >= 3
     gate.touch()
@@ -182,7 +198,7 @@ def test_a_killed_worker_s_model_is_evaluated_again_and_nothing_is_left(
     cluster.queue()
     record = cluster.latest(commitment)
     assert record is not None
-    assert (record.phase, record.tries) == (EvaluationPhase.COMPLETED, 2)
+    assert (record.phase, record.tries) == (EvaluationPhase.COMPLETED, 3)
     assert [found.score for found in cluster.history(commitment)] == [record.score]
     cluster.until(cluster.idle)
 

@@ -171,6 +171,19 @@ def test_dead_tries_lose_their_claim_and_are_sent_again(store: Store) -> None:
     assert "not heard of" in (get(store, dead).error or "")
 
 
+def test_a_worker_that_stops_lets_go_of_what_it_holds(store: Store) -> None:
+    ours, theirs = accept(store, "0"), accept(store, "1")
+    assert ours
+    assert theirs
+    of = claimed(store, ours)
+    with store.writing() as session:
+        Evaluations(session).claim(theirs, "gpu@another/1", "0", SILENCE)
+        assert Evaluations(session).void_held_by("gpu@a") == ["gpu@a/1"]
+        assert Evaluations(session).unsent() == [(ours, INPUTS)]
+    assert not finish(store, of)
+    assert get(store, theirs).phase is EvaluationPhase.SCORING
+
+
 def test_a_lost_message_is_sent_again_ever_more_rarely(store: Store) -> None:
     one = accept(store)
     assert one

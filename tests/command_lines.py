@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -36,7 +37,8 @@ def parse(words: list[str]) -> None:
         _parse(celery, "celery", words[1:], CLIContext(app=app, no_color=True, workdir=None))
     elif words[:2] == ["python", "-m"]:
         module = PROJECT / Path(*words[2].split("."))
-        if not (module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()):
+        own = module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+        if not own and importlib.util.find_spec(words[2]) is None:
             raise ValueError(f"there is no module {words[2]}")
     elif words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
@@ -50,6 +52,8 @@ def parse(words: list[str]) -> None:
 def _parse(
     command: click.Command, name: str, arguments: list[str], obj: object = None, parent: click.Context | None = None
 ) -> None:
+    if arguments == ["--help"]:
+        return
     with command.make_context(name, list(arguments), parent=parent, obj=obj) as context:
         if isinstance(command, click.Group):
             rest = [*context._protected_args, *context.args]

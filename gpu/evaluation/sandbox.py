@@ -380,9 +380,8 @@ def _isolating(client: Any) -> Mapping[str, Any]:
 
 def _is_the_images(said: str) -> bool:
     """Whether a start failed over what the image names: a program that is not there, a folder that is none."""
-    return any(
-        sign in said for sign in ('exec: "', "exec /", "exec format error", "chdir to cwd", "no command specified")
-    )
+    signs = ('exec: "', "exec /", "exec format error", "chdir to cwd", "no command specified", "invalid mount")
+    return any(sign in said.lower() for sign in signs)
 
 
 def _coverable(volume: str) -> bool:

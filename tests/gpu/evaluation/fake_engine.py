@@ -458,6 +458,8 @@ class FakeEngine:
             if len(parts) == 3:
                 stages[parts[2].lower()] = ""
             return _Image(base.id, base.id, dict(base.labels), dict(base.config))
+        if word == "ARG" and not stages and not image.id:
+            return image
         labels, config = dict(image.labels), dict(image.config)
         if word == "LABEL":
             labels |= dict(part.split("=", 1) for part in rest.replace('"', "").split())

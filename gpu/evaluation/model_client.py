@@ -189,14 +189,10 @@ async def _read(response: httpx2.Response, limit: int) -> bytes:
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise BadAnswer(BadAnswerCode.ENCODING, f"the answer is compressed ({encoding:.20}), which was not asked for")
-    too_large = BadAnswer(BadAnswerCode.TOO_LARGE, f"the answer is larger than {limit} bytes")
-    declared = response.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > limit:
-        raise too_large
     parts = bytearray()
     async for chunk in response.aiter_raw():
         if len(parts) + len(chunk) > limit:
-            raise too_large
+            raise BadAnswer(BadAnswerCode.TOO_LARGE, f"the answer is larger than {limit} bytes")
         parts += chunk
     return bytes(parts)
 

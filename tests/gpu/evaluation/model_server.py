@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         self._json({"text": "   ", "audio_data": encoded(np.zeros(0, np.float32)), "texts": ["  "]})
 
     def _nested(self) -> None:
-        self._bytes(b'{"text": ' + b"[" * 200_000)
+        self._bytes(b'{"text": ' + b"[" * 90_000)
 
     def _long_text(self) -> None:
         self._json({"text": "word " * 20_000, "texts": ["word " * 20_000]})

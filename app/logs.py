@@ -28,6 +28,10 @@ from app.settings import Settings, get_settings
 PROCESS_VARIABLE: Final = "CELERY_VALIDATOR_PROCESS"
 
 _LONGEST_MESSAGE: Final = 8_000
+_LONGEST_TRACEBACK: Final = 60_000
+
+# Where a text is cut before redaction, half a secret may stand; so much of its end is dropped.
+_CUT_EDGE: Final = 1_000
 
 # What could move the cursor, begin a line, or turn the reading direction.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -175,9 +179,9 @@ class HumanLines(logging.Formatter):
         line = f"{at} {level} {f'{self._process}/{record.process}':<13} {message}"
         if "task_id" in fields:
             line += f"  task={_one_line(str(fields['task_id']))[:8]}"
-        for text in (_exception(record), record.stack_info):
+        for text in (_exception(record), _shown(record.stack_info or "", _LONGEST_TRACEBACK)):
             if text:
-                line += "".join(f"\n    {_one_line(part)}" for part in redaction()(text).split("\n"))
+                line += "".join(f"\n    {_one_line(part)}" for part in text.split("\n"))
         return line
 
 
@@ -215,15 +219,20 @@ def _message(record: logging.LogRecord) -> str:
     except (TypeError, ValueError) as error:
         # a library's mistake in its arguments must not cost the line
         text = f"{record.msg} {record.args!r} ({error})"
-    # cut after redaction, so that no half secret stays
-    text = redaction()(text)
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}… ({len(text)} characters)"
+    return _shown(text, _LONGEST_MESSAGE)
 
 
 def _exception(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[0] is not None:
-        return logging.Formatter().formatException(record.exc_info)
-    return record.exc_text or ""
+        return _shown(logging.Formatter().formatException(record.exc_info), _LONGEST_TRACEBACK)
+    return _shown(record.exc_text or "", _LONGEST_TRACEBACK)
+
+
+def _shown(text: str, longest: int) -> str:
+    """Without secrets, and not longer than a reader's patience."""
+    if len(text) <= longest:
+        return redaction()(text)
+    return f"{redaction()(text[: longest + _CUT_EDGE])[:-_CUT_EDGE]}… ({len(text)} characters)"
 
 
 def _one_line(text: str) -> str:

@@ -27,14 +27,18 @@ _SHORTEST_PART: Final = 6
 _ENVIRONMENT: Final = re.compile(r"(PASSWORD|PASSPHRASE|MNEMONIC|SECRET|TOKEN|API_KEY|_PW)(_|$)|^BT_PW", re.IGNORECASE)
 
 # Between a name and its value, in headers, JSON, a dict's repr, keyword arguments and assignments.
-_IS: Final = r"""(?:['"]\s*,|['"]?\s*(?:[:=]|=>))\s*b?"""
+_IS: Final = r"""(?:['"]\s*,|['"]?\s*(?:[:=]|=>))\s*(?:b(?=['"]))?"""
 _QUOTED: Final = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
 _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         # redis://:password@host, postgresql://user:password@host, https://token@host
-        (r"([a-z][a-z0-9+.-]*://[^\s:/?#@'\"]*):[^\s/?#'\"]*@", rf"\1:{MARK}@"),
+        # (bounded and anchored, like all of these: a long word must not cost its square)
+        (
+            r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://[^\s:/?#@'\"]{0,200}):(?!\d{1,5}/)[^\s'\"]{0,300}@",
+            rf"\1:{MARK}@",
+        ),
         (r"(https?://)[^\s:/?#@'\"]+@", rf"\1{MARK}@"),
         (
             r"([?&;](?:password|passwd|token|key|api_?key|access_token|secret|sig|signature|auth)=)[^\s&;#'\"]+",

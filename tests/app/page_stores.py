@@ -43,6 +43,7 @@ from app.store.competition_tables import (
 from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.epochs import Epochs, now
+from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations, EvaluationTry
 from app.store.metagraph import Metagraph
 from app.store.models import ModelQueue, Refusal
 from app.store.records import Examination, Verdict
@@ -155,6 +156,38 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
     return epoch_id
 
 
+def running_epoch(store: Store, submissions: int = 4) -> int:
+    """An epoch whose submissions wait to be examined. Its id."""
+    end = END_BLOCK + 50 * EPOCH_LENGTH
+    header = EpochHeader(68, "test", EPOCH_LENGTH, end - EPOCH_LENGTH, end, "0x01", "0x02")
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epoch_id = epochs.announce(f"68:{header.epoch}", header, f"live:68:{end}:361", "model", "default")
+        epochs.open(
+            epoch_id,
+            header=header,
+            neurons=[Neuron(uid, hotkey(uid), hotkey(1000 + uid), 10.0, False) for uid in range(submissions)],
+            rules=_rules_text(),
+            rules_sha256="ab" * 32,
+            challenge=Challenge((TARGET,), ANTITARGETS, (4, 5)),
+            proteins=[Protein(TARGET, TARGET_SEQUENCE), *(Protein(code, "MKV" * 40) for code in ANTITARGETS)],
+            commitments=[
+                (uid, Commitment(hotkey(uid), end - 100, f"miner{uid}/nova/main/s/{uid:020x}.txt"))
+                for uid in range(submissions)
+            ],
+            warnings=[],
+        )
+    return epoch_id
+
+
+def refuse(store: Store, epoch_id: int, *uids: int) -> None:
+    """Examine submissions of a running epoch, and refuse them."""
+    with store.writing() as session:
+        for uid in uids:
+            rejection = Rejection(RejectionCode.FORMAT_INVALID, "the decrypted text is not 'UID:names'")
+            Epochs(session).record_examination(epoch_id, uid, Examination("", rejection=rejection))
+
+
 def _rules_text() -> str:
     import yaml
 
@@ -250,6 +283,7 @@ def lively_competitions(store: Store, miners: int = 24, days: int = 10) -> None:
                 )
             )
         _scorings(session, uids, at)
+        _evaluations(session, miner(13), "maker/any-voice-13b")
         reputations = _reputations(session, uids, skill, in_competition, at)
         _rounds(session, neurons, in_competition, skill, reputations, at, chance)
 
@@ -303,6 +337,38 @@ def _scorings(session: Any, uids: Sequence[int], at: datetime) -> None:
             }
         )
     session.execute(insert(ModelScoringRow), rows)
+
+
+def _evaluations(session: Any, hotkey_: str, repository: str) -> None:
+    """One evaluation that ended with a score and its samples, one that failed, one that waits."""
+    evaluations = Evaluations(session)
+    inputs = EvaluationInputs(repository, "voicebench", hotkey_, 6_900_013)
+    sets = {name: {"score": 0.3 + number / 10, "samples": 5, "usable": 5} for number, name in enumerate(_METRICS)}
+    samples = [
+        {
+            "id": f"{name}-{number}",
+            "set": name,
+            "prompt": "How do I keep bread fresh for longer? " * (1 + number),
+            "answer": "Keep it in a cloth bag, cut side down, away from the light." if number else None,
+            "verdict": {"rating": number, "judge": "primary"},
+            "error": None if number else "the model answered 500",
+            "latency": 0.7 + number,
+        }
+        for name in _METRICS
+        for number in range(5)
+    ]
+    ends = (
+        EvaluationEnd(EvaluationPhase.COMPLETED, 0.45, None, {"voicebench": 0.45, "sets": sets}, samples),
+        EvaluationEnd(EvaluationPhase.FAILED, 0.0, "build_failed: Dockerfile:7: pip: no module named torch"),
+        None,
+    )
+    for number, end in enumerate(ends):
+        identity = evaluations.accept(inputs, (f"gpu-{number}",))
+        assert identity is not None
+        if end is not None:
+            evaluations.claim(identity, "gpu@node/7", "cuda:0", timedelta(minutes=1))
+            evaluations.note_revision(EvaluationTry(identity, 1), "c0ffee" * 6)
+            assert evaluations.finish(EvaluationTry(identity, 1), end)
 
 
 def _reputations(
@@ -468,6 +534,16 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
 
 def _strange_competitions(session: Any, texts: Sequence[str], one: Callable[[], str]) -> None:
     at, count = now(), len(texts)
+    evaluations = Evaluations(session)
+    for number, text in enumerate(texts):
+        inputs = EvaluationInputs(one(), one(), text, number)
+        identity = evaluations.accept(inputs, (), f"{number:08d}")
+        assert identity is not None
+        evaluations.claim(identity, one(), one(), timedelta(minutes=1))
+        evaluations.note_revision(EvaluationTry(identity, 1), one())
+        samples = [{"prompt": one(), text[:300]: one(), "verdict": {one()[:99]: [one()]}}, {"answer": text}]
+        end = EvaluationEnd(EvaluationPhase.FAILED, 0.0, one(), {one()[:99]: 0.5, "sets": {one()[:99]: 0.1}}, samples)
+        evaluations.finish(EvaluationTry(identity, 1), end)
     session.execute(
         insert(NeuronRow),
         [

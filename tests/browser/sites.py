@@ -28,7 +28,7 @@ RECORDING = PROJECT / "app" / "demo" / "recording"
 
 _START_SECONDS = 90.0
 _HTML = {"Accept": "text/html"}
-_LINK = re.compile(r'<a\b[^>]*?\bhref="([^"]*)"')
+_LINK = re.compile(r'(?:<a\b[^>]*?\bhref|<img\b[^>]*?\bsrc)="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def cluster_site(folder: Path) -> Iterator[Site]:
     port = free_port()
     environment = _environment(folder, port, FLOWER_PORT=str(free_port()), CPU_CONCURRENCY="1")
     url = f"http://127.0.0.1:{port}"
-    with _running(["up", "--api"], environment, folder, url):
+    with _running(["up"], environment, folder, url):
         command = [sys.executable, "-m", "app", "epoch", "replay", str(RECORDING)]
         command += ["--cluster", "embedded", "--out", str(folder / "result.json")]
         log = (folder / "up.log").read_text
@@ -158,13 +158,13 @@ class Crawl:
         return [path for paths in self.pages.values() for path in paths]
 
 
-def crawl(site: Site, per_kind: int = 3, start: str = "/") -> Crawl:
+def crawl(site: Site, per_kind: int = 3, *, strict: bool = True) -> Crawl:
     """Follow links from the home page; of each kind of address at most ``per_kind``."""
     kind_of = _kinds()
     pages: dict[str, list[str]] = defaultdict(list)
     files: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
-    pending = deque([start])
+    pending = deque(["/"])
     with httpx.Client(base_url=site.url, headers=_HTML, timeout=60) as client:
         while pending:
             path = pending.popleft()
@@ -175,7 +175,10 @@ def crawl(site: Site, per_kind: int = 3, start: str = "/") -> Crawl:
             if len(pages[kind]) + len(files[kind]) >= per_kind:
                 continue
             answer = client.get(path)
-            assert answer.status_code == 200, (path, answer.status_code)
+            # no route bears a competition that is called a.b/c.d; such ids are refused when they are committed
+            assert answer.status_code == 200 or not strict, (path, answer.status_code)
+            if answer.status_code != 200:
+                continue
             if not answer.headers["content-type"].startswith("text/html"):
                 files[kind].append(path)
                 continue

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,8 @@ from app.model_priority import Priority, priority
 from app.standings import ModelStanding, model_standings
 from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions
 from app.store.epochs import now
+from app.store.evaluation_views import EvaluationViews
+from app.store.evaluations import EvaluationRecord, Evaluations
 from app.store.metagraph import Metagraph, SyncedMetagraph
 from app.store.models import ModelQueue, QueuedModel, Refusal, ScoreHistory, ScoreRecord
 from app.store.reputations import Reputations, ReputationStep, WeightRound, WeightRounds
@@ -25,12 +27,17 @@ _CHANGES: Final = 20
 _RECENT_SCORES: Final = 2000
 _RECENT_DAYS: Final = 14
 _MINER_SCORES: Final = 500
+_MINER_EVALUATIONS: Final = 20
 # A day of 20-minute marks.
 ROUNDS_SHOWN: Final = 72
 
 
 class UnknownMiner(ValidatorError):
     """The store knows nothing of a hotkey."""
+
+
+class UnknownEvaluation(ValidatorError):
+    """No evaluation of this id is in the store."""
 
 
 class UnknownRound(ValidatorError):
@@ -141,6 +148,7 @@ class MinerView:
     competition: CompetitionRecord | None
     scores: tuple[ScoreRecord, ...]
     scorings: tuple[Scoring, ...]
+    evaluations: tuple[EvaluationRecord, ...]
     refusal: Refusal | None
     reputation: float
     reputation_updated_at: datetime | None
@@ -148,6 +156,19 @@ class MinerView:
     rounds: tuple[WeightRound, ...]
     baselines: tuple[Baseline, ...]
     uids: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationView:
+    """One evaluation of this node and what was kept of each sample, as plain JSON."""
+
+    record: EvaluationRecord
+    samples: tuple[Mapping[str, Any], ...]
+
+    @property
+    def sample_fields(self) -> tuple[str, ...]:
+        """The samples' fields, in the order in which they first appear."""
+        return tuple(dict.fromkeys(str(name) for sample in self.samples for name in sample))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +299,7 @@ def miner(session: Session, netuid: int, hotkey: str) -> MinerView:
         competition=known.get(competition_id or ""),
         scores=tuple(scores),
         scorings=tuple(Scorings(session).of_miner(hotkey)),
+        evaluations=tuple(EvaluationViews(session).of_miner(hotkey, _MINER_EVALUATIONS)),
         refusal=refusal,
         reputation=reputation.reputation if reputation else UNKNOWN_REPUTATION,
         reputation_updated_at=reputation.updated_at if reputation else None,
@@ -286,6 +308,32 @@ def miner(session: Session, netuid: int, hotkey: str) -> MinerView:
         baselines=tuple(Competitions(session).baselines(competition_id)) if competition_id in known else (),
         uids=uids,
     )
+
+
+def evaluation(session: Session, evaluation_id: str) -> EvaluationView:
+    """One evaluation of this node.
+
+    Raises:
+        UnknownEvaluation: there is none of this id (any more).
+    """
+    record = Evaluations(session).get(evaluation_id)
+    if record is None:
+        raise UnknownEvaluation("no evaluation of this id is in the store")
+    kept = Evaluations(session).samples(evaluation_id)
+    return EvaluationView(record, tuple(one if isinstance(one, dict) else {"sample": one} for one in kept))
+
+
+def metric_values(metrics: Mapping[str, Any] | None, prefix: str = "") -> dict[str, float]:
+    """The numbers of a report's metrics by name; a set's score bears the set's name, its other numbers ``set.name``."""
+    found: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            found[prefix.removesuffix(".") if name == "score" and prefix else f"{prefix}{name}"] = value
+        elif isinstance(value, dict) and prefix.count(".") < 2:
+            found |= metric_values(value, "" if name == "sets" else f"{prefix}{name}.")
+    return found
 
 
 def miners(session: Session, netuid: int) -> tuple[MinerLine, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from app.api.pages.competition_board import (
     Board,
+    EvaluationView,
     MinerLine,
     MinerView,
     Overview,
@@ -115,6 +116,50 @@ def _reports(view: Board) -> Iterable[Row]:
             )
 
 
+EVALUATION_COLUMNS: Final = (
+    "id",
+    "repository",
+    "revision",
+    "competition",
+    "block",
+    "phase",
+    "score",
+    "tries",
+    "device",
+    "accepted_at",
+    "started_at",
+    "finished_at",
+    "metric_scores",
+    "error",
+)
+
+
+def _evaluations(view: MinerView) -> Iterable[Row]:
+    for one in view.evaluations:
+        yield (
+            one.id,
+            one.inputs.hf_repo_id,
+            one.revision,
+            one.inputs.competition_id,
+            one.inputs.block,
+            one.phase,
+            one.score,
+            one.tries,
+            one.device,
+            one.accepted_at,
+            one.started_at,
+            one.finished_at,
+            one.metric_scores,
+            one.error,
+        )
+
+
+def samples_sheet(view: EvaluationView) -> Sheet[EvaluationView]:
+    """The samples of one evaluation; each benchmark has fields of its own."""
+    fields = view.sample_fields
+    return Sheet(fields, lambda found: ([sample.get(name) for name in fields] for sample in found.samples))
+
+
 OVERVIEW_SHEETS: Final[Mapping[str, Sheet[Overview]]] = {
     "competitions": Sheet(
         (
@@ -205,6 +250,7 @@ MINER_SHEETS: Final[Mapping[str, Sheet[MinerView]]] = {
         ("day", "competition", "score", "baseline", "reputation"),
         lambda view: ((s.day, s.competition_id, s.score, s.baseline, s.reputation) for s in view.steps),
     ),
+    "evaluations": Sheet(EVALUATION_COLUMNS, _evaluations),
     "weights": Sheet(
         ("mark", "weight", "state"),
         lambda view: ((r.mark, r.by_hotkey.get(view.hotkey, 0.0), r.state) for r in view.rounds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -9,7 +10,14 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from app.api.pages import charts, competition_board
-from app.api.pages.competition_board import Board, MinerView, UnknownMiner, UnknownRound
+from app.api.pages.competition_board import (
+    Board,
+    MinerView,
+    UnknownEvaluation,
+    UnknownMiner,
+    UnknownRound,
+    metric_values,
+)
 from app.api.pages.competition_tables import (
     BOARD_SHEETS,
     MINER_SHEETS,
@@ -19,6 +27,7 @@ from app.api.pages.competition_tables import (
     ROUNDS_SHEET,
     Sheet,
     Sheets,
+    samples_sheet,
 )
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.errors import NotFound
@@ -33,6 +42,8 @@ from app.store.reputations import WeightRound, WeightRounds
 router = PageRouter()
 
 _SERIES: Final = 6
+_METRICS: Final = 12
+_SAMPLE_FIELDS: Final = 10
 
 # The tiers of the queue in an operator's words (specs/models.md, 'Queue').
 TIERS: Final = {
@@ -197,6 +208,7 @@ def miner(request: Request, hotkey: str) -> Response:
         "miner.html",
         view=view,
         metrics=_metric_names(view.scores),
+        metric_values=metric_values,
         scores_chart=charts.lines(
             "Reported scores",
             _by_validator(view),
@@ -235,10 +247,8 @@ def _metric_names(scores: Sequence[ScoreRecord]) -> list[str]:
     """The metrics that are numbers, in the order in which they first appear."""
     names: dict[str, None] = {}
     for record in scores:
-        for name, value in (record.metric_scores or {}).items():
-            if isinstance(value, int | float):
-                names[name] = None
-    return list(names)[:12]
+        names |= dict.fromkeys(metric_values(record.metric_scores))
+    return list(names)[:_METRICS]
 
 
 def _by_validator(view: MinerView) -> list[charts.Series]:
@@ -260,6 +270,43 @@ def _reputation_series(view: MinerView) -> list[charts.Series]:
             continue
         points.setdefault(step.competition_id, []).append((day.timestamp(), step.reputation))
     return [charts.Series(name, tuple(found)) for name, found in points.items()]
+
+
+# -- evaluations ------------------------------------------------------------------------------------------------------
+
+
+@router.page("/evaluations/{evaluation_id}/samples.{form}")
+def samples_file(evaluation_id: str, form: str) -> Response:
+    """An evaluation's samples as a file."""
+    view = _evaluation(evaluation_id)
+    return _file(f"{evaluation_id}-samples", "samples", form, {"samples": samples_sheet(view)}, lambda: view)
+
+
+@router.page("/evaluations/{evaluation_id}")
+def evaluation(request: Request, evaluation_id: str) -> Response:
+    """One evaluation of this node: its metrics, and what the model answered to each sample."""
+    view = _evaluation(evaluation_id)
+    return render(
+        request,
+        "evaluation.html",
+        view=view,
+        metrics=metric_values(view.record.metric_scores),
+        fields=view.sample_fields[:_SAMPLE_FIELDS],
+        text_of=_text,
+    )
+
+
+def _text(value: object) -> str:
+    """A value of a sample as it is read: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _evaluation(evaluation_id: str) -> competition_board.EvaluationView:
+    try:
+        with get_store().reading() as session:
+            return competition_board.evaluation(session, _storable(evaluation_id))
+    except UnknownEvaluation:
+        raise NotFound("No evaluation of this id is in the store, or it is older than RETENTION.") from None
 
 
 # -- rounds of weights ------------------------------------------------------------------------------------------------

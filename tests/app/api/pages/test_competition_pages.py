@@ -279,6 +279,28 @@ def test_the_list_of_miners_goes_by_reputation(pages: TestClient) -> None:
     assert len(rows) == 24
 
 
+def test_an_evaluation_shows_its_sets_and_every_sample(pages: TestClient) -> None:
+    page = read(pages, f"/miners/{miner(13)}")
+    rows = page.rows("Evaluations on this node")
+    assert sorted(row["Phase"] for row in rows) == ["completed", "failed", "waiting"]
+    links = re.findall(r'href="(/evaluations/[^"]+)"', pages.get(f"/miners/{miner(13)}").text)
+    found = {read(pages, link).text.split("State ")[1].split()[0]: link for link in links}
+    page = read(pages, found["completed"])
+    metrics = {row["Metric"]: row["Value"] for row in page.rows("Metrics")}
+    assert metrics["voicebench"] == "0.4500"
+    assert metrics["wildvoice"] == "0.4000"
+    assert metrics["ifeval.usable"] == "5.0000"
+    samples = page.rows("Samples")
+    assert len(samples) == 20
+    assert samples[0]["error"] == "the model answered 500"
+    assert samples[1]["verdict"] == '{"rating": 1, "judge": "primary"}'
+    assert [row["id"] for row in table(pages, f"{found['completed']}/samples.csv")] == [row["id"] for row in samples]
+    assert document(pages, f"{found['completed']}/samples.json")[1]["verdict"] == {"rating": 1, "judge": "primary"}
+    assert "build_failed: Dockerfile:7" in read(pages, found["failed"]).text
+    assert "Nothing was kept of the samples" in read(pages, found["waiting"]).text
+    assert pages.get("/evaluations/none").status_code == 404
+
+
 # -- rounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +349,7 @@ def test_a_round_explains_each_weight(pages: TestClient) -> None:
             for name in ("leaderboard", "reports", "baselines", "queue", "under-scoring", "refusals", "scores")
         ),
         *(f"/miners/{miner(5)}/{name}" for name in ("scores", "reputation", "weights", "scorings")),
+        f"/miners/{miner(13)}/evaluations",
         "/miners",
         "/rounds",
     ],

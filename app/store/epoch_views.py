@@ -242,7 +242,10 @@ class EpochViews:
             .where(SubmissionRow.epoch_id == epoch_id)
             .order_by(SubmissionRow.uid)
         )
-        return [SubmissionLine(**{**row, "state": PartState(row["state"])}) for row in rows.mappings()]
+        found: list[list[Any]] = [list(row) for row in rows]
+        for values in found:
+            values[5] = PartState(values[5])
+        return [SubmissionLine(*values) for values in found]
 
     def molecules(self, epoch_id: int, uid: int) -> tuple[Molecule, ...]:
         """One submission's accepted molecules; empty where there are none, or no such submission."""

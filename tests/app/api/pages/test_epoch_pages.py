@@ -606,6 +606,11 @@ def test_a_missing_score_has_its_reason_beside_it(own: TestClient, store: Store)
         Scores(session).keep("ef" * 32, [target], [PairScore(target.code, failed, {}, "long_atom_name: C1000")])
         first = [dict(entry) for entry in one.scored]
         first[0]["boltz"] = None
+        first[4]["antitarget_scores"] = ["-inf", *first[4]["antitarget_scores"][1:]]
+        first[4]["score"] = "-inf"
+        Scores(session).keep(
+            "ef" * 32, [antitarget], [PairScore(antitarget.code, one.molecules[4].smiles, {}, "another model's")]
+        )
         session.execute(update(SubmissionRow).where(SubmissionRow.uid == 0).values(scored=first))
         Scores(session).keep(
             "ef" * 32, [target], [PairScore(target.code, one.molecules[0].smiles, {}, "long_atom_name: CL1000")]
@@ -616,6 +621,7 @@ def test_a_missing_score_has_its_reason_beside_it(own: TestClient, store: Store)
     assert rows[3][2].endswith("too_large: 300 atoms are too many")
     assert rows[3][3] == "−∞"
     assert rows[0][2].endswith("Boltz-2: long_atom_name: CL1000")
+    assert rows[4][2].endswith("PSICHIC, ANTI0: no score, and no reason was kept")
     document = own.get(f"/epochs/{epoch_id}/submissions/0.json").json()
     assert document["molecules"][3]["score"] == "-inf"
     assert len(document["molecules"][3]["reasons"]) == 1

@@ -39,6 +39,7 @@ from chain.commitments import in_window
 from chain.github_path import parse_github_path
 from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SourceUnavailable
 from chain.sources.live import DATASETS, LiveEpoch, live_epoch_at
+from chain.sources.scores import FAILURES_COLUMNS, FAILURES_FILE
 from chain.submission import open_submission, parse_submission
 from chain.timelock import QUICKNET_CHAIN
 from chem.database import CombinatorialDatabase
@@ -256,6 +257,15 @@ class _Recording:
                 for pair in boltz
                 if pair.metrics
             )
+        failed = [
+            (model.value, pair.protein, pair.smiles, pair.error)
+            for model, pairs in ((ScoringModel.PSICHIC, psichic), (ScoringModel.BOLTZ, boltz))
+            for pair in pairs
+            if pair.error
+        ]
+        if failed:
+            with (folder / FAILURES_FILE).open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([FAILURES_COLUMNS, *failed])
         return len(psichic) + len(boltz)
 
     def _facts(self, kind: FactKind) -> dict[str, Fact]:

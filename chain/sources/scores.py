@@ -13,22 +13,30 @@ from typing import Final
 from app.domain import PSICHIC_METRIC, PairScore, Protein, ScoringModel
 from chain.sources import SourceError
 
+FAILURES_FILE: Final = "failures.csv"
+FAILURES_COLUMNS: Final = ("model", "protein", "smiles", "error")
+
 _FILES: Final = {ScoringModel.PSICHIC: "psichic.csv", ScoringModel.BOLTZ: "boltz.csv"}
 NOT_RECORDED: Final = "not_recorded: the recording holds no score for this molecule"
 
 
 class RecordedScorer:
-    """Scores looked up in a recording (an :class:`app.domain.Scorer`). A SMILES missing there has no score."""
+    """Scores looked up in a recording (an :class:`app.domain.Scorer`).
+
+    A SMILES missing there has no score, for the reason that ``scores/failures.csv`` gives where it does.
+    """
 
     def __init__(self, folder: Path, model: ScoringModel) -> None:
         self.path = folder / _FILES[model]
+        self._failures_path = folder / FAILURES_FILE
         self.model = model
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the table, or of its absence."""
+        """SHA-256 of the table, or of its absence, and of the failures."""
         content = self.path.read_bytes() if self.path.exists() else b"absent"
-        return hashlib.sha256(f"recorded {self.model}\n".encode() + content).hexdigest()
+        failures = self._failures_path.read_bytes() if self._failures_path.exists() else b""
+        return hashlib.sha256(f"recorded {self.model}\n".encode() + content + failures).hexdigest()
 
     def pair_scores(
         self,
@@ -41,13 +49,33 @@ class RecordedScorer:
 
     def check(self) -> None:
         """Read the whole table. Raises SourceError naming file, line and fault."""
-        _ = self._table
+        _ = self._table, self._failures
 
     def _pair(self, protein: str, smiles: str) -> PairScore:
         key = protein if self.model is ScoringModel.PSICHIC else ""
         values = self._table.get(key, {}).get(smiles, ())
         finite = {name: value for name, value in zip(self._metrics, values, strict=False) if math.isfinite(value)}
-        return PairScore(protein, smiles, finite) if finite else PairScore(protein, smiles, error=NOT_RECORDED)
+        if finite:
+            return PairScore(protein, smiles, finite)
+        return PairScore(protein, smiles, error=self._failures.get((protein, smiles), NOT_RECORDED))
+
+    @cached_property
+    def _failures(self) -> dict[tuple[str, str], str]:
+        """Why the recorded validator had no score, by protein and SMILES; an addition to the format."""
+        if not self._failures_path.exists():
+            return {}
+        try:
+            with self._failures_path.open(encoding="utf-8", newline="") as stream:
+                reader = csv.DictReader(stream)
+                if missing := set(FAILURES_COLUMNS) - set(reader.fieldnames or ()):
+                    raise SourceError(f"{self._failures_path} lacks column(s) {', '.join(sorted(missing))}")
+                return {
+                    (row["protein"], row["smiles"]): row["error"] or NOT_RECORDED
+                    for row in reader
+                    if row["model"] == self.model
+                }
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise SourceError(f"{self._failures_path} cannot be read: {error}") from None
 
     @cached_property
     def _metrics(self) -> tuple[str, ...]:

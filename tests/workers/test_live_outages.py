@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.schema import migrate
 from tests.chain import internet
-from tests.chain.world import World
+from tests.chain.world import EXAMPLE, World
 from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epoch import open_epoch
@@ -200,6 +201,20 @@ def test_a_new_revision_in_mid_epoch_changes_nothing(scene: World, monkeypatch: 
     assert len(scene.uniprot.requests) == before
 
 
+def _model_fails_on_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One molecule of UID 5 has no score, for a reason that the models gave."""
+    shutil.copytree(EXAMPLE / "scores", folder)
+    rows = [line.split(",") for line in (folder / "psichic.csv").read_text().splitlines()]
+    protein, smiles = rows[-1][:2]
+    left = [row for row in rows if row[:2] != [protein, smiles]]
+    (folder / "psichic.csv").write_text("\n".join(",".join(row) for row in left) + "\n")
+    (folder / "failures.csv").write_text(
+        f"model,protein,smiles,error\npsichic,{protein},{smiles},worker_lost: it ended its worker\n"
+    )
+    monkeypatch.setenv("REHEARSAL_SCORES", str(folder))
+    get_settings.cache_clear()
+
+
 def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from app.recorder import record
     from app.report import differences
@@ -208,8 +223,10 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     scene.uniprot.faults["/"] = internet.status(500)
     scene.hub.faults["/api/datasets/Metanova/Mol-Rxn-DB"] = internet.first(4, internet.status(500))
     scene.hub.faults["/api/datasets/Metanova/Submission-Archive"] = internet.status(500)
+    _model_fails_on_one(tmp_path / "scores", monkeypatch)
     report = concluded(monkeypatch)
-    assert len(report["warnings"]) >= 4
+    assert len(report["warnings"]) >= 5
+    assert any("1 molecule(s) without a score (worker_lost)" in sentence for sentence in report["warnings"])
     scene.hub.faults.clear()
     written = record(scene.number, tmp_path / "recording")
     assert written.result

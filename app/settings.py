@@ -135,6 +135,9 @@ class Settings(BaseSettings):
         ByteSize(32 * 2**30), gt=0, description="memory of a model's container, scratch included; its build's too"
     )
     container_cpus: float = Field(4.0, gt=0, description="CPU cores of a model's container; its build's too")
+    container_firewall: bool = Field(
+        False, description="the host's firewall drops new connections from cv-*: no warning of open ports"
+    )
     container_port: int = Field(8000, ge=1024, le=65535, description="port on which a model's server listens")
 
     # what a model is evaluated with (netuid 21)

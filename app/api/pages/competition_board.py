@@ -107,6 +107,15 @@ class Overview:
     refusals: tuple[Refusal, ...]
     metagraph: SyncedMetagraph
 
+    @property
+    def pools(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The last round's pools of the running competitions."""
+        return {
+            line.record.id: {"above": line.above, "below": line.below}
+            for line in self.lines
+            if line.record.archived_at is None
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:

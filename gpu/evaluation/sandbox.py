@@ -16,6 +16,7 @@ from typing import Any, Final
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, ModelSource
 from gpu.evaluation.docker_engine import EngineErrors, engine, explanation, printable, speaking
+from gpu.evaluation.exposure import ports_open_to_containers
 from gpu.evaluation.health import is_healthy
 from gpu.evaluation.image_build import BuildLimits, Image, build
 from gpu.evaluation.leftovers import (
@@ -48,6 +49,7 @@ class Limits:
     """What one evaluation may take of this node. Sizes in bytes, times in seconds.
 
     ``disk_reserve`` must stay free after the snapshot; a build that leaves less than half of it is stopped.
+    ``firewall`` says that the host drops new connections from the evaluations' bridges (``cv-*``).
     """
 
     model_size: int = 18 * GIB
@@ -59,6 +61,7 @@ class Limits:
     build_network: str = "default"
     registries: tuple[str, ...] = ("docker.io", "ghcr.io", "nvcr.io", "quay.io")
     health_pause: float = 1.0
+    firewall: bool = False
     locks: Locks = field(default_factory=Locks)
 
 
@@ -163,6 +166,7 @@ class _Evaluation:
         # the image holds the files now
         remove_folder(source)
         network = self._network()
+        self._warn_of_the_host()
         self._create(image, network)
         return self._healthy(image, self._start(image, network))
 
@@ -228,6 +232,18 @@ class _Evaluation:
                 },
             )
         return str(made["Id"])
+
+    def _warn_of_the_host(self) -> None:
+        """An internal network keeps a container from the world; the host itself is on that network."""
+        if self._limits.firewall or not (ports := ports_open_to_containers()):
+            return
+        log.warning(
+            "Evaluation %s: a model's container can reach TCP ports %s of this host. Have its firewall drop new "
+            "connections from %s*, then set CONTAINER_FIREWALL (docs/evaluation.md, 'Isolation')",
+            self._name,
+            ", ".join(map(str, ports)),
+            BRIDGE_PREFIX,
+        )
 
     def _create(self, image: Image, network: str) -> None:
         for volume in image.volumes:
@@ -408,6 +424,7 @@ def docker_sandbox(settings: Settings, gpu: str | None, hub: ModelHub | None = N
         build_cpus=settings.container_cpus,
         build_network=settings.build_network,
         registries=settings.base_registries,
+        firewall=settings.container_firewall,
         locks=Locks(
             memory=int(settings.container_memory),
             cpus=settings.container_cpus,

@@ -21,6 +21,7 @@ import pytest
 from app.settings import get_settings
 from gpu.evaluation import leftovers, repository
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, ModelSource
+from gpu.evaluation.exposure import ports_open_to_containers
 from gpu.evaluation.leftovers import CREATED, DEADLINE, EVALUATION, NODE, EvaluationsFolder
 from gpu.evaluation.locks import GIB, MIB, Locks
 from gpu.evaluation.repository import ModelHub
@@ -668,6 +669,36 @@ def test_an_id_from_outside_is_safe(
         assert container.name.removeprefix("cv-eval-id-").isalnum()
     nothing_left(engine, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"evaluations", "logs", "data"}
+
+
+# what the host leaves open
+
+
+def test_ports_that_are_open_to_containers(tmp_path: Path) -> None:
+    table = tmp_path / "tcp"
+    table.write_text(
+        "  sl  local_address rem_address   st tx_queue\n"
+        "   0: 00000000:0016 00000000:0000 0A 00000000:00000000\n"
+        "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n"
+        "   2: 00000000:0017 0200007F:0000 01 00000000:00000000\n"
+        f"   3: {'0' * 32}:01BB {'0' * 32}:0000 0A 00000000:00000000\n"
+    )
+    assert ports_open_to_containers([table, tmp_path / "absent"]) == (22, 443)
+
+
+@pytest.mark.parametrize("firewall", [False, True])
+def test_open_ports_are_warned_of_unless_there_is_a_firewall(
+    hub: ModelRepositories,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    firewall: bool,
+) -> None:
+    monkeypatch.setattr("gpu.evaluation.sandbox.ports_open_to_containers", lambda: (22, 6379))
+    with made(hub, engine, tmp_path, replace(LIMITS, firewall=firewall)).running(model(), Deadline(60)):
+        pass
+    assert any("22, 6379" in record.message and "cv-*" in record.message for record in caplog.records) is not firewall
 
 
 # no Engine

@@ -17,6 +17,7 @@ from app.store.database import get_store
 from app.store.epochs import Epochs
 from tests.chain.world import World, world
 from tests.workers.live_scene import eager_validator, swept
+from workers.scoring import forget_scorers
 from workers.submissions import _examiner
 
 
@@ -36,6 +37,7 @@ def bad_world(folder: Path, monkeypatch: pytest.MonkeyPatch, uids: frozenset[int
         with eager_validator():
             yield scene
         _examiner.cache_clear()
+        forget_scorers()
 
 
 class Later:

@@ -21,6 +21,7 @@ from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epoch import open_epoch
 from workers.fetching import fetch_submissions
+from workers.scoring import forget_scorers
 from workers.submissions import _examiner
 from workers.watch import watch_epoch
 
@@ -233,7 +234,9 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "elsewhere"))
     get_settings.cache_clear()
     migrate(get_store())
+    # another store numbers its epochs from 1 again
     _examiner.cache_clear()
+    forget_scorers()
     with get_store().writing() as session:
         header = app.live.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
         replay = Epochs(session).announce("replay", header, f"recording:{tmp_path / 'recording'}", "recorded", "tests")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def take(browser: Browser, site: Site, folder: Path) -> list[Path]:
     """Every picture, as files."""
     latest = re.search(r'href="(/epochs/\d+)"', site.get("/epochs").text)
     assert latest is not None, "no epoch was replayed"
+    # the broker is asked beside the page: its workers are known from the second look on
+    for _ in range(30):
+        if "unknown" not in site.get("/").text:
+            break
+        time.sleep(0.5)
     taken = []
     for shot in shots(latest[1]):
         with visitor(browser, site, shot.look) as guest:

@@ -244,10 +244,10 @@ def _miner(hotkey: str) -> MinerView:
 
 
 def _metric_names(scores: Sequence[ScoreRecord]) -> list[str]:
-    """The metrics that are numbers, in the order in which they first appear."""
+    """The metrics that are numbers, a set's score but not its parts, in the order in which they first appear."""
     names: dict[str, None] = {}
     for record in scores:
-        names |= dict.fromkeys(metric_values(record.metric_scores))
+        names |= dict.fromkeys(name for name in metric_values(record.metric_scores) if "." not in name)
     return list(names)[:_METRICS]
 
 

@@ -135,7 +135,9 @@ class EmbeddedCluster:
     def _start(self) -> None:
         self._launch("redis", self.redis_command())
         self._await_redis()
-        celery = [sys.executable, "-m", "celery", "-A", "app"]
+        # banners are for people
+        quiet = ["--quiet"] if self._settings.log_format == "json" else []
+        celery = [sys.executable, "-m", "celery", *quiet, "-A", "app"]
         level = f"--loglevel={self._settings.log_level}"
         for queue in ("chain", "cpu", "gpu"):
             self._launch(queue, [*celery, "worker", "-Q", queue, level, "--without-gossip", "--without-mingle"])

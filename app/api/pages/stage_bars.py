@@ -22,6 +22,10 @@ _SPANS: Final = (
     ("weights", Stage.CLOSED, Stage.DONE),
 )
 
+# Work stands still when nothing was finished for so many times the usual, and for so long (s).
+_PATIENCE: Final = 10
+_LEAST_PATIENCE: Final = 60.0
+
 _ORDER: Final = (Stage.ANNOUNCED, Stage.EXAMINING, Stage.SCORING, Stage.CLOSED, Stage.DONE)
 
 
@@ -129,9 +133,10 @@ def _counted(
         state = BarState.DONE
     eta = None
     if state is BarState.RUNNING and work.began is not None and work.last is not None and work.done:
-        pace = (work.last - work.began).total_seconds() / work.done
-        # the time since the last part was finished counts towards the next one
-        eta = max(pace * (work.total - work.done) - (now - work.last).total_seconds(), pace)
+        pace, idle = (work.last - work.began).total_seconds() / work.done, (now - work.last).total_seconds()
+        # the time since the last part was finished counts towards the next one; of work that stands still, nobody knows
+        if idle <= max(pace * _PATIENCE, _LEAST_PATIENCE):
+            eta = pace * (work.total - work.done) - min(idle, pace)
     return StageBar(key, name, state, work.done, work.total, unit, eta, took if state is BarState.DONE else None)
 
 

@@ -72,8 +72,10 @@ def test_what_is_left_is_estimated_from_the_pace() -> None:
     assert (bar.state, bar.done, bar.total, bar.eta) == (BarState.RUNNING, 6, 8, 20.0)
     # 5 s into the next one
     assert bars(Stage.EXAMINING, 1, EpochWork(some(6, 8, began=65, last=5)))["examine"].eta == 15.0
-    # one that takes long does not promise to be over
-    assert bars(Stage.EXAMINING, 1, EpochWork(some(6, 8, began=660, last=600)))["examine"].eta == 10.0
+    # one that takes long does not promise that the others are over too
+    assert bars(Stage.EXAMINING, 1, EpochWork(some(6, 8, began=90, last=30)))["examine"].eta == 10.0
+    # work that stands still promises nothing
+    assert bars(Stage.EXAMINING, 1, EpochWork(some(6, 8, began=161, last=101)))["examine"].eta is None
     assert bars(Stage.EXAMINING, 1, EpochWork(StageWork(0, 8, NOW, None)))["examine"].eta is None
     assert bars(Stage.DONE, 4, EpochWork(some(8, 8)))["examine"].eta is None
 

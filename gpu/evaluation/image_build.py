@@ -227,9 +227,9 @@ def _pinned(
     with speaking(f"looking {name} up in its registry"):
         end.check(f"{name} was looked up")
         try:
-            if digest is None:
-                found = client.inspect_distribution(f"{repository}:{tag or 'latest'}", auth_config=ANONYMOUS)
-                digest = str(found["Descriptor"]["digest"])
+            # by digest too: an image that the operator pulled with an account is not for strangers
+            asked = f"{repository}@{digest}" if digest else f"{repository}:{tag or 'latest'}"
+            digest = str(client.inspect_distribution(asked, auth_config=ANONYMOUS)["Descriptor"]["digest"])
         except APIError as error:
             if error.response is not None and error.response.status_code < 500:
                 raise dockerfile.refused(f"{registry} shows no image {name} to the public") from None
@@ -253,7 +253,7 @@ def _pull(
 
     headers = {"X-Registry-Auth": encode_header(ANONYMOUS)}
     parameters = {"fromImage": repository, "tag": digest}
-    fault = None
+    fault: str | None = None
     seconds = end.check(f"{repository} was pulled") + _SLACK_SECONDS
     with (
         stream(client, "/images/create", seconds, params=parameters, headers=headers) as messages,
@@ -263,5 +263,7 @@ def _pull(
             fault = message.get("error") or message.get("message") or fault
     if why:
         raise ModelFault(ModelFaultCode.BUILD_FAILED, f"{why[0]}, while its base image {repository} was pulled")
+    if fault and any(sign in fault.lower() for sign in ("manifest unknown", "no matching manifest", "denied")):
+        raise dockerfile.refused(f"{repository}@{digest} cannot be pulled: {printable(fault)[:300]}")
     if fault or messages.status >= 400:
         raise EvaluationImpossible(f"Docker could not pull {repository}@{digest}: {printable(str(fault))[:300]}")

@@ -723,11 +723,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, line)
 
     def distribution(self, query: dict[str, str], body: Any, name: str) -> None:
-        known = _familiar(name)
-        if known not in self.engine.registry:
-            raise _Refused(403, f"pull access denied for {name}, repository does not exist or may require login")
-        digest = hashlib.sha256(known.encode()).hexdigest()
-        self._json(200, {"Descriptor": {"digest": f"sha256:{digest}", "size": 1}, "Platforms": []})
+        wanted = _familiar(name)
+        for known in self.engine.registry:
+            digest = "sha256:" + hashlib.sha256(known.encode()).hexdigest()
+            if wanted in {known, f"{known.rsplit(':', 1)[0]}@{digest}"}:
+                self._json(200, {"Descriptor": {"digest": digest, "size": 1}, "Platforms": []})
+                return
+        raise _Refused(403, f"pull access denied for {name}, repository does not exist or may require login")
 
     def images(self, query: dict[str, str], body: Any) -> None:
         wanted = json.loads(query.get("filters") or "{}")

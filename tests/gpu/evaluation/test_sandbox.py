@@ -419,6 +419,32 @@ def test_a_base_image_that_was_here_stays(hub: ModelRepositories, sandbox: Docke
     assert not engine.count("POST", "/images/create")
 
 
+def test_a_private_image_of_the_operators_cannot_be_built_on(
+    hub: ModelRepositories, sandbox: DockerSandbox, engine: FakeEngine
+) -> None:
+    digest = "sha256:" + "a" * 64
+    private = engine.add_image("ghcr.io/operator/private:1", digests=(f"ghcr.io/operator/private@{digest}",))
+    for name in ("ghcr.io/operator/private:1", f"ghcr.io/operator/private@{digest}", private, private[7:19]):
+        hub.repositories[NAME]["Dockerfile"] = f"FROM {name}\n".encode()
+        with pytest.raises(ModelFault, match="to the public"), sandbox.running(model(), Deadline(60)):
+            pytest.fail("the model ran")
+    assert set(engine.images) == {private}
+    assert not engine.count("POST", "/build")
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [("manifest unknown", ModelFault), ("dial tcp: i/o timeout", EvaluationImpossible)]
+)
+def test_whose_fault_a_failed_pull_is(
+    hub: ModelRepositories, sandbox: DockerSandbox, engine: FakeEngine, message: str, error: type[Exception]
+) -> None:
+    engine.registry[BASE] = {}
+    engine.faults["POST /images/create"] = {"status": 500, "message": message}
+    hub.repositories[NAME]["Dockerfile"] = b"FROM python:3.11\n"
+    with pytest.raises(error, match=message), sandbox.running(model(), Deadline(60)):
+        pytest.fail("the model ran")
+
+
 def test_a_base_image_that_somebody_tagged_meanwhile_stays(
     hub: ModelRepositories, sandbox: DockerSandbox, engine: FakeEngine
 ) -> None:

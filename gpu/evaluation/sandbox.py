@@ -37,6 +37,7 @@ BRIDGE_PREFIX: Final = "cv-"
 """Every evaluation's network is a bridge of this name's beginning, so that a host firewall can name them all."""
 
 _KEPT_LOG: Final = 1 << 18
+_KEPT_LOGS: Final = 400
 _QUOTED_LOG: Final = 2000
 _ANSWER_SECONDS: Final = 5.0
 _PROTECTED: Final = ("/proc", "/sys", "/dev", "/etc")
@@ -376,6 +377,9 @@ class _Evaluation:
         try:
             self._sandbox._logs.mkdir(parents=True, exist_ok=True)
             (self._sandbox._logs / f"{self._name}.{kind}.log").write_text(text[-_KEPT_LOG:], encoding="utf-8")
+            oldest_first = sorted(self._sandbox._logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            for path in oldest_first[:-_KEPT_LOGS]:
+                path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("The %s log of evaluation %s could not be kept: %s", kind, self._name, error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import os
 import shutil
 import socket
 import tempfile
@@ -530,6 +531,21 @@ def test_a_chatty_models_log_is_bounded(hub: ModelRepositories, sandbox: DockerS
     kept = (tmp_path / "logs/e1.run.log").read_text()
     assert 250_000 < len(kept) <= 2**18
     assert "\nlistening\n" in kept
+
+
+def test_only_the_newest_logs_stay(sandbox: DockerSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu.evaluation.sandbox._KEPT_LOGS", 3)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/notes.txt").touch()
+    for number in range(4):
+        old = tmp_path / f"logs/old{number}.run.log"
+        old.touch()
+        os.utime(old, (number, number))
+    with sandbox.running(model(), Deadline(60)):
+        pass
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {
+        "notes.txt", "old3.run.log", "e1.build.log", "e1.run.log",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("volume", ["/", "/proc/x", "relative", "/a/../.."])

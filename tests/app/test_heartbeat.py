@@ -76,11 +76,13 @@ def test_a_try_that_was_overtaken_is_interrupted(store: Store, of: EvaluationTry
     assert heart.lost
 
 
-def test_the_deadline_interrupts_once(store: Store, of: EvaluationTry, interruptible: None) -> None:
+@pytest.mark.parametrize("every", [OFTEN, timedelta(seconds=30)])
+def test_the_deadline_interrupts_once_however_rarely_it_beats(
+    store: Store, of: EvaluationTry, interruptible: None, every: timedelta
+) -> None:
     interrupted = 0
     began = time.monotonic()
-    # it beats rarely, and yet it is in time
-    with Heartbeat(store, of, timedelta(seconds=30), now() + timedelta(seconds=0.3)) as heart:
+    with Heartbeat(store, of, every, now() + timedelta(seconds=0.3)) as heart:
         try:
             until(lambda: False)
         except SoftTimeLimitExceeded:

@@ -424,6 +424,20 @@ def test_a_start_whose_answer_was_lost_is_recognised(nodes: list[ScoringNode], s
 
 
 @on_sqlite
+def test_a_start_whose_answer_was_lost_is_recognised_before_a_worker_is_at_it(
+    nodes: list[ScoringNode], store: Store, sent: list[Any]
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    nodes[0].answer = {"status": "scoring", "started_at": None}
+    nodes[0].busy = True
+    with store.writing() as session:
+        Scorings(session).start_anew(first, "killed before it could note the task")
+    assert follow(first) is not None
+    assert scoring(store, first).state is ScoringState.SCORING
+
+
+@on_sqlite
 def test_an_api_that_is_away_is_asked_again_with_growing_pauses_and_costs_no_model_its_score(
     nodes: list[ScoringNode], store: Store, sent: list[Any]
 ) -> None:
@@ -612,6 +626,8 @@ def test_a_dead_worker_costs_nobody_a_score(
     follow(opened)
     begun(store, opened)
     time.sleep(0.1)
+    assert follow(opened) is not None
+    assert "waits for a gpu worker" in str(scoring(store, opened).error)
     age(store, timedelta(hours=2))
     assert follow(opened) is None
     assert scoring(store, opened).state is ScoringState.RELEASED

@@ -209,6 +209,12 @@ def _serve_metrics(sender: str, instance: Any, **_: Any) -> None:
         exporter.start()
 
 
+@celeryd_after_setup.connect(weak=False)
+def _silence_spawning(**_: Any) -> None:
+    """Children would write a line of billiard's before they can set up ours."""
+    os.environ.pop("_MP_FORK_LOGLEVEL_", None)
+
+
 @beat_init.connect(weak=False)
 def _serve_beat_metrics(**_: Any) -> None:
     from app.exporter import beat_exporter

@@ -47,8 +47,6 @@ _LIBRARIES: Final[Mapping[str, tuple[str, str]]] = {
     # our task lines say the same, with epoch and UID
     "celery.app.trace": ("CRITICAL", "CRITICAL"),
     "celery.worker.strategy": ("WARNING", "INFO"),
-    # billiard's; its children inherit the level before they can set their own
-    "multiprocessing": ("WARNING", "INFO"),
     "celery.beat": ("WARNING", "DEBUG"),
     "redbeat": ("WARNING", "INFO"),
     "kombu": ("WARNING", "INFO"),
@@ -147,7 +145,9 @@ def configuration(
         "loggers": {
             name: {"level": _quieter(level, levels[1] if debug else levels[0]), "handlers": [], "propagate": True}
             for name, levels in _LIBRARIES.items()
-        },
+        }
+        # billiard, which tells of killed children, stops propagation itself
+        | {"multiprocessing": {"level": _quieter(level, "WARNING"), "handlers": ["events"], "propagate": False}},
     }
 
 

@@ -86,8 +86,8 @@ def scripted(tmp_path: Path) -> Callable[[torch.nn.Module], Path]:
 def v2v(folder: Path, sets: str, ears: Ears, rater: TorchScriptMos, cache: Path) -> VoiceToVoice:
     source = DataSource(str(folder), "VOICEBENCH_DATASET", cache)
     dataset = VoiceDataset(source, planned_sets(sets), "s")
-    voicebench = VoiceBench(dataset, evaluators(Judge(()), InstructionFollowing()), 5)
-    return VoiceToVoice(voicebench, ears, rater, 5)
+    voicebench = VoiceBench(dataset, evaluators(Judge(()), InstructionFollowing()), 20)
+    return VoiceToVoice(voicebench, ears, rater, 20)
 
 
 def test_words_count_seven_tenths_and_the_voice_three(

@@ -45,9 +45,10 @@ def main() -> None:
         if not Path(CHROMIUM).exists():
             print("  first paint: left out, no Chromium here (apt-get install chromium)")
             return
-        paints = _paints(site, "/epochs/1")
+        paints, empty = _paints(site, "/epochs/1"), _paints(site, "/rounds")
     median = statistics.median(paints)
     print(f"  first contentful paint, /epochs/1: {_said(paints)}")
+    print(f"  first contentful paint of a page without content, for comparison: {_said(empty)}")
     print(f"  target {TARGET_MS:.0f} ms: {'met' if median < TARGET_MS else 'MISSED'}; load {os.getloadavg()[0]:.1f}")
     print(f"  {platform.processor() or platform.machine()}, Python {platform.python_version()}")
 

@@ -6,8 +6,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
-
-import click
+from typing import Any
 
 PROJECT = Path(__file__).parents[1]
 
@@ -16,7 +15,7 @@ def parse(words: list[str]) -> None:
     """Check ``python -m app …``, ``python -m NAME``, ``celery -A app …`` or ``make …``.
 
     Raises:
-        click.UsageError: there is no such command, option or value.
+        UsageError (click's or typer's): there is no such command, option or value.
         ValueError: none of these programs, or no such module or target.
     """
     words = [re.sub(r"^(\.venv/bin/|/opt/[\w-]+/\.venv/bin/|/usr/bin/)", "", words[0]), *words[1:]]
@@ -50,12 +49,13 @@ def parse(words: list[str]) -> None:
 
 
 def _parse(
-    command: click.Command, name: str, arguments: list[str], obj: object = None, parent: click.Context | None = None
+    command: Any, name: str, arguments: list[str], obj: object = None, parent: click.Context | None = None
 ) -> None:
     if arguments == ["--help"]:
         return
     with command.make_context(name, list(arguments), parent=parent, obj=obj) as context:
-        if isinstance(command, click.Group):
+        # typer has a click of its own, so its groups are no click.Group
+        if hasattr(command, "resolve_command"):
             rest = [*context._protected_args, *context.args]
             if rest:
                 found, subcommand, left = command.resolve_command(context, rest)

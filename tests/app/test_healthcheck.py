@@ -119,7 +119,7 @@ def test_the_timetables_key_is_the_schedulers_own() -> None:
 
     from app.celery import app
 
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="redbeat_redis_options"):
         assert RedBeatConfig(app).schedule_key == "redbeat:default::schedule"
 
 

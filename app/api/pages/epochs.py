@@ -21,7 +21,7 @@ from app.api.pages.rejection_codes import EXPLANATIONS
 from app.api.pages.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_seconds
 from app.domain import ScoringModel
 from app.report import build_report, report_text
-from app.rules import Rules, parse_rules
+from app.rules import Rules, RulesError, parse_rules
 from app.store.database import get_store
 from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
 from app.store.epochs import Epochs
@@ -69,7 +69,7 @@ class EpochPage:
 
     @property
     def rules(self) -> Rules | None:
-        """The rules that the epoch was frozen with; None before it opened."""
+        """The rules that the epoch was frozen with; None before it opened, and for those of another version."""
         return None if self.facts.rules_text is None else rules_of(self.facts.rules_text)
 
     @property
@@ -84,9 +84,12 @@ class EpochPage:
 
 
 @lru_cache(maxsize=64)
-def rules_of(text: str) -> Rules:
-    """A frozen rules file, parsed once per text."""
-    return parse_rules(text, "the rules stored with the epoch")
+def rules_of(text: str) -> Rules | None:
+    """A frozen rules file, parsed once per text; None for one of another version, whose page is shown without it."""
+    try:
+        return parse_rules(text, "the rules stored with the epoch")
+    except RulesError:
+        return None
 
 
 def ranked(submissions: Sequence[SubmissionLine], model: ScoringModel) -> list[SubmissionLine]:

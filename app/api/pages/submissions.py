@@ -203,7 +203,8 @@ def submission_page(epoch_id: int, uid: int) -> SubmissionPage:
         except UnknownEpoch:
             raise NotFound(f"UID {uid} submitted nothing in epoch {line.summary.number}.") from None
         facts = views.facts(epoch_id)
-        rules = None if facts.rules_text is None else rules_of(facts.rules_text).molecule_validation
+        frozen = None if facts.rules_text is None else rules_of(facts.rules_text)
+        rules = None if frozen is None else frozen.molecule_validation
         candidates = _candidates(one, facts, rules)
         wanting = _wanting(one, candidates)
         failures = views.score_failures(epoch_id, facts.proteins, wanting)

@@ -414,6 +414,7 @@ def test_headers_keep_the_pages_to_themselves(pages: TestClient, ran: Ran) -> No
         assert {policy[name] for name in ("script-src", "style-src", "img-src", "connect-src")} == {"'self'"}
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert "unsafe" not in answer.headers["content-security-policy"]
 
 
@@ -492,12 +493,24 @@ def test_a_store_that_is_away_is_said_in_a_sentence(own: TestClient, store: Stor
 def test_a_page_that_cannot_be_made_says_nothing_of_why(own: TestClient, store: Store) -> None:
     epoch_id = full_epoch(store, submissions=2, molecules=4)
     with store.writing() as session:
-        session.execute(update(EpochRow).values(rules="<b>: [unclosed"))
+        session.execute(update(EpochRow).values(header={"unclosed": 1}))
     answer = own.get(f"/epochs/{epoch_id}", headers=BROWSER)
     assert answer.status_code == 500
     assert "Something went wrong" in answer.text
     assert "unclosed" not in answer.text
     assert own.get(f"/epochs/{epoch_id}").text == "Internal Server Error"
+
+
+@on_sqlite
+def test_an_epoch_of_another_version_s_rules_is_shown_without_them(own: TestClient, store: Store) -> None:
+    epoch_id = full_epoch(store, submissions=2, molecules=4)
+    with store.writing() as session:
+        session.execute(update(EpochRow).values(rules="a_section_of_tomorrow: {}"))
+    page = read(own, f"/epochs/{epoch_id}")
+    assert page.facts("challenge")["Entropy weight"] == "–"
+    assert "a_section_of_tomorrow" in page.text("//pre")
+    assert "UID 0" in page.facts("weights")["PSICHIC"]
+    assert len(read(own, f"/epochs/{epoch_id}/submissions/0").rows("The molecules of UID")) == 4
 
 
 def test_a_broker_that_never_answers_holds_no_page_up(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 import warnings
@@ -190,8 +191,6 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tiny_whisper(folder: Path) -> Path:
-    import json
-
     from transformers import (
         WhisperConfig,
         WhisperFeatureExtractor,
@@ -270,3 +269,24 @@ def test_whisper_reads_no_pickles(tiny_whisper: Path, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
     with pytest.raises(EvaluationImpossible, match="ASR_MODEL"):
         Whisper(str(folder), "cpu").prepare()
+
+
+def test_from_settings_to_score(
+    tiny_voicebench: Path, tiny_whisper: Path, tmp_path: Path, scripted: Callable[[torch.nn.Module], Path]
+) -> None:
+    settings = Settings(
+        voicebench_dataset=str(tiny_voicebench),
+        voicebench_sets="advbench:2",
+        asr_model=str(tiny_whisper),
+        mos_weights=scripted(Loudness()),
+        device="cpu",
+        data_dir=tmp_path / "data",
+    )
+    benchmark = benchmark_for("v2v", settings)
+    with ModelServer() as model:
+        benchmark.prepare()
+        score = benchmark.evaluate(model.url, Deadline(100))
+    # what an untrained Whisper hears is no refusal; the voice is 2.2
+    assert score.metric_scores["sets"]["advbench"]["success_rate"] == 1.0
+    assert score.score == pytest.approx(0.7 * score.metric_scores["voicebench"] + 0.3 * 2.2 / 5, abs=1e-3)
+    assert json.loads(json.dumps([score.metric_scores, list(score.samples)]))

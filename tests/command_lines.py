@@ -48,9 +48,7 @@ def parse(words: list[str]) -> None:
         raise ValueError(f"no command of this project: {shlex.join(words)}")
 
 
-def _parse(
-    command: Any, name: str, arguments: list[str], obj: object = None, parent: click.Context | None = None
-) -> None:
+def _parse(command: Any, name: str, arguments: list[str], obj: object = None, parent: Any = None) -> None:
     if arguments == ["--help"]:
         return
     with command.make_context(name, list(arguments), parent=parent, obj=obj) as context:

@@ -21,7 +21,7 @@ DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 FOREIGN = {"CUDA_VISIBLE_DEVICES", "DOCKER_HOST", "X_FILE"}
 
 # What stands for a value of the reader's in a command.
-PLACEHOLDERS = {"N": "18945", "NAME": "name", "HOT": "hot", "SCORE": "0.5", "ID": "voicebench"}
+PLACEHOLDERS = {"N": "18945", "NAME": "name", "HOT": "hot", "SCORE": "0.5", "ID": "voicebench", "EPOCH": "18945"}
 
 _PROGRAM = r"(?:(?:\.venv/bin/|/opt/[\w-]+/\.venv/bin/)?(?:python -m [\w.]+|celery -A app)|make (?=[a-z]))"
 OURS = re.compile(rf"(?:^|[\s`(])({_PROGRAM}(?:\\\||[^`|&;\n])*)")
@@ -43,7 +43,7 @@ def _commands(path: Path) -> list[str]:
     for line in _blocks(path.read_text(encoding="utf-8")):
         for command in OURS.findall(re.sub(r"\s#\s.*", "", line)):
             # prose in a table's cell, and alternatives such as `add|archive`, are no command
-            found.append(re.sub(r"\s+[—–(].*$", "", command.replace("\\|", "|")).strip().rstrip(".,:)"))
+            found.append(re.sub(r"\s+[—–(].*$|(?<=\w)[.,:)]+$", "", command.replace("\\|", "|")).strip())
     return found
 
 

@@ -307,7 +307,7 @@ def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: Genera
     assert len(operations) == 4
     for operation in operations:
 
-        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def fuzz(case: Any) -> None:
             for name in ("X-Hotkey", "X-Timestamp", "X-Signature"):

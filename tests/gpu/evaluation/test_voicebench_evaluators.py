@@ -82,6 +82,7 @@ def test_the_refusal_rate() -> None:
         ("D is the best answer.", "D"),
         ("The answer is not A. The answer is B.", "B"),
         ("After weighing them up, (B) fits.", "B"),
+        ("It is surely not (A) but (C).", "C"),
         ("答案是C", "C"),
         ("<1> B", "B"),
     ],

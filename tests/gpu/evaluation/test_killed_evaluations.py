@@ -153,6 +153,13 @@ def test_what_nobody_holds_goes(fake: FakeEngine, folder: EvaluationsFolder) -> 
     assert not folder.lock_file("dead").exists()
 
 
+def test_an_untagged_image_that_ours_was_built_on_stays(fake: FakeEngine, folder: EvaluationsFolder) -> None:
+    parent = fake.add_image()
+    fake.add_image(labels={NODE: folder.node(), EVALUATION: "dead"}, parent=parent)
+    swept(fake, folder)
+    assert set(fake.images) == {parent}
+
+
 def test_what_somebody_holds_stays(fake: FakeEngine, folder: EvaluationsFolder) -> None:
     everything_of(fake, folder, "alive", **{DEADLINE: str(int(time.time()) + 60)})
     with folder.held("alive", time.time() + 60) as ours:

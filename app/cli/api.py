@@ -16,7 +16,7 @@ def api(
     port: Annotated[int | None, typer.Option(help="Port to listen on; API_PORT by default.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; they share the store.")] = 1,
 ) -> None:
-    """Serve the validator API until Ctrl-C or SIGTERM."""
+    """Serve the pages and the validator API until Ctrl-C or SIGTERM."""
     import uvicorn
 
     from app.exporter import process_folder, processes_write_to

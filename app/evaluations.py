@@ -74,7 +74,8 @@ def move_on(store: Store, celery: Celery, settings: Settings) -> Moved:
     """
     with store.writing() as session:
         evaluations = Evaluations(session)
-        ended = evaluations.end_overdue(settings.evaluation_limit, _OVERDUE_GRACE)
+        # first, so that a worker which the limit has ended is not taken for one that died
+        ended = evaluations.end_overdue(settings.evaluation_limit, _OVERDUE_GRACE, silence(settings))
         voided = evaluations.void_dead(silence(settings))
         unsent = evaluations.unsent()
     for evaluation_id in ended:

@@ -255,8 +255,8 @@ class Evaluations:
         self._session.flush()
         return holders
 
-    def end_overdue(self, limit: timedelta, grace: timedelta) -> list[str]:
-        """End what the time limit should have ended before; the ids.
+    def end_overdue(self, limit: timedelta, grace: timedelta, silence: timedelta) -> list[str]:
+        """End what the time limit should have ended ``grace`` ago, or whose worker it has ended; the ids.
 
         A first try whose worker lived to the limit timed out, and its model gets 0; a worker's death, or a wait for
         one, is nobody's zero.
@@ -264,7 +264,9 @@ class Evaluations:
         ended = []
         for row in self._unfinished():
             deadline = (row.begun_at or row.accepted_at) + limit
-            if now() < deadline + grace:
+            at_work = row.state == EvaluationPhase.SCORING
+            silent = at_work and (row.heartbeat_at is None or row.heartbeat_at <= now() - silence)
+            if now() < (deadline if silent else deadline + grace):
                 continue
             alive_to_the_end = row.heartbeat_at is not None and row.heartbeat_at >= deadline
             self._end(row, timed_out(row.tries, limit) if alive_to_the_end else _unheard(row, limit))

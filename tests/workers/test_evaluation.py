@@ -15,9 +15,10 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from app.celery import app
+import beat_schedule
+from app.celery import app, configuration
 from app.domain import Commitment, ModelCommitment, Neuron
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 from app.store.database import Store
 from app.store.epochs import now
 from app.store.evaluation_tables import EvaluationRow
@@ -538,3 +539,21 @@ def test_moving_on_is_a_task_of_its_own(store: Store, setting: Setting, monkeypa
     change(store, accepted_at=now() - timedelta(hours=3))
     assert jobs.move_evaluations()["ended"] == [task_id]
     assert sent == ["workers.evaluation.sweep_evaluations"]
+
+
+def test_a_cluster_that_evaluates_keeps_its_evaluations_moving() -> None:
+    def ours(**values: Any) -> set[str]:
+        entries = beat_schedule.timetable(Settings(_env_file=None, **values)).values()
+        return {entry["task"] for entry in entries if entry["task"].startswith("workers.evaluation.")}
+
+    assert ours(netuid=21) == {"workers.evaluation.move_evaluations", "workers.evaluation.sweep_evaluations"}
+    assert ours(netuid=21, run_api=True) == set()
+    assert ours(netuid=68) == set()
+
+
+def test_the_task_has_the_evaluation_s_limit_and_a_minute_to_clear_up() -> None:
+    assert configuration(Settings(_env_file=None, evaluation_limit=timedelta(hours=1)))["task_annotations"][
+        "workers.evaluation.evaluate_model"
+    ] == {"soft_time_limit": 3600.0, "time_limit": 3660.0}
+    with pytest.raises(ValueError, match="VISIBILITY_TIMEOUT"):
+        Settings(_env_file=None, evaluation_limit=timedelta(hours=3))

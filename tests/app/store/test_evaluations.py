@@ -206,28 +206,43 @@ def test_a_lost_message_is_sent_again_ever_more_rarely(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tries", "heard_ago", "phase", "score"),
-    [
-        (1, 30, EvaluationPhase.TIMEOUT, 0.0),
-        (1, 3000, EvaluationPhase.RELEASED, None),
-        (2, 30, EvaluationPhase.RELEASED, None),
-    ],
+    ("tries", "phase", "score"), [(1, EvaluationPhase.TIMEOUT, 0.0), (2, EvaluationPhase.RELEASED, None)]
 )
 def test_what_its_own_limit_did_not_end_is_ended(
-    store: Store, tries: int, heard_ago: float, phase: EvaluationPhase, score: float | None
+    store: Store, tries: int, phase: EvaluationPhase, score: float | None
 ) -> None:
     one = accept(store)
     assert one
     for _ in range(tries):
         age(store, one, heartbeat_at=61)
         claimed(store, one)
-    age(store, one, begun_at=7200 + 119, heartbeat_at=heard_ago)
+    age(store, one, begun_at=7200 + 119, heartbeat_at=30)
     with store.writing() as session:
-        assert Evaluations(session).end_overdue(LIMIT, GRACE) == []
+        assert Evaluations(session).end_overdue(LIMIT, GRACE, SILENCE) == []
     age(store, one, begun_at=7200 + 121)
     with store.writing() as session:
-        assert Evaluations(session).end_overdue(LIMIT, GRACE) == [one]
+        assert Evaluations(session).end_overdue(LIMIT, GRACE, SILENCE) == [one]
     assert (get(store, one).phase, get(store, one).score, get(store, one).slot) == (phase, score, None)
+
+
+@pytest.mark.parametrize(
+    ("heard_ago", "phase", "score"),
+    [(60, EvaluationPhase.TIMEOUT, 0.0), (3000, EvaluationPhase.RELEASED, None)],
+)
+def test_a_worker_that_the_limit_ended_did_not_die_before_it(
+    store: Store, heard_ago: float, phase: EvaluationPhase, score: float | None
+) -> None:
+    one = accept(store)
+    assert one
+    claimed(store, one)
+    age(store, one, begun_at=7200 - 1, heartbeat_at=heard_ago)
+    with store.writing() as session:
+        assert Evaluations(session).end_overdue(LIMIT, GRACE, SILENCE) == []
+    # killed a minute after the limit, and silent for another
+    age(store, one, begun_at=7200 + 110, heartbeat_at=heard_ago)
+    with store.writing() as session:
+        assert Evaluations(session).end_overdue(LIMIT, GRACE, SILENCE) == [one]
+    assert (get(store, one).phase, get(store, one).score) == (phase, score)
 
 
 def test_what_no_worker_takes_is_released_at_the_limit(store: Store) -> None:
@@ -235,7 +250,7 @@ def test_what_no_worker_takes_is_released_at_the_limit(store: Store) -> None:
     assert one
     age(store, one, accepted_at=7321)
     with store.writing() as session:
-        assert Evaluations(session).end_overdue(LIMIT, GRACE) == [one]
+        assert Evaluations(session).end_overdue(LIMIT, GRACE, SILENCE) == [one]
     assert "no gpu worker" in (get(store, one).error or "")
     assert get(store, one).score is None
 

@@ -37,7 +37,7 @@ def parse(words: list[str]) -> None:
     elif words[:2] == ["python", "-m"]:
         module = PROJECT / Path(*words[2].split("."))
         own = module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
-        if not own and importlib.util.find_spec(words[2]) is None:
+        if not own and importlib.util.find_spec(words[2].partition(".")[0]) is None:
             raise ValueError(f"there is no module {words[2]}")
     elif words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))

@@ -100,7 +100,9 @@ def _page(host: str, port: int, path: str) -> None:
         with opener.open(address, timeout=_PATIENCE):
             return
     except urllib.error.HTTPError as error:
-        raise Unhealthy(f"{address} answers {error.code}: {error.read(200).decode(errors='replace')}") from None
+        with error:
+            said = error.read(200).decode(errors="replace")
+        raise Unhealthy(f"{address} answers {error.code}: {said}") from None
     except OSError as error:
         raise Unhealthy(f"{address} does not answer: {error}") from None
 

@@ -261,3 +261,14 @@ def test_redis_refuses_to_start_open(password: str | None, sentence: str, tmp_pa
         assert process.wait(timeout=20) == 1
         assert process.stderr is not None
         assert sentence in process.stderr.read()
+
+
+def test_what_the_operator_puts_beside_compose_is_never_committed() -> None:
+    for path in (
+        "docker/.env",
+        "docker/secrets/redis_password",
+        "docker/wallets/a/hotkeys/b",
+        "docker/config/rules.yaml",
+    ):
+        found = subprocess.run(["git", "check-ignore", "-q", path], cwd=PROJECT, check=False)
+        assert found.returncode == 0, f"git would take {path}"

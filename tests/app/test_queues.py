@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,17 @@ def test_an_old_answer_is_given_at_once_while_the_next_is_fetched() -> None:
 def test_workers_are_counted_by_the_queues_they_serve() -> None:
     workers = (queues.LiveWorker("cpu@a", ("cpu",)), queues.LiveWorker("celery@b", ("chain", "cpu")))
     assert queues.workers_by_queue(workers) == {QueueName.CHAIN: 1, QueueName.CPU: 2, QueueName.GPU: 0}
+
+
+def test_nobody_waits_longer_than_a_second_for_a_broker_that_takes_its_time() -> None:
+    done = threading.Event()
+
+    def slow() -> int:
+        done.wait(10)
+        return 1
+
+    watched = queues._Watched(slow, 1.0)
+    began = time.monotonic()
+    assert watched.value(30.0) is None
+    assert time.monotonic() - began < 2
+    done.set()

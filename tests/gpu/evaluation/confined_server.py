@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import socket
+from pathlib import Path
 
 
 def attempt(what):
@@ -19,26 +20,25 @@ def reach(host, port):
 
 
 def write(path):
-    with open(path, "w") as file:
-        file.write("x")
+    Path(path).write_text("x")
     return "written"
 
 
 def fill(path, megabytes):
-    with open(path, "wb") as file:
+    with Path(path).open("wb") as file:
         for _ in range(megabytes):
             file.write(b"x" * 2**20)
     return "written"
 
 
 def status(name):
-    with open("/proc/self/status") as file:
-        return next(line.split(":", 1)[1].strip() for line in file if line.startswith(name + ":"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name + ":"))
 
 
 def probe(query):
-    with open("/proc/mounts") as file:
-        mounts = {line.split()[1]: line.split()[3] for line in file}
+    mounts = {line.split()[1]: line.split()[3] for line in Path("/proc/mounts").read_text().splitlines()}
+    addresses = Path("/proc/net/if_inet6")
     return {
         "uid": os.getuid(),
         "groups": sorted({os.getgid(), *os.getgroups()}),
@@ -55,11 +55,10 @@ def probe(query):
         "beyond": attempt(lambda: reach("198.51.100.1", 80)),
         "name": attempt(lambda: socket.getaddrinfo("huggingface.example", 443)),
         "interfaces": sorted(name for _, name in socket.if_nameindex()),
-        "addresses": open("/proc/net/if_inet6").read() if os.path.exists("/proc/net/if_inet6") else "",
+        "addresses": addresses.read_text() if addresses.exists() else "",
         "environment": dict(os.environ),
         "hostname": socket.gethostname(),
-        "devices": sorted(os.listdir("/dev")),
-        "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "devices": sorted(path.name for path in Path("/dev").iterdir()),
     }
 
 

@@ -485,9 +485,9 @@ def server(body: str) -> dict[str, bytes]:
         (HEALTHY_SERVER.replace('{"status": "healthy"}', '"x" * 10**8'), "unhealthy", "did not answer"),
         (HEALTHY_SERVER.replace("json.dumps({", "json.dumps([{").replace("})", "}])"), "unhealthy", "did not answer"),
         (
-            HEALTHY_SERVER.replace("200 if", "302 if").replace(
-                "self.end_headers()", "self.send_header('Location', '/else'); self.end_headers()"
-            ),
+            HEALTHY_SERVER.replace("200 if", "302 if")
+            .replace("else 404", "else 200")
+            .replace("self.end_headers()", "self.send_header('Location', '/else'); self.end_headers()"),
             "unhealthy",
             "did not answer",
         ),

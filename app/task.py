@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from datetime import timedelta
 from typing import Any, Final
@@ -51,6 +52,16 @@ class ValidatorTask(Task):  # type: ignore[misc]
     def task_id(self) -> str:
         """The running task's id; the same on a redelivery."""
         return str(self.request.id)
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Celery's, but ``max_retries=None`` means without end; to Celery it means the task's own, which are few."""
+        if "max_retries" in options and options["max_retries"] is None:
+            options["max_retries"] = math.inf
+        try:
+            return super().retry(*args, **options)
+        finally:
+            # Celery would keep it for the retries of a store that is away
+            self.__dict__.pop("override_max_retries", None)
 
     def ask_again(self) -> Any:
         """Come back later for a part that another delivery is working on; never counts as a failure."""

@@ -1,0 +1,54 @@
+"""What a task waits for may take longer than Celery's few retries; a store that is away has those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+from celery.exceptions import MaxRetriesExceededError, Retry
+
+from app.task import ValidatorTask
+
+
+@pytest.fixture
+def task() -> Iterator[ValidatorTask]:
+    celery = Celery(broker="memory://", set_as_current=False)
+
+    @celery.task(base=ValidatorTask, bind=True, name="tests.patient")
+    def patient(self: ValidatorTask, kind: str) -> None:
+        if kind == "busy":
+            self.ask_again()
+        if kind == "few":
+            self.retry(countdown=1)
+        raise ConnectionError("the store is away")
+
+    yield patient
+    celery.close()
+
+
+def outcome(task: ValidatorTask, kind: str, retries: int) -> None:
+    task.push_request(
+        id="one", args=(kind,), kwargs={}, retries=retries, called_directly=False, is_eager=False, hostname="h"
+    )
+    try:
+        task.run(kind)
+    finally:
+        task.pop_request()
+
+
+def test_what_is_asked_again_is_asked_without_end(task: ValidatorTask) -> None:
+    for retries in (0, 9, 5000):
+        with pytest.raises(Retry):
+            outcome(task, "busy", retries)
+
+
+def test_everything_else_has_a_few_retries_whatever_came_before(task: ValidatorTask) -> None:
+    with pytest.raises(Retry):
+        outcome(task, "busy", 100)
+    with pytest.raises(Retry):
+        outcome(task, "away", 7)
+    with pytest.raises(ConnectionError):
+        outcome(task, "away", 8)
+    with pytest.raises(MaxRetriesExceededError):
+        outcome(task, "few", 8)

@@ -134,7 +134,8 @@ def request_for_a_container(tmp_path_factory: pytest.TempPathFactory) -> dict[st
         hub.repositories[NAME] = {"Dockerfile": DOCKERFILE, "server.py": HEALTHY_SERVER.encode()}
         with made(hub, engine, tmp_path).running(model(), Deadline(60)):
             pass
-        return created(engine)
+    folder.rmdir()
+    return created(engine)
 
 
 @pytest.mark.parametrize("lock", LOCKED)

@@ -15,13 +15,15 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.domain import Neuron
+from app.domain import ModelCommitment, Neuron
 from app.settings import get_settings
 from app.store.competition_tables import WeightRoundRow
 from app.store.database import Store
+from app.store.epochs import now
 from app.store.metagraph import Metagraph
+from app.store.models import ModelQueue
 from app.store.schema import migrate
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, scored
+from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, scored
 from tests.app.page_stores import hotkey, lively_competitions
 
 HTML = {"Accept": "text/html"}
@@ -182,6 +184,10 @@ def test_the_leaderboard_is_in_order_and_says_what_counts(pages: TestClient) -> 
     assert reports is not None
     assert int(reports[1]) <= int(reports[2]) == 8
     assert rows[0]["Reported"].count("UID ") == 8
+    assert by_uid["13"]["Reported"].startswith("6 of 8 count")
+    stray = [row for row in document(pages, "/competitions/voicebench/reports.json") if row["uid"] == 13]
+    assert [row["counts"] for row in stray] == [row["score"] > 0 for row in stray]
+    assert sum(row["share"] or 0 for row in stray) == pytest.approx(1.0)
 
 
 def test_a_young_repository_is_named_on_its_miners_page(pages: TestClient) -> None:
@@ -228,8 +234,12 @@ def test_a_uid_that_changed_hands_does_not_get_its_former_owners_place(own_pages
                 for n in metagraph.neurons
             ],
         )
-    rows = document(own_pages, "/competitions/voicebench/leaderboard.json")
-    assert best["hotkey"] not in {row["hotkey"] for row in rows}
+        newcomer = ModelCommitment(hotkey(500), 6_999_999, model(best["uid"]).model)
+        ModelQueue(session, NETUID).register(best["uid"], newcomer, now())
+    rows = {row["hotkey"]: row for row in document(own_pages, "/competitions/voicebench/leaderboard.json")}
+    assert best["hotkey"] not in rows
+    assert rows[hotkey(500)]["uid"] == best["uid"]
+    assert (rows[hotkey(500)]["pool"], rows[hotkey(500)]["weight"]) == (None, 0.0)
     rounds = own_pages.get("/rounds").text
     assert f"/miners/{best['hotkey']}" in rounds
     assert f"/miners/{hotkey(500)}" not in rounds

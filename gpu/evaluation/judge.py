@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from app.metrics import Fault, Service, fault_of_status, service_asked
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
 
@@ -67,8 +68,9 @@ class Rating:
 class _Unusable(Exception):
     """One request to one endpoint gave no rating; the text is ours, never the service's (it may repeat the key)."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, fault: Fault, *, final: bool = False) -> None:
         super().__init__(reason)
+        self.fault = fault
         self.final = final
 
 
@@ -140,11 +142,13 @@ class Judge:
                 try:
                     points = self._ask(endpoint, messages, min(left, _REQUEST_SECONDS))
                 except _Unusable as unusable:
+                    service_asked(Service.JUDGE, unusable.fault)
                     self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
                     reasons[endpoint.place] = str(unusable)
                     final = final and unusable.final
                     _LOG.warning("judge %s: %s", endpoint.place, unusable)
                 else:
+                    service_asked(Service.JUDGE)
                     self._failures[endpoint] = 0
                     return Rating(points, endpoint.model)
             if final or deadline.remaining() <= 0:
@@ -162,16 +166,17 @@ class Judge:
             content = asyncio.run(_completion(endpoint, messages, seconds))
         except openai.APIStatusError as error:
             status = error.status_code
-            raise _Unusable(f"answered with status {status}", final=status in _NEVER_RETRIED) from None
+            fault = fault_of_status(status)
+            raise _Unusable(f"answered with status {status}", fault, final=status in _NEVER_RETRIED) from None
         except (TimeoutError, openai.APITimeoutError):
-            raise _Unusable(f"did not answer within {seconds:.0f} s") from None
+            raise _Unusable(f"did not answer within {seconds:.0f} s", Fault.TIMEOUT) from None
         except openai.APIConnectionError:
-            raise _Unusable("does not accept connections") from None
+            raise _Unusable("does not accept connections", Fault.CONNECTION) from None
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError):
-            raise _Unusable("answered with something that is no chat completion") from None
+            raise _Unusable("answered with something that is no chat completion", Fault.MALFORMED) from None
         points = rating_in(content) if isinstance(content, str) else None
         if points is None:
-            raise _Unusable("wrote something that is no rating from 1 to 5")
+            raise _Unusable("wrote something that is no rating from 1 to 5", Fault.MALFORMED)
         return points
 
 

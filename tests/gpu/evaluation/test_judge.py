@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from judge_server import JudgeServer
 from pydantic import SecretStr
 
+from app.metrics import SERVICE_ERRORS, SERVICE_REQUESTS, Fault
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
 from gpu.evaluation.judge import Judge, JudgeEndpoint, judge_of, question, rating_in
@@ -121,6 +122,19 @@ def test_no_judge_is_never_a_score() -> None:
         assert len(one.questions) == len(two.questions) == 4
     assert "judge-1 at 127.0.0.1 answered with status 500" in str(caught.value)
     assert "judge-2 at 127.0.0.1 wrote something that is no rating" in str(caught.value)
+
+
+def test_each_request_is_counted_with_its_fault() -> None:
+    counters = [
+        SERVICE_REQUESTS.labels("judge"),
+        *(SERVICE_ERRORS.labels("judge", fault.value) for fault in (Fault.SERVER_ERROR, Fault.MALFORMED)),
+    ]
+    before = [counter._value.get() for counter in counters]
+    with JudgeServer(statuses=[500]) as server:
+        judge(server).rating("Q?", "A.", Deadline(30))
+    with JudgeServer("Score: 4") as server, JudgeServer("2") as fallback:
+        judge(server, fallback).rating("Q?", "A.", Deadline(30))
+    assert [counter._value.get() - past for counter, past in zip(counters, before, strict=True)] == [4, 1, 1]
 
 
 def test_what_a_retry_cannot_mend_is_not_retried() -> None:

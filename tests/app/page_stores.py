@@ -283,7 +283,9 @@ def lively_competitions(store: Store, miners: int = 24, days: int = 10) -> None:
                 )
             )
         _scorings(session, uids, at)
-        _evaluations(session, miner(13), "maker/any-voice-13b")
+        for uid in uids:
+            if uid in {13, 22}:
+                _evaluations(session, miner(uid), f"maker/any-voice-{uid}b")
         reputations = _reputations(session, uids, skill, in_competition, at)
         _rounds(session, neurons, in_competition, skill, reputations, at, chance)
 
@@ -363,7 +365,7 @@ def _evaluations(session: Any, hotkey_: str, repository: str) -> None:
         None,
     )
     for number, end in enumerate(ends):
-        identity = evaluations.accept(inputs, (f"gpu-{number}",))
+        identity = evaluations.accept(inputs, (f"{hotkey_}-{number}",))
         assert identity is not None
         if end is not None:
             evaluations.claim(identity, "gpu@node/7", "cuda:0", timedelta(minutes=1))

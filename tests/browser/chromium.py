@@ -76,9 +76,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.complaints.append(f"exception: {error}"))
         self.page.on("dialog", self._dialog)
         self.page.on("request", self._request)
-        self.page.on(
-            "requestfailed", lambda request: self.complaints.append(f"failed: {request.url} {request.failure}")
-        )
+        self.page.on("requestfailed", self._failed)
 
     def go(self, path: str) -> None:
         """Open a page and wait until all of it is there."""
@@ -119,6 +117,11 @@ class Visitor:
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             self.complaints.append(f"console {message.type}: {message.text}")
+
+    def _failed(self, lost: Request) -> None:
+        # a drawing or an icon that was on its way when the next page was opened
+        if lost.failure != "net::ERR_ABORTED":
+            self.complaints.append(f"failed: {lost.url} {lost.failure}")
 
     def _dialog(self, dialog: Dialog) -> None:
         self.complaints.append(f"dialog: {dialog.message}")

@@ -31,7 +31,7 @@ def parse(words: list[str]) -> None:
 
         from app.celery import app
 
-        if words[1:3] != ["-A", "app"]:
+        if "-A app" not in " ".join(words):
             raise ValueError(f"celery needs -A app: {shlex.join(words)}")
         _parse(celery, "celery", words[1:], CLIContext(app=app, no_color=True, workdir=None))
     elif words[:2] == ["python", "-m"]:

@@ -150,7 +150,7 @@ def test_the_flags_of_the_document_are_settings(monkeypatch: pytest.MonkeyPatch)
     assert (settings.dont_set_weights, settings.alpha) == (True, 0.5)
     assert (settings.wallet_name, settings.wallet_hotkey, settings.subtensor_network) == ("w", "h", "test")
     assert (settings.clean_period_minutes, settings.update_delay_minutes) == (7, 3)
-    assert ran == [RunOptions(flower=False)]
+    assert ran == [RunOptions(flower=False, api=True)]
     assert VALIDATORS[21] == "app.cli.run_models:run_models"
     for name in ("NETUID", "RUN_API", "SCORING_API_URL"):
         assert os.environ[name]

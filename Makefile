@@ -29,8 +29,9 @@ up: install
 doctor: install
 	$(BIN)/python -m app doctor
 
+# a module's tests stay together: they share a cluster, a database, a loaded model
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -36,7 +36,7 @@ def test_only_the_molecules_subnet_is_watched(monkeypatch: pytest.MonkeyPatch) -
     assert get_settings().live
     get_settings.cache_clear()
     monkeypatch.setenv("NETUID", "21")
-    with pytest.raises(SettingsError, match="^LIVE: only subnet 68 .* must be 0 where NETUID is 21; set it"):
+    with pytest.raises(SettingsError, match=r"^LIVE: only subnet 68 .* must be 0 where NETUID is 21; set it"):
         get_settings()
 
 

@@ -470,7 +470,8 @@ class FakeChain:
 class FakeNode:
     """The websocket server over one chain, in a thread of its own.
 
-    Faults: ``silent`` (answers nothing), ``refuse_with`` (an HTTP status at connecting), ``latency`` (s per request),
+    Faults: ``silent`` (answers nothing), ``refuse_with`` (an HTTP status at connecting; ``refused`` counts them),
+    ``latency`` (s per request),
     ``errors`` (per method, the next answers), :meth:`drop_connections`.
     """
 
@@ -480,6 +481,7 @@ class FakeNode:
         self.mine_on_submit = mine_on_submit
         self.silent = False
         self.refuse_with: int | None = None
+        self.refused = 0
         self.latency = 0.0
         self.errors: dict[str, list[RpcError]] = {}
         self.requests: list[str] = []
@@ -573,6 +575,7 @@ class FakeNode:
 
     def _gate(self, connection: ServerConnection, _request: Any) -> Any:
         if self.refuse_with:
+            self.refused += 1
             return connection.respond(HTTPStatus(self.refuse_with), "refused\n")
         return None
 

@@ -253,7 +253,8 @@ def test_a_chain_that_comes_back_gets_its_weights(scene: Scene) -> None:
     scene.node.drop_connections()
 
     def recover() -> None:
-        time.sleep(1)
+        while not scene.node.refused:
+            time.sleep(0.001)
         scene.node.refuse_with = None
 
     thread = threading.Thread(target=recover)

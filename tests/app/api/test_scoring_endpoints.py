@@ -37,12 +37,12 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    """A broker in memory."""
+    """A broker in memory: one for the whole process, so what other tests left in it goes first."""
     celery = Celery(broker="memory://", backend="cache+memory://")
     monkeypatch.setattr(scoring, "celery", celery)
-    yield celery
     with celery.connection_for_write() as connection:
-        connection.default_channel.queue_purge("gpu")
+        connection.SimpleQueue("gpu").clear()
+    yield celery
     celery.close()
 
 

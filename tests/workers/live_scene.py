@@ -119,7 +119,7 @@ def eager_validator() -> Iterator[None]:
     migrate(get_store())
     celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
-    celery_app.conf.update(task_always_eager=False)
+    celery_app.conf.update(task_always_eager=False, task_eager_propagates=False)
     close_chains()
 
 

@@ -41,7 +41,7 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def eager() -> Iterator[None]:
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
-    app.conf.update(task_always_eager=False)
+    app.conf.update(task_always_eager=False, task_eager_propagates=False)
     _examiner.cache_clear()
     scoring.forget_scorers()
 

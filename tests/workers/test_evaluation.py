@@ -68,7 +68,7 @@ def evaluate(
     task_id = task_id or str(uuid.uuid4())
     with store.writing() as session:
         Evaluations(session).accept(inputs, slots, task_id)
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id=task_id)
+    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id=task_id, throw=False)
     return get(store, task_id)
 
 
@@ -181,7 +181,7 @@ def test_the_score_its_metrics_and_its_samples_are_kept(scene: Scene, store: Sto
     )
     assert 7070 < parts.limits[0] < 7081
     # a message that comes once more finds that out
-    jobs.evaluate_model.apply(kwargs=asdict(record.inputs), task_id=record.id)
+    jobs.evaluate_model.apply(kwargs=asdict(record.inputs), task_id=record.id, throw=False)
     assert len(parts.models) == 1
 
 
@@ -314,11 +314,11 @@ def test_a_second_try_has_the_time_that_is_left_and_its_limit_is_nobody_s_zero(
     with store.writing() as session:
         Evaluations(session).accept(inputs, ("0",), "one")
         Evaluations(session).claim("one", "gpu@dead/1", "0", timedelta(seconds=60))
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one")
+    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one", throw=False)
     assert parts.models == []
     change(store, heartbeat_at=now() - timedelta(seconds=61), begun_at=now() - timedelta(minutes=90))
     parts.step = raising(SoftTimeLimitExceeded())
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one")
+    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one", throw=False)
     assert 1600 < parts.limits[0] < 1681
     record = get(store, "one")
     assert (record.phase, record.score, record.tries) == (EvaluationPhase.RELEASED, None, 2)
@@ -363,7 +363,7 @@ def test_a_message_of_somebody_s_own_is_worked_on_too(scene: Scene, store: Store
     commitment = scene.publish(2)
     committed(store, commitment)
     inputs = asdict(EvaluationRequest.of(commitment))
-    jobs.evaluate_model.apply(kwargs=inputs, task_id="own")
+    jobs.evaluate_model.apply(kwargs=inputs, task_id="own", throw=False)
     assert get(store, "own").score == 0.6
 
 

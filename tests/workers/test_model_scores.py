@@ -39,7 +39,7 @@ def eager() -> Iterator[None]:
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     scoring.forget_scorers()
     yield
-    app.conf.update(task_always_eager=False)
+    app.conf.update(task_always_eager=False, task_eager_propagates=False)
     _examiner.cache_clear()
     scoring.forget_scorers()
 

@@ -73,7 +73,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         try:
             epoch_id = _run(get_store())
         finally:
-            celery_app.conf.update(task_always_eager=False)
+            celery_app.conf.update(task_always_eager=False, task_eager_propagates=False)
             database.close_stores()
     get_settings.cache_clear()
     return Ran(url, epoch_id)

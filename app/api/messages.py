@@ -179,3 +179,16 @@ class FieldProblems(BaseModel):
     """What is wrong with the request."""
 
     detail: list[FieldProblem]
+
+
+def refusals(forbidden: str) -> dict[int | str, dict[str, Any]]:
+    """What every signed endpoint may answer instead, for its OpenAPI description; ``forbidden`` says what 403 means."""
+    return {
+        400: {"model": Problem, "description": "The body is not UTF-8"},
+        401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
+        403: {"model": Problem, "description": forbidden},
+        413: {"model": Problem, "description": "The body is too large"},
+        422: {"model": FieldProblems, "description": "A field is missing or wrong"},
+        429: {"model": Problem, "description": "Too many requests in this minute"},
+        503: {"model": Problem, "description": "The store does not answer"},
+    }

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, status
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.application import create_app
 from app.api.authentication import Authentication, NamedHotkeys
-from app.api.messages import FieldProblems, Problem
+from app.api.messages import Problem, refusals
 from app.api.scoring_messages import ScoringStarted, ScoringStatus, StartScoring
 from app.api.validator import health_router
 from app.celery import app as celery
@@ -33,15 +33,7 @@ from chain.hotkey import wallet_signer
 # How often (s) overdue, dead and lost evaluations are looked for while nobody asks.
 _LOOK_EVERY: Final = 15.0
 
-_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"model": Problem, "description": "The body is not UTF-8"},
-    401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
-    403: {"model": Problem, "description": "Not a hotkey that this node works for"},
-    413: {"model": Problem, "description": "The body is too large"},
-    422: {"model": FieldProblems, "description": "A field is missing or wrong"},
-    429: {"model": Problem, "description": "Too many requests in this minute"},
-    503: {"model": Problem, "description": "The store does not answer"},
-}
+_REFUSALS: Final = refusals("Not a hotkey that this node works for")
 
 log = logging.getLogger("celery_validator.scoring_api")
 

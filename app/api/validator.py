@@ -14,7 +14,6 @@ from app.api.messages import (
     BaselineScore,
     EvaluationMetrics,
     EvaluationSeries,
-    FieldProblems,
     GetModelToScore,
     Health,
     ModelScoreResults,
@@ -23,6 +22,7 @@ from app.api.messages import (
     Problem,
     Reputation,
     TopModel,
+    refusals,
 )
 from app.settings import get_settings
 from app.standings import ModelStanding, model_standings, take_next_model
@@ -35,15 +35,7 @@ from app.store.reputations import Reputations
 _METRICS_SINCE: Final = timedelta(days=30)
 _MOST_METRICS: Final = 1000
 
-_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"model": Problem, "description": "The body is not UTF-8"},
-    401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
-    403: {"model": Problem, "description": "No validator permit, or not enough stake"},
-    413: {"model": Problem, "description": "The body is too large"},
-    422: {"model": FieldProblems, "description": "A field is missing or wrong"},
-    429: {"model": Problem, "description": "Too many requests in this minute"},
-    503: {"model": Problem, "description": "The store does not answer"},
-}
+_REFUSALS: Final = refusals("No validator permit, or not enough stake")
 
 
 def _validators() -> PermittedValidators:

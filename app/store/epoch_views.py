@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
-from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage
+from app.store.epochs import epoch_summary
+from app.store.records import FINAL_STAGES, EpochSummary, PartState
 from app.store.tables import BatchRow, DigestRow, EpochRow, ScoreRow, SubmissionRow, WarningRow, WeightSubmissionRow
 
 # Ids and UIDs are 32-bit integers in PostgreSQL; a larger number in an address is no epoch's.
@@ -350,7 +351,7 @@ class EpochViews:
             .group_by(SubmissionRow.epoch_id, SubmissionRow.state)
         ):
             counts[epoch_id][PartState(state)] = count
-        return [EpochLine(_summary(row), counts[row.id], *row[-3:]) for row in rows]
+        return [EpochLine(epoch_summary(row), counts[row.id], *row[-3:]) for row in rows]
 
     def _weights(self, *where: Any, limit: int, offset: int = 0) -> list[WeightsRecord]:
         rows = self._session.execute(
@@ -376,24 +377,3 @@ class EpochViews:
             )
             for row in rows
         ]
-
-
-def _summary(row: Any) -> EpochSummary:
-    return EpochSummary(
-        id=row.id,
-        run=row.run,
-        cluster=row.cluster,
-        netuid=row.netuid,
-        number=row.number,
-        source=row.source,
-        scores=row.scores,
-        stage=Stage(row.stage),
-        error=row.error,
-        psichic_winner=row.psichic_winner,
-        boltz_winner=row.boltz_winner,
-        weights=None if row.weights is None else {int(uid): share for uid, share in row.weights.items()},
-        created_at=row.created_at,
-        touched_at=row.touched_at,
-        closed_at=row.closed_at,
-        stage_times=row.stage_times or {},
-    )

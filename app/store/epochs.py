@@ -206,7 +206,7 @@ class Epochs:
 
     def summary(self, epoch_id: int) -> EpochSummary:
         """One epoch's line."""
-        return _summary(self._row(epoch_id))
+        return epoch_summary(self._row(epoch_id))
 
     def recent(self, limit: int = 20, *, live_only: bool = False) -> list[EpochSummary]:
         """The latest epochs, newest first."""
@@ -214,7 +214,7 @@ class Epochs:
         if live_only:
             query = query.where(EpochRow.source.like("live:%"))
         rows = self._session.execute(query).scalars()
-        return [_summary(row) for row in rows]
+        return [epoch_summary(row) for row in rows]
 
     def unfinished(self, cluster: str) -> list[EpochSummary]:
         """The cluster's epochs that are not in a final stage, oldest first."""
@@ -223,7 +223,7 @@ class Epochs:
             .where(EpochRow.cluster == cluster, EpochRow.stage.not_in([stage.value for stage in FINAL_STAGES]))
             .order_by(EpochRow.id)
         ).scalars()
-        return [_summary(row) for row in rows]
+        return [epoch_summary(row) for row in rows]
 
     def fail(self, epoch_id: int, error: str) -> bool:
         """End an epoch that cannot go on, with the reason; False where it had ended before."""
@@ -580,7 +580,8 @@ def _changed(result: object) -> bool:
     return cast(CursorResult[Any], result).rowcount > 0
 
 
-def _summary(row: EpochRow) -> EpochSummary:
+def epoch_summary(row: Any) -> EpochSummary:
+    """One epoch's line, from an ``EpochRow`` or a result with its columns."""
     return EpochSummary(
         id=row.id,
         run=row.run,

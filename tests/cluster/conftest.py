@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import FINAL_STAGES, EpochSummary
 from app.store.schema import migrate
+from tests.cluster.tending import tended
 
 PROJECT = Path(__file__).parents[2]
 DEMO = PROJECT / "app" / "demo" / "recording"
@@ -98,22 +98,6 @@ class Cluster:
         """Hold the store's write lock: whatever task is running stops at its next write."""
         with self.store.writing():
             yield
-
-
-@contextmanager
-def tended(embedded: EmbeddedCluster) -> Iterator[None]:
-    """Start again what ends, as ``up`` does."""
-    stop = threading.Event()
-
-    def tend() -> None:
-        while not stop.wait(0.5):
-            embedded.revive()
-
-    thread = threading.Thread(target=tend)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
 
 
 @pytest.fixture(scope="module")

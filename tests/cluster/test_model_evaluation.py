@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from chain.hotkey import KeypairSigner
 from chain.scoring_api import Evaluation, EvaluationRequest, EvaluationState, ScorerBusy, ScoringApi
 from tests.app.api.test_server import free_port
 from tests.app.model_fixtures import NETUID, VALIDATOR
+from tests.cluster.tending import tended
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene
 
 pytestmark = pytest.mark.cluster
@@ -128,22 +128,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvaluationClus
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextmanager
-def tended(embedded: EmbeddedCluster) -> Iterator[None]:
-    """Start again what ends, as ``up`` does."""
-    stop = threading.Event()
-
-    def tend() -> None:
-        while not stop.wait(0.5):
-            embedded.revive()
-
-    thread = threading.Thread(target=tend)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
 
 
 def waiting_for(gate: Path) -> str:

@@ -46,23 +46,23 @@ def _models(settings: Settings) -> dict[str, dict[str, Any]]:
     updates = timedelta(minutes=settings.update_delay_minutes)
     cleaning = timedelta(minutes=settings.clean_period_minutes)
     local = {
-        "move evaluations on": _every(timedelta(seconds=15), "workers.evaluation.move_evaluations"),
-        "sweep what dead evaluations left": _every(timedelta(minutes=10), "workers.evaluation.sweep_evaluations"),
+        "move evaluations on": _every(timedelta(seconds=15), "workers.evaluations.move_evaluations"),
+        "sweep what dead evaluations left": _every(timedelta(minutes=10), "workers.evaluations.sweep_evaluations"),
     }
     return {
         **({} if settings.run_api else local),
-        "sync the metagraph": _every(timedelta(minutes=5), "workers.models.sync_metagraph"),
-        "update the models": _every(updates, "workers.models.update_models"),
-        "score the next models": _every(timedelta(seconds=15), "workers.models.score_next_models"),
-        "release stale models": _every(timedelta(minutes=1), "workers.models.release_stale"),
-        "clean model folders": _every(cleaning, "workers.models.clean_models"),
+        "sync the metagraph": _every(timedelta(minutes=5), "workers.competitions.sync_metagraph"),
+        "update the models": _every(updates, "workers.competitions.update_models"),
+        "score the next models": _every(timedelta(seconds=15), "workers.competitions.score_next_models"),
+        "release stale models": _every(timedelta(minutes=1), "workers.competitions.release_stale"),
+        "clean model folders": _every(cleaning, "workers.competitions.clean_models"),
         "set the models' weights": {
-            "task": "workers.models.set_model_weights",
+            "task": "workers.competitions.set_model_weights",
             "schedule": crontab(minute="0,20,40"),
             "options": {"expires": timedelta(minutes=19).total_seconds()},
         },
         "update the reputations": {
-            "task": "workers.models.update_reputations",
+            "task": "workers.competitions.update_reputations",
             "schedule": crontab(hour="0", minute="10"),
             "options": {"expires": timedelta(hours=6).total_seconds()},
         },

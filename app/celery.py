@@ -23,8 +23,8 @@ from celery.signals import (
 from kombu.entity import Queue
 
 import beat_schedule
-from app.logs import PROCESS_VARIABLE, configure, process_name
-from app.redaction import redaction
+from app.observability.logs import PROCESS_VARIABLE, configure, process_name
+from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
 
 
@@ -39,27 +39,27 @@ class QueueName(StrEnum):
 # One table, so that routes, documentation and tests cannot drift apart.
 ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.watch.watch_epoch": QueueName.CHAIN,
-    "workers.epoch.open_epoch": QueueName.CHAIN,
+    "workers.epochs.open_epoch": QueueName.CHAIN,
     "workers.fetching.fetch_submissions": QueueName.CPU,
-    "workers.epoch.plan_scoring": QueueName.CPU,
-    "workers.epoch.close_epoch": QueueName.CPU,
+    "workers.epochs.plan_scoring": QueueName.CPU,
+    "workers.epochs.close_epoch": QueueName.CPU,
     "workers.submissions.examine_submission": QueueName.CPU,
     "workers.scoring.score_psichic": QueueName.GPU,
     "workers.scoring.score_boltz": QueueName.GPU,
     "workers.weights.submit_weights": QueueName.CHAIN,
     "workers.reports.deliver_report": QueueName.CPU,
-    "workers.models.sync_metagraph": QueueName.CHAIN,
-    "workers.models.update_models": QueueName.CHAIN,
-    "workers.models.check_repository": QueueName.CPU,
-    "workers.models.score_next_models": QueueName.CPU,
-    "workers.models.follow_scoring": QueueName.CPU,
-    "workers.models.release_stale": QueueName.CPU,
-    "workers.models.set_model_weights": QueueName.CHAIN,
-    "workers.models.update_reputations": QueueName.CPU,
-    "workers.models.clean_models": QueueName.GPU,
-    "workers.evaluation.evaluate_model": QueueName.GPU,
-    "workers.evaluation.sweep_evaluations": QueueName.GPU,
-    "workers.evaluation.move_evaluations": QueueName.CPU,
+    "workers.competitions.sync_metagraph": QueueName.CHAIN,
+    "workers.competitions.update_models": QueueName.CHAIN,
+    "workers.competitions.check_repository": QueueName.CPU,
+    "workers.competitions.score_next_models": QueueName.CPU,
+    "workers.competitions.follow_scoring": QueueName.CPU,
+    "workers.competitions.release_stale": QueueName.CPU,
+    "workers.competitions.set_model_weights": QueueName.CHAIN,
+    "workers.competitions.update_reputations": QueueName.CPU,
+    "workers.competitions.clean_models": QueueName.GPU,
+    "workers.evaluations.evaluate_model": QueueName.GPU,
+    "workers.evaluations.sweep_evaluations": QueueName.GPU,
+    "workers.evaluations.move_evaluations": QueueName.CPU,
     "workers.upkeep.reconcile": QueueName.CHAIN,
     "workers.upkeep.forget_old": QueueName.CPU,
 }
@@ -104,7 +104,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "workers.submissions.examine_submission": _limits(settings.examine_limit),
             "workers.scoring.score_psichic": _limits(settings.scoring_limit),
             "workers.scoring.score_boltz": _limits(settings.scoring_limit),
-            "workers.evaluation.evaluate_model": _limits(settings.evaluation_limit),
+            "workers.evaluations.evaluate_model": _limits(settings.evaluation_limit),
         },
         "imports": TASK_MODULES,
         # a message is gone only when its work is in the store
@@ -123,7 +123,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "beat_schedule": beat_schedule.timetable(settings),
-        "beat_scheduler": "app.beat:SteadyScheduler",
+        "beat_scheduler": "app.cluster.beat:SteadyScheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": settings.redis_url,
         "redbeat_key_prefix": f"redbeat:{settings.cluster_name}:",
@@ -202,7 +202,7 @@ def _set_up_logs(loglevel: int | None, logfile: str | None, **_: Any) -> None:
 @celeryd_after_setup.connect(weak=False)
 def _serve_metrics(sender: str, instance: Any, **_: Any) -> None:
     """Serve the children's metrics; where they write them is said before the first of them starts."""
-    from app.exporter import worker_exporter
+    from app.observability.exporter import worker_exporter
 
     exporter = worker_exporter(get_settings(), sender, set(instance.app.amqp.queues.consume_from))
     if exporter is not None:
@@ -217,7 +217,7 @@ def _silence_spawning(**_: Any) -> None:
 
 @beat_init.connect(weak=False)
 def _serve_beat_metrics(**_: Any) -> None:
-    from app.exporter import beat_exporter
+    from app.observability.exporter import beat_exporter
 
     exporter = beat_exporter(get_settings())
     if exporter is not None:
@@ -255,6 +255,6 @@ def _begin_models(**_: Any) -> None:
     """The models' validator starts with its chain data, instead of waiting for the first ticks."""
     settings = get_settings()
     if settings.netuid == beat_schedule.MODELS_NETUID:
-        from workers.models import begin
+        from workers.competitions import begin
 
         begin(weights_now=settings.immediate)

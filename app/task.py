@@ -12,9 +12,9 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 from sqlalchemy.exc import DBAPIError
 
-from app.logs import logged_with
-from app.metrics import TaskOutcome, TaskRun, task_run
-from app.subject import STAGES, short_name, subject, written
+from app.observability.logs import logged_with
+from app.observability.metrics import TaskOutcome, TaskRun, task_run
+from app.observability.task_arguments import STAGES, short_name, subject, written
 
 # A store or broker that restarts is back within a minute; backoff with jitter spreads the returning tasks.
 _STORE_RETRIES: Final = 8

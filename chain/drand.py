@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from app.metrics import Fault, Service, service_failed
+from app.observability.metrics import Fault, Service, service_failed
 from chain.sources import RoundNotReached, SourceUnavailable
 from chain.timelock import QUICKNET_CHAIN, TimelockError, round_time, verified_signature
 from chain.web import HostUnavailable, WebSession

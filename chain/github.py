@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
 
-from app.metrics import Fault, Service, service_failed
+from app.observability.metrics import Fault, Service, service_failed
 from chain.github_path import GitHubPath
 from chain.sources import ContentNotFound, ContentTooLarge
 from chain.submission import MAX_SUBMISSION_BYTES

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from filelock import FileLock
 
-from app.metrics import Fault, Service, fault_of, fault_of_status, service_asked
+from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from chain.sources import SourceUnavailable
 
 T = TypeVar("T")

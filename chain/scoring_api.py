@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import requests
 
 from app.domain import ModelCommitment, ValidatorError
-from app.metrics import Fault, Service, fault_of, fault_of_status, service_asked
+from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from chain.hotkey import Signer, basic_credentials, signed_headers
 
 _CONNECT_SECONDS: Final = 10.0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from app.domain import Commitment, Neuron, ValidatorError
-from app.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
+from app.observability.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
 from chain.sources import SourceUnavailable
 
 T = TypeVar("T")

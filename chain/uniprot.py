@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from app.metrics import Fault, Service, service_failed
+from app.observability.metrics import Fault, Service, service_failed
 from chain.web import HostUnavailable, WebSession
 
 _OK: Final = 200

@@ -15,7 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from app.metrics import Fault, Service, fault_of, service_asked
+from app.observability.metrics import Fault, Service, fault_of, service_asked
 from chain.sources import SourceUnavailable
 
 # One request: to connect, between two pieces of the answer, and in all (s).

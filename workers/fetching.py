@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.celery import app
-from app.live import StoredSource, gather, give_up, remember_warnings
+from app.clock import now
+from app.epochs.capture import StoredSource, gather, give_up, remember_warnings
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.facts import Facts
 from app.store.records import Stage
 from app.task import ValidatorTask
@@ -57,7 +58,7 @@ def fetch_submissions(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     with store.writing() as session:
         Facts(session).finish_gathering(summary.source)
         Epochs(session).touch(epoch_id)
-    from workers.epoch import send_on
+    from workers.epochs import send_on
 
     send_on(epoch_id)
     return status | {"status": "gathered"}

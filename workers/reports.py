@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.celery import app
-from app.epoch import LIVE_PREFIX
-from app.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
-from app.report import build_report
+from app.epochs.result import build_report
+from app.epochs.steps import LIVE_PREFIX
+from app.observability.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.deliveries import Deliveries, Destination

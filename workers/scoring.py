@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
 from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
-from app.epoch import LIVE_PREFIX, UNTRAINED, open_source, proteins_for
-from app.live import StoredSource, remember_warnings
-from app.metrics import BatchOutcome, batch_ended, pairs_scored
+from app.epochs.capture import StoredSource, remember_warnings
+from app.epochs.steps import LIVE_PREFIX, UNTRAINED, open_source, proteins_for
+from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.rules import ProteinConstraints
 from app.settings import get_settings
 from app.store.database import get_store

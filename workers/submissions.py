@@ -11,12 +11,13 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
+from app.clock import now
 from app.domain import Rejection, RejectionCode
-from app.epoch import Examiner, open_source
-from app.metrics import submission_examined
+from app.epochs.steps import Examiner, open_source
+from app.observability.metrics import submission_examined
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.records import ClaimOutcome, Examination, PartState, Stage
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable

@@ -8,14 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.celery import app
+from app.clock import now
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.facts import Facts
 from app.store.records import EpochSummary
 from app.store.scores import Scores
 from app.task import ValidatorTask
-from workers.epoch import send_on
+from workers.epochs import send_on
 from workers.reports import resend_pending
 
 log = logging.getLogger("celery_validator.upkeep")

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from app.celery import app
 from app.domain import EpochHeader
-from app.live import process_subtensor
-from app.metrics import EpochOutcome, epoch_ended
+from app.epochs.capture import process_subtensor
+from app.observability.metrics import EpochOutcome, epoch_ended
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.deliveries import Destination
@@ -17,7 +17,7 @@ from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch, live_epoch_at
 from chain.subtensor import Subtensor
-from workers.epoch import open_epoch
+from workers.epochs import open_epoch
 from workers.reports import announce_reports, queue_reports
 
 # A validator that was away for longer has more missed epochs than anyone reads.

@@ -12,13 +12,14 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from app.celery import app
+from app.clock import now
 from app.domain import Neuron, ValidatorError
-from app.epoch import LIVE_PREFIX, UNTRAINED
-from app.live import process_subtensor
-from app.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
+from app.epochs.capture import process_subtensor
+from app.epochs.steps import LIVE_PREFIX, UNTRAINED
+from app.observability.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
 from app.settings import Settings, get_settings
 from app.store.database import get_store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.records import EpochSummary, OpenEpoch, Stage
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
 from app.task import ValidatorTask

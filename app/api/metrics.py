@@ -1,7 +1,7 @@
 """``GET /metrics``: the API's own metrics, and what only store and broker know, once per cluster (docs/metrics.md).
 
 What is a *state* (the last epoch, the last weights, what waits) is read at the scrape: it survives every restart and is
-never counted twice. What is an *event* is counted by the process where it happens (:mod:`app.metrics`).
+never counted twice. What is an *event* is counted by the process where it happens (:mod:`app.observability.metrics`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from sqlalchemy.orm import Session
 
 from app.celery import QueueName
 from app.domain import RejectionCode, ValidatorError
-from app.exporter import FOLDER_VARIABLE, DataDisk, ProcessFiles
-from app.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
-from app.queues import live_workers, queue_depths, workers_by_queue
+from app.observability.broker import live_workers, queue_depths, workers_by_queue
+from app.observability.exporter import FOLDER_VARIABLE, DataDisk, ProcessFiles
+from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
 from app.settings import get_settings
-from app.store.competition_tables import ModelRow, WeightRoundRow
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage
 from app.store.reputations import RoundState
-from app.store.tables import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
+from app.store.tables.competitions import ModelRow, WeightRoundRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
 from app.store.weight_submissions import WeightsState
 
 # Outcomes after which nobody has to act (set, or meant not to be), and those after which somebody must. A replay's

@@ -22,11 +22,11 @@ from app.api.messages import Problem, refusals
 from app.api.scoring_messages import ScoringStarted, ScoringStatus, StartScoring
 from app.api.validator import health_router
 from app.celery import app as celery
+from app.clock import now
+from app.competitions.evaluations import EvaluationReleased, begin, move_on, slots, status_answer
 from app.domain import ValidatorError
-from app.evaluations import EvaluationReleased, begin, move_on, slots, status_answer
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.epochs import now
 from app.store.evaluations import EvaluationInputs, Evaluations
 from chain.hotkey import wallet_signer
 

@@ -24,12 +24,12 @@ from app.api.messages import (
     TopModel,
     refusals,
 )
+from app.clock import now
+from app.competitions.standings import ModelStanding, model_standings, take_next_model
 from app.settings import get_settings
-from app.standings import ModelStanding, model_standings, take_next_model
 from app.store.competitions import Competitions
 from app.store.database import get_store
-from app.store.epochs import now
-from app.store.models import ModelQueue, PostedScore, ScoreHistory
+from app.store.model_queue import ModelQueue, PostedScore, ScoreHistory
 from app.store.reputations import Reputations
 
 _METRICS_SINCE: Final = timedelta(days=30)

@@ -27,8 +27,8 @@ from app.cli.submission import submission_app
 from app.cli.up import up
 from app.cli.weights import weights_app
 from app.domain import ValidatorError
-from app.logs import configure
-from app.redaction import redaction
+from app.observability.logs import configure
+from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
 
 EXIT_BAD_INPUT = 2

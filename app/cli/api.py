@@ -19,8 +19,8 @@ def api(
     """Serve the pages and the validator API until Ctrl-C or SIGTERM."""
     import uvicorn
 
-    from app.exporter import process_folder, processes_write_to
-    from app.logs import configuration, configure
+    from app.observability.exporter import process_folder, processes_write_to
+    from app.observability.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
 

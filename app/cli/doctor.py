@@ -80,7 +80,7 @@ def _packages(_: Settings) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     import redis
 
-    from app.embedded import running_broker
+    from app.cluster.embedded import running_broker
 
     url = running_broker(settings.data_dir.expanduser()) or settings.redis_url
     try:

@@ -66,7 +66,7 @@ def replay(
 
 def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
     """The source reference of a recording that is sound; every fault is found before any work is queued."""
-    from app.epoch import RECORDING_PREFIX
+    from app.epochs.steps import RECORDING_PREFIX
     from app.rules import parse_rules
     from chain.sources.recorded import RecordedSource
     from chain.sources.scores import RecordedScorer
@@ -130,7 +130,7 @@ def _cluster(choice: str, console: Console) -> Iterator[_Cluster]:
 
 def _embedded(console: Console) -> Iterator[_Cluster]:
     """The embedded cluster of this data folder if one is up, else one for the length of this replay."""
-    from app.embedded import EmbeddedCluster, running_broker
+    from app.cluster.embedded import EmbeddedCluster, running_broker
     from app.store.database import get_store
     from app.store.schema import migrate
 
@@ -183,12 +183,12 @@ def _run(
     source: str, scores: ScoresFrom, cluster: _Cluster, console: Console, *, without_boltz: bool
 ) -> dict[str, Any]:
     from app.celery import app
-    from app.epoch import open_source
-    from app.report import build_report
+    from app.epochs.result import build_report
+    from app.epochs.steps import open_source
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import Stage
-    from workers.epoch import open_epoch
+    from workers.epochs import open_epoch
 
     store = get_store()
     with store.writing() as session:
@@ -308,7 +308,7 @@ def _shown(value: float | str | None) -> str:
 
 
 def _write(report: dict[str, Any], path: Path, *, force: bool, console: Console) -> None:
-    from app.report import differences, report_text
+    from app.epochs.result import differences, report_text
 
     text = report_text(report)
     if path.exists() and not force:

@@ -22,7 +22,7 @@ def list_epochs(
     replays: Annotated[bool, typer.Option(help="Replays too, not only live epochs.")] = False,
 ) -> None:
     """List the epochs in the store: how far each is, its winners and what became of its weights."""
-    from app.epoch import LIVE_PREFIX
+    from app.epochs.steps import LIVE_PREFIX
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.schema import migrate
@@ -54,7 +54,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
 ) -> None:
     """Show a live epoch: leaderboard, refusals, warnings, weights and what was sent to the chain."""
-    from app.report import build_report, report_text
+    from app.epochs.result import build_report, report_text
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import Stage
@@ -106,7 +106,7 @@ def record(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON summary.")] = False,
 ) -> None:
     """Record a live epoch, while or after it is processed, so that it replays to the same result."""
-    from app.recorder import record as record_epoch
+    from app.epochs.recording import record as record_epoch
     from app.store.database import get_store
     from app.store.schema import migrate
 

@@ -7,8 +7,8 @@ from app.settings import get_settings
 
 def flower() -> None:
     """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. ``up`` starts it too."""
-    from app.flower import serve
-    from app.logs import configure
+    from app.observability.flower import serve
+    from app.observability.logs import configure
 
     settings = get_settings()
     configure("flower")

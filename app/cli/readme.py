@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from app.cli.settings import markdown_table
-from app.secret_files import secret_names
 from app.settings import Settings
+from app.settings.secret_files import secret_names
 
 _PROJECT: Final = Path(__file__).parents[2]
 README: Final = _PROJECT / "README.md"

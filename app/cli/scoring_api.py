@@ -19,7 +19,7 @@ def scoring_api(
     import uvicorn
 
     from app.api.scoring import callers
-    from app.logs import configuration, configure
+    from app.observability.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
 

@@ -131,7 +131,7 @@ def verdict_on(
     names: tuple[str, ...], rules: Rules, source: EpochSource | None, database: Path | None, archive: Path | None
 ) -> Verdict:
     """What §6 says of the names, and PSICHIC of the molecules."""
-    from app.epoch import load_archive
+    from app.epochs.steps import load_archive
     from chem.archive import read_archive
     from chem.database import CombinatorialDatabase
     from chem.validation import MoleculeRules, validate_molecules
@@ -214,7 +214,7 @@ def _source(recording: Path | None, *, needed: bool) -> EpochSource | None:
         return None
     if get_settings().offline:
         raise ValidatorError("OFFLINE is set: give --recording, or --database and --archive")
-    from app.live import StoredSource, process_subtensor
+    from app.epochs.capture import StoredSource, process_subtensor
     from app.store.database import get_store
     from app.store.schema import migrate
     from chain.sources.live import live_epoch_at
@@ -239,7 +239,7 @@ def _rules(source: EpochSource | None) -> Rules:
 
 def _running_epoch() -> tuple[int, int, str]:
     """End block and length of the epoch that is running, and the hash of its first block."""
-    from app.live import process_subtensor
+    from app.epochs.capture import process_subtensor
     from chain.sources.live import live_epoch_at
 
     chain = process_subtensor()
@@ -251,7 +251,7 @@ def _round_of_running_epoch(rules: Rules) -> int:
     """The drand round published between the last block that may commit and the epoch's end (specs/epoch.md §3)."""
     if get_settings().offline:
         raise ValidatorError("OFFLINE is set: give --round")
-    from app.live import process_subtensor
+    from app.epochs.capture import process_subtensor
     from chain.timelock import round_at
 
     end, _, _ = _running_epoch()

@@ -22,7 +22,7 @@ def up(
     api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
     """Start Redis, the chain, cpu and gpu workers, beat, Flower and the pages; stop all on Ctrl-C or SIGTERM."""
-    from app.embedded import EmbeddedCluster, port_taken
+    from app.cluster.embedded import EmbeddedCluster, port_taken
     from app.store.database import get_store
     from app.store.schema import migrate
 

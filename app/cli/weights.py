@@ -90,8 +90,8 @@ def _from_file(file: Path) -> Incentive:
 
 
 def _from_store() -> Incentive:
+    from app.competitions.standings import incentive_now
     from app.settings import get_settings
-    from app.standings import incentive_now
     from app.store.database import get_store
     from app.store.schema import migrate
 

@@ -9,8 +9,8 @@ from sqlalchemy import CursorResult, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.store.competition_tables import RequestCountRow, UsedSignatureRow
-from app.store.epochs import now
+from app.clock import now
+from app.store.tables.competitions import RequestCountRow, UsedSignatureRow
 
 _SECONDS_A_MINUTE = 60
 

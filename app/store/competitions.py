@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import func, nulls_first, select, update
 from sqlalchemy.orm import Session
 
+from app.clock import now
 from app.domain import ValidatorError
-from app.store.competition_tables import BaselineRow, CompetitionChangeRow, CompetitionRow
-from app.store.epochs import now
+from app.store.tables.competitions import BaselineRow, CompetitionChangeRow, CompetitionRow
 
 
 class UnknownCompetition(ValidatorError):

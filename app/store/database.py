@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -105,3 +106,12 @@ def close_stores() -> None:
     for store in _stores.values():
         store.close()
     _stores.clear()
+
+
+def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; one that is already there (by unique key) stays as it is. The same call on both databases."""
+    if not rows:
+        return
+    dialect = session.get_bind().dialect.name
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table).on_conflict_do_nothing()
+    session.execute(statement, list(rows))

@@ -9,9 +9,10 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.store.epochs import insert_ignoring, now
-from app.store.live_tables import DeliveryRow
-from app.store.tables import EpochRow
+from app.clock import now
+from app.store.database import insert_ignoring
+from app.store.tables.epochs import EpochRow
+from app.store.tables.live import DeliveryRow
 
 _PENDING: Final = "pending"
 _SENT: Final = "sent"

@@ -13,7 +13,15 @@ from sqlalchemy.orm import Session
 from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
 from app.store.epochs import epoch_summary
 from app.store.records import FINAL_STAGES, EpochSummary, PartState
-from app.store.tables import BatchRow, DigestRow, EpochRow, ScoreRow, SubmissionRow, WarningRow, WeightSubmissionRow
+from app.store.tables.epochs import (
+    BatchRow,
+    DigestRow,
+    EpochRow,
+    ScoreRow,
+    SubmissionRow,
+    WarningRow,
+    WeightSubmissionRow,
+)
 
 # Ids and UIDs are 32-bit integers in PostgreSQL; a larger number in an address is no epoch's.
 LARGEST_ID: Final = 2**31 - 1

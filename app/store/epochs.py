@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
+from app.clock import now
 from app.domain import (
     Challenge,
     Commitment,
@@ -25,6 +25,7 @@ from app.domain import (
     ValidatorError,
 )
 from app.rules import parse_rules
+from app.store.database import insert_ignoring
 from app.store.records import (
     FINAL_STAGES,
     BatchRecord,
@@ -38,25 +39,11 @@ from app.store.records import (
     SubmissionRecord,
     Verdict,
 )
-from app.store.tables import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
 
 
 class UnknownEpoch(ValidatorError):
     """No epoch with this id is in the store."""
-
-
-def now() -> datetime:
-    """The present instant, in UTC."""
-    return datetime.now(UTC)
-
-
-def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows; one that is already there (by unique key) stays as it is. The same call on both databases."""
-    if not rows:
-        return
-    dialect = session.get_bind().dialect.name
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table).on_conflict_do_nothing()
-    session.execute(statement, list(rows))
 
 
 class Epochs:

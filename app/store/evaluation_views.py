@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.store.evaluation_tables import EvaluationRow
 from app.store.evaluations import EvaluationRecord, Evaluations
+from app.store.tables.evaluations import EvaluationRow
 
 
 class EvaluationViews:

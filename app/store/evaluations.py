@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
-from app.store.epochs import insert_ignoring, now
-from app.store.evaluation_tables import EvaluationRow, EvaluationSampleRow
+from app.clock import now
+from app.store.database import insert_ignoring
+from app.store.tables.evaluations import EvaluationRow, EvaluationSampleRow
 
 # An evaluation that ended its process, or could not be done, this often is given up: no score.
 MOST_TRIES: Final = 5

@@ -11,8 +11,9 @@ from typing import Any, Final, cast
 from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.store.epochs import insert_ignoring, now
-from app.store.live_tables import FactRow
+from app.clock import now
+from app.store.database import insert_ignoring
+from app.store.tables.live import FactRow
 
 # The row by which one task at a time gathers an epoch's submissions.
 _GATHERING: Final = "gathering"

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
+from app.clock import now
 from app.domain import Neuron
-from app.store.competition_tables import NeuronRow
-from app.store.epochs import now
+from app.store.tables.competitions import NeuronRow
 
 
 @dataclass(frozen=True, slots=True)

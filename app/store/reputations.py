@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.store.competition_tables import ReputationRow, ReputationStepRow, WeightRoundRow
-from app.store.epochs import insert_ignoring, now
+from app.clock import now
+from app.store.database import insert_ignoring
+from app.store.tables.competitions import ReputationRow, ReputationStepRow, WeightRoundRow
 
 
 @dataclass(frozen=True, slots=True)

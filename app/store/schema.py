@@ -15,8 +15,8 @@ from filelock import FileLock
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.store import competition_tables, evaluation_tables, live_tables  # noqa: F401  (so that the metadata knows every table)
 from app.store.database import Store, StoreError
+from app.store.tables import competitions, epochs, evaluations, live  # noqa: F401  (so that the metadata knows every table)
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 

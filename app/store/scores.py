@@ -10,9 +10,10 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
+from app.clock import now
 from app.domain import PairScore, Protein
-from app.store.epochs import insert_ignoring, now
-from app.store.tables import DigestRow, ScoreRow
+from app.store.database import insert_ignoring
+from app.store.tables.epochs import DigestRow, ScoreRow
 
 
 class Scores:

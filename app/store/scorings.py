@@ -11,10 +11,11 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
+from app.clock import now
 from app.domain import ModelCommitment
-from app.store.competition_tables import ModelScoringRow
-from app.store.epochs import insert_ignoring, now
-from app.store.models import TakenModel, model_id
+from app.store.database import insert_ignoring
+from app.store.model_queue import TakenModel, model_id
+from app.store.tables.competitions import ModelScoringRow
 
 
 class ScoringState(StrEnum):

@@ -11,8 +11,9 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
-from app.store.epochs import insert_ignoring, now
-from app.store.tables import WeightSubmissionRow
+from app.clock import now
+from app.store.database import insert_ignoring
+from app.store.tables.epochs import WeightSubmissionRow
 
 
 class WeightsState(StrEnum):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from app.metrics import Fault, Service, fault_of_status, service_asked
+from app.observability.metrics import Fault, Service, fault_of_status, service_asked
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy import insert, update
 
+from app.clock import now
+from app.competitions.standings import mark_of, weight_round
 from app.demo.make_recording import SUBSTITUENTS, TARGET, TARGET_SEQUENCE
 from app.domain import (
     MINUS_INFINITY,
@@ -25,10 +27,17 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
-from app.report import json_number
+from app.epochs.result import json_number
 from app.rules import Rules
-from app.standings import mark_of, weight_round
-from app.store.competition_tables import (
+from app.store.competitions import Competitions
+from app.store.database import Store
+from app.store.epochs import Epochs
+from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations, EvaluationTry
+from app.store.metagraph import Metagraph
+from app.store.model_queue import ModelQueue, Refusal
+from app.store.records import Examination, Verdict
+from app.store.reputations import RoundState, WeightRounds
+from app.store.tables.competitions import (
     BaselineRow,
     CompetitionChangeRow,
     CompetitionRow,
@@ -40,17 +49,9 @@ from app.store.competition_tables import (
     ReputationStepRow,
     WeightRoundRow,
 )
-from app.store.competitions import Competitions
-from app.store.database import Store
-from app.store.epochs import Epochs, now
-from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations, EvaluationTry
-from app.store.metagraph import Metagraph
-from app.store.models import ModelQueue, Refusal
-from app.store.records import Examination, Verdict
-from app.store.reputations import RoundState, WeightRounds
-from app.store.tables import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
 from chain.incentive.models import Competition, incentive
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, miner
+from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner
 
 EPOCH_LENGTH: Final = 361
 END_BLOCK: Final = EPOCH_LENGTH * 19_000

@@ -82,7 +82,7 @@ def _upload(github: Any) -> list[str]:
 
 
 def _on_a_cluster(folder: Path, paths: list[str], github: Any, drand: Any) -> dict[str, Any]:
-    from app.embedded import EmbeddedCluster
+    from app.cluster.embedded import EmbeddedCluster
     from app.settings import get_settings
     from app.store.database import get_store
     from app.store.schema import migrate
@@ -97,7 +97,7 @@ def _on_a_cluster(folder: Path, paths: list[str], github: Any, drand: Any) -> di
         cluster.await_workers(app)
         _warm_up()
         epoch_id = _open(paths)
-        from workers.epoch import send_on
+        from workers.epochs import send_on
 
         start = time.perf_counter()
         send_on(epoch_id)
@@ -127,7 +127,7 @@ def _warm_up() -> None:
 
 def _open(paths: list[str]) -> int:
     from app.domain import Challenge, Commitment, EpochHeader, Neuron
-    from app.live import StoredSource
+    from app.epochs.capture import StoredSource
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from chain.sources.live import LiveEpoch

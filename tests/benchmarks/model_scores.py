@@ -46,12 +46,12 @@ def _measure() -> tuple[list[float], int]:
     from starlette.testclient import TestClient
 
     from app.api.application import create_app
-    from app.store.competition_tables import ModelScoreRow
+    from app.clock import now
     from app.store.database import get_store
-    from app.store.epochs import now
     from app.store.schema import migrate
+    from app.store.tables.competitions import ModelScoreRow
     from chain.hotkey import KeypairSigner, signed_headers
-    from tests.app.model_fixtures import SECOND, VALIDATOR, fill, miner, model
+    from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, fill, miner, model
 
     store = get_store()
     migrate(store)

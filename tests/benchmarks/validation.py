@@ -18,7 +18,7 @@ from rdkit.Chem import rdChemReactions, rdMolDescriptors
 from rdkit.Chem.inchi import MolToInchiKey
 
 from app.demo import RECORDING
-from app.epoch import open_source
+from app.epochs.steps import open_source
 from app.rules import parse_rules
 from chain.commitments import in_window
 from chain.submission import fetch_submission, open_submission, parse_submission

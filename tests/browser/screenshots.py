@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 from playwright.sync_api import Error as BrowserError
 
 from app.store.database import Store
-from tests.app.model_fixtures import miner
+from tests.app.competitions.competition_fixtures import miner
 from tests.app.page_stores import lively_competitions
 from tests.browser.chromium import LOOKS, Look, chromium, visitor
 from tests.browser.sites import PROJECT, Site, cluster_site

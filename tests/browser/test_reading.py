@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.app.model_fixtures import miner
+from tests.app.competitions.competition_fixtures import miner
 from tests.browser.chromium import LOOKS, visitor
 from tests.browser.sites import Site
 

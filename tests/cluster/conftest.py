@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.embedded import EmbeddedCluster
+from app.cluster.embedded import EmbeddedCluster
 from app.settings import Settings
 from app.store.database import Store
 from app.store.epochs import Epochs

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.embedded import EmbeddedCluster
+from app.cluster.embedded import EmbeddedCluster
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import EmbeddedCluster
+from app.cluster.embedded import EmbeddedCluster
 from app.settings import Settings
 
 pytestmark = pytest.mark.cluster

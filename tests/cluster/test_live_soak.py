@@ -22,7 +22,7 @@ from tests.chain.nodes import address
 from tests.chain.world import EXAMPLE, World
 from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
-from workers.epoch import open_epoch
+from workers.epochs import open_epoch
 from workers.fetching import fetch_submissions
 from workers.submissions import _examiner
 from workers.watch import watch_epoch
@@ -151,8 +151,8 @@ def _process(number: int) -> int:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr("workers.watch.open_epoch", Later())
-        patch.setattr("workers.epoch.fetch_submissions", Later())
-        patch.setattr("workers.epoch.submit_weights", Later())
+        patch.setattr("workers.epochs.fetch_submissions", Later())
+        patch.setattr("workers.epochs.submit_weights", Later())
         while watch_epoch.delay().get()["status"] == "chain unavailable":
             assert time.monotonic() < deadline
             time.sleep(0.2)

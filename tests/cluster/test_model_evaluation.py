@@ -18,19 +18,19 @@ import httpx
 import pytest
 from celery import Celery
 
+from app.clock import now
+from app.cluster.embedded import EmbeddedCluster
 from app.domain import ModelCommitment
-from app.embedded import EmbeddedCluster
 from app.settings import Settings
 from app.store.database import Store
-from app.store.epochs import now
 from app.store.evaluations import EvaluationPhase, EvaluationRecord, Evaluations
-from app.store.models import ModelQueue, ScoreHistory, ScoreRecord
+from app.store.model_queue import ModelQueue, ScoreHistory, ScoreRecord
 from app.store.schema import migrate
 from app.store.scorings import Scoring, Scorings
 from chain.hotkey import KeypairSigner
 from chain.scoring_api import Evaluation, EvaluationRequest, EvaluationState, ScorerBusy, ScoringApi
 from tests.app.api.test_server import free_port
-from tests.app.model_fixtures import NETUID, VALIDATOR
+from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR
 from tests.cluster.tending import tended
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene
 

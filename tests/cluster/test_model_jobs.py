@@ -14,15 +14,15 @@ import bittensor_core
 import pytest
 from celery import Celery
 
-from app.embedded import EmbeddedCluster
+from app.clock import now
+from app.cluster.embedded import EmbeddedCluster
 from app.settings import Settings
 from app.store.competitions import Competitions
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.models import ModelQueue, ScoreHistory, ScoreRecord
+from app.store.model_queue import ModelQueue, ScoreHistory, ScoreRecord
 from app.store.reputations import WeightRounds
 from app.store.schema import migrate
-from tests.app.model_fixtures import NETUID, VALIDATOR, fill, miner
+from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner
 from tests.chain.scoring_node import ScoringNode
 
 pytestmark = pytest.mark.cluster
@@ -44,7 +44,7 @@ class ModelCluster:
             return ScoreHistory(session).since(now() - timedelta(days=1), 1000)
 
     def send(self, task: str, queue: str) -> None:
-        self.client.send_task(f"workers.models.{task}", queue=queue)
+        self.client.send_task(f"workers.competitions.{task}", queue=queue)
 
     def until(self, happens: Callable[[], bool], seconds: float = 90) -> None:
         """Wait, asking for the next models as beat does, only more often."""

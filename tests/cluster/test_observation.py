@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import queues
 from app.celery import QueueName
-from app.embedded import EmbeddedCluster
+from app.cluster.embedded import EmbeddedCluster
+from app.observability import broker as queues
 from app.settings import Settings, get_settings
 from app.store.database import Store
 from app.store.schema import migrate

@@ -113,7 +113,7 @@ def test_every_tick_twice_and_every_step_twice(cluster: Cluster, expected: dict[
     epoch = cluster.when(lambda _: True)
     ticks = f"""
 from workers.upkeep import reconcile
-from workers.epoch import close_epoch, open_epoch, plan_scoring
+from workers.epochs import close_epoch, open_epoch, plan_scoring
 for _ in range(3):
     reconcile.delay(); open_epoch.delay({epoch.id}); plan_scoring.delay({epoch.id}); close_epoch.delay({epoch.id})
 """

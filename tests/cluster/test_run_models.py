@@ -18,12 +18,12 @@ import httpx
 import pytest
 from celery import Celery
 
+from app.clock import now
 from app.store.competitions import Competitions
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.models import ScoreHistory
+from app.store.model_queue import ScoreHistory
 from tests.app.api.test_server import free_port
-from tests.app.model_fixtures import NETUID, model
+from tests.app.competitions.competition_fixtures import NETUID, model
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 from tests.chain.scoring_node import ScoringNode
@@ -92,7 +92,7 @@ def test_commitments_become_weights(store: Store, store_url: str, tmp_path: Path
             assert httpx.get(f"http://127.0.0.1:{port}/").json()["status"] == "ok"
             broker = json.loads((data / "embedded" / "cluster.json").read_text())["broker_url"]
             with Celery(broker=broker) as client:
-                client.send_task("workers.models.set_model_weights", queue="chain")
+                client.send_task("workers.competitions.set_model_weights", queue="chain")
             until(lambda: chain.weights_of(NETUID, 0), log)
         finally:
             process.send_signal(signal.SIGTERM)

@@ -15,9 +15,9 @@ import yaml
 
 from app.celery import QueueName, configuration
 from app.cli.readme import compose_lines, handed_on
-from app.exporter import PortOffset
-from app.secret_files import secret_names
+from app.observability.exporter import PortOffset
 from app.settings import Settings, get_settings
+from app.settings.secret_files import secret_names
 from tests.command_lines import PROJECT, parse
 
 DOCKER = PROJECT / "docker"

@@ -11,8 +11,8 @@ import pytest
 from app.celery import QueueName
 from app.cli.healthcheck import Service
 from app.domain import RejectionCode
-from app.secret_files import secret_names
 from app.settings import Settings
+from app.settings.secret_files import secret_names
 from tests.command_lines import PROJECT, parse
 
 DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -107,7 +107,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 
 def test_the_miners_page_explains_every_code_in_the_order_of_examination() -> None:
-    from app.api.pages.rejection_codes import EXPLANATIONS
+    from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 
     text = (PROJECT / "docs" / "miners.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from app.clock import now
 from app.domain import ModelCommitment, ModelId
 from app.store.competitions import Competitions
 from app.store.database import Store
-from app.store.epochs import now
 from app.store.metagraph import Metagraph
-from app.store.models import ModelQueue
-from tests.app.model_fixtures import NETUID, miner, neurons
+from app.store.model_queue import ModelQueue
+from tests.app.competitions.competition_fixtures import NETUID, miner, neurons
 from tests.chain.internet import Reply
 
 EVALUATION_TESTS = Path(__file__).parents[1] / "gpu" / "evaluation"

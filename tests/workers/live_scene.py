@@ -16,7 +16,7 @@ import bittensor as bt
 import pytest
 from celery.exceptions import Retry
 
-import app.live
+import app.epochs.capture
 from app.celery import app as celery_app
 from app.domain import Challenge, EpochHeader, Neuron
 from app.rules import rules_sha256
@@ -125,9 +125,9 @@ def eager_validator() -> Iterator[None]:
 
 def close_chains() -> None:
     """Let go of this process's connections to the chain."""
-    for connection in app.live._chains.values():
+    for connection in app.epochs.capture._chains.values():
         connection.close()
-    app.live._chains.clear()
+    app.epochs.capture._chains.clear()
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import pytest
 from app.celery import app
 from app.demo import RECORDING
 from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
-from app.epoch import Examiner
-from app.report import build_report, differences
+from app.epochs.result import build_report, differences
+from app.epochs.steps import Examiner
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
@@ -27,7 +27,7 @@ from chain.sources.recorded import RecordedSource
 from chain.sources.scores import RecordedScorer
 from tests.conftest import DATA
 from workers import scoring
-from workers.epoch import close_epoch, open_epoch, plan_scoring
+from workers.epochs import close_epoch, open_epoch, plan_scoring
 from workers.scoring import _Scoring, score_psichic
 from workers.submissions import _examiner, examine_submission
 from workers.upkeep import forget_old
@@ -211,7 +211,7 @@ def test_a_fault_of_ours_refuses_one_submission_and_is_reported(store: Store, mo
 def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch_id = announce(store)
     with monkeypatch.context() as patch:
-        patch.setattr("workers.epoch.send_on", lambda _: None)
+        patch.setattr("workers.epochs.send_on", lambda _: None)
         open_epoch.delay(epoch_id)
     with store.writing() as session:
         epochs = Epochs(session)

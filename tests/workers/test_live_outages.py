@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import app.live
+import app.epochs.capture
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -19,7 +19,7 @@ from tests.chain import internet
 from tests.chain.world import EXAMPLE, World
 from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
-from workers.epoch import open_epoch
+from workers.epochs import open_epoch
 from workers.fetching import fetch_submissions
 from workers.scoring import forget_scorers
 from workers.submissions import _examiner
@@ -54,7 +54,7 @@ def concluded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         with get_store().reading() as session:
             epoch_id = Epochs(session).recent(1)[0].id
         with monkeypatch.context() as inner:
-            inner.setattr("workers.epoch.fetch_submissions", Later())
+            inner.setattr("workers.epochs.fetch_submissions", Later())
             delivered(open_epoch, epoch_id)
         delivered(fetch_submissions, epoch_id)
     return report_of(epoch_id)
@@ -195,10 +195,10 @@ def test_a_new_revision_in_mid_epoch_changes_nothing(scene: World, monkeypatch: 
     scene.hub.datasets[database]["CHANGES.md"] = b"a newer one"
     assert scene.hub.revision(database) != frozen
     reference = f"live:68:{scene.header['end_block']}:361"
-    assert app.live.StoredSource(reference).live.revision(database) == frozen
+    assert app.epochs.capture.StoredSource(reference).live.revision(database) == frozen
     # and UniProt is never asked again for what it said
     before = len(scene.uniprot.requests)
-    assert app.live.StoredSource("live:68:361361:361").sequence("O15379")
+    assert app.epochs.capture.StoredSource("live:68:361361:361").sequence("O15379")
     assert len(scene.uniprot.requests) == before
 
 
@@ -217,8 +217,8 @@ def _model_fails_on_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from app.recorder import record
-    from app.report import differences
+    from app.epochs.recording import record
+    from app.epochs.result import differences
 
     _github_broken_for_one(scene)
     scene.uniprot.faults["/"] = internet.status(500)
@@ -238,14 +238,14 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     _examiner.cache_clear()
     forget_scorers()
     with get_store().writing() as session:
-        header = app.live.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
+        header = app.epochs.capture.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
         replay = Epochs(session).announce("replay", header, f"recording:{tmp_path / 'recording'}", "recorded", "tests")
     open_epoch.delay(replay)
     assert differences(report, report_of(replay)) == []
 
 
 def test_an_epoch_nobody_judged_is_recorded_from_the_network(scene: World, tmp_path: Path) -> None:
-    from app.recorder import RecorderError, record
+    from app.epochs.recording import RecorderError, record
     from chain.github_path import parse_github_path
     from chain.sources.recorded import RecordedSource
 

@@ -12,15 +12,15 @@ from sqlalchemy import select
 
 from app.celery import app
 from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
-from app.epoch import UNTRAINED
-from app.report import build_report
+from app.epochs.result import build_report
+from app.epochs.steps import UNTRAINED
 from app.rules import Rules
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, Facts
 from app.store.records import Stage
-from app.store.tables import DigestRow
+from app.store.tables.epochs import DigestRow
 from chain.sources.recorded import RecordedSource
 from gpu.boltz.profile import LIVE, PROFILES, PocketConstraint
 from gpu.scorers import build_scorer
@@ -28,7 +28,7 @@ from tests.gpu.boltz.components import write_components
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
 from tests.workers.small_recording import write_small_recording
 from workers import scoring
-from workers.epoch import open_epoch
+from workers.epochs import open_epoch
 from workers.submissions import _examiner
 
 UID = 1

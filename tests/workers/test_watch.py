@@ -75,7 +75,7 @@ def test_a_reorganisation_at_the_boundary_changes_nothing_announced(scene: Scene
     assert beat() == "announced"
     assert len(opened) == 2
     with get_store().reading() as session:
-        from app.store.tables import EpochRow
+        from app.store.tables.epochs import EpochRow
 
         header = session.get(EpochRow, opened[1]).header
     assert header["end_block_hash"] == scene.chain.hash(END + LENGTH)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.epoch import UNTRAINED
+from app.epochs.steps import UNTRAINED
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -217,7 +217,7 @@ def _release(epoch: int) -> None:
     """The claim of a process that died long ago."""
     from sqlalchemy import update
 
-    from app.store.tables import WeightSubmissionRow
+    from app.store.tables.epochs import WeightSubmissionRow
 
     with get_store().writing() as session:
         session.execute(update(WeightSubmissionRow).values(claimed_by=None))

@@ -23,7 +23,9 @@ from fastapi import APIRouter
 
 def page_routers() -> list[APIRouter]:
     """Every router of the pages; the home page's comes first, for it shares ``/`` with the API's health."""
-    from app.api.pages import assets, competitions, epochs, home, rejection_codes, submissions, weights
+    from app.api.pages import assets, home
+    from app.api.pages.competitions import competitions
+    from app.api.pages.epochs import epochs, rejection_codes, submissions, weights
     from app.api.pages.page import compile_templates
 
     compile_templates()

@@ -9,9 +9,9 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from app.api.pages.downloads import csv_response, json_response
+from app.api.pages.epochs.stage_bars import StageBar, stage_bars
 from app.api.pages.page import BrowserRoute, PageRouter, render
-from app.api.pages.stage_bars import StageBar, stage_bars
-from app.queues import LiveWorker, QueueDepth, live_workers, queue_depths, workers_by_queue
+from app.observability.broker import LiveWorker, QueueDepth, live_workers, queue_depths, workers_by_queue
 from app.store.database import get_store
 from app.store.epoch_views import EpochLine, EpochViews, WeightsRecord
 from app.store.records import Stage

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from app.store.tables import Table
+from app.store.tables.epochs import Table
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)

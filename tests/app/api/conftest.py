@@ -18,7 +18,7 @@ from app.settings import get_settings
 from app.store.competitions import Competitions
 from app.store.database import Store
 from chain.hotkey import KeypairSigner, basic_credentials, signed_headers
-from tests.app.model_fixtures import VALIDATOR, fill
+from tests.app.competitions.competition_fixtures import VALIDATOR, fill
 
 Call = Callable[..., httpx.Response]
 

@@ -14,7 +14,7 @@ from app.api.application import create_app
 from app.settings import get_settings
 from app.store.database import Store
 from tests.app.api.conftest import basic
-from tests.app.model_fixtures import fill, scored
+from tests.app.competitions.competition_fixtures import fill, scored
 
 _CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
 

@@ -20,14 +20,14 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.api import scoring
+from app.clock import now
 from app.settings import get_settings
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.evaluation_tables import EvaluationRow
 from app.store.evaluations import ClaimResult, EvaluationEnd, EvaluationPhase, Evaluations, EvaluationTry
+from app.store.tables.evaluations import EvaluationRow
 from chain.hotkey import KeypairSigner, signed_headers
 from tests.app.api.conftest import Call, basic
-from tests.app.model_fixtures import SECOND, VALIDATOR, miner
+from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, miner
 
 INPUTS = {"hf_repo_id": "maker/model2", "competition_id": "voicebench", "hotkey": miner(2), "block": 102}
 OTHER = INPUTS | {"hf_repo_id": "maker/model3", "hotkey": miner(3)}
@@ -87,7 +87,7 @@ def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Sto
     answer = call("POST", path, INPUTS).json()
     task_id = answer.pop("task_id")
     assert answer == {"success": True, "message": "The evaluation of maker/model2 has begun."}
-    assert sent(broker) == [("workers.evaluation.evaluate_model", task_id, INPUTS)]
+    assert sent(broker) == [("workers.evaluations.evaluate_model", task_id, INPUTS)]
 
     def status() -> dict[str, Any]:
         found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
@@ -232,7 +232,7 @@ def test_a_wiped_broker_gets_the_message_again(call: Call, store: Store, broker:
         while not (found := sent(broker)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert found == [("workers.evaluation.evaluate_model", task_id, INPUTS)]
+    assert found == [("workers.evaluations.evaluate_model", task_id, INPUTS)]
     change(store, sent_at=long_ago, due_at=long_ago, sends=1)
     call("GET", "/api/check_scoring_status")
     assert len(sent(broker)) == 1
@@ -266,8 +266,8 @@ def test_a_dead_worker_s_evaluation_is_sent_again_and_swept(call: Call, store: S
     assert (found["status"], found["started_at"]) == ("scoring", None)
     assert "not heard of" in found["error"]
     assert [(task, identity == task_id) for task, identity, _ in sent(broker)] == [
-        ("workers.evaluation.sweep_evaluations", False),
-        ("workers.evaluation.evaluate_model", True),
+        ("workers.evaluations.sweep_evaluations", False),
+        ("workers.evaluations.evaluate_model", True),
     ]
 
 
@@ -278,7 +278,7 @@ def test_the_time_limit_frees_the_slot_even_where_a_worker_hangs(call: Call, sto
     assert call("POST", "/score_model", OTHER).json()["success"]
     found = call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()
     assert (found["status"], found["score"]) == ("timeout", 0.0)
-    assert "workers.evaluation.sweep_evaluations" in [task for task, _, _ in sent(broker)]
+    assert "workers.evaluations.sweep_evaluations" in [task for task, _, _ in sent(broker)]
 
 
 @on_sqlite

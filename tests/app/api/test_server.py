@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import pytest
 
+from app.clock import now
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.models import ModelQueue, ScoreHistory
+from app.store.model_queue import ModelQueue, ScoreHistory
 from chain.hotkey import KeypairSigner, signed_headers
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, fill, miner
+from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,18 +13,18 @@ from starlette.testclient import TestClient
 
 from app.api.application import create_app
 from app.api.messages import AllModelScores
+from app.clock import now
+from app.competitions.standings import reputation_steps
 from app.domain import Neuron
 from app.settings import get_settings
-from app.standings import reputation_steps
-from app.store.competition_tables import ModelRow, ModelScoreRow, RequestCountRow, UsedSignatureRow
 from app.store.database import Store
-from app.store.epochs import now
 from app.store.metagraph import Metagraph
-from app.store.models import ModelQueue
+from app.store.model_queue import ModelQueue
 from app.store.reputations import Reputations
+from app.store.tables.competitions import ModelRow, ModelScoreRow, RequestCountRow, UsedSignatureRow
 from chain.hotkey import KeypairSigner, signed_headers
 from tests.app.api.conftest import Call, basic
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, miner, neurons, scored
+from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner, neurons, scored
 
 # the store's own tests run on both databases
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from app.standings import take_next_model
-from app.store.competition_tables import WeightRoundRow
+from app.clock import now
+from app.competitions.standings import take_next_model
 from app.store.competitions import Competitions, UnknownCompetition
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.models import ModelQueue, Refusal, ScoreHistory
+from app.store.model_queue import ModelQueue, Refusal, ScoreHistory
 from app.store.reputations import RoundState, WeightRound, WeightRounds
 from app.store.scorings import Scorings
-from tests.app.model_fixtures import NETUID, VALIDATOR, fill, miner, scored
+from app.store.tables.competitions import WeightRoundRow
+from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner, scored
 
 
 def test_a_competition_its_baselines_in_order_and_one_that_never_was(store: Store) -> None:

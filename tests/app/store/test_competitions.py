@@ -11,10 +11,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from app.domain import ModelCommitment, ValidatorError
-from app.model_priority import Candidate, Priority, priority, queue_order
-from app.settings import get_settings
-from app.standings import (
+from app.clock import now
+from app.competitions.priority import Candidate, Priority, priority, queue_order
+from app.competitions.standings import (
     incentive_now,
     mark_of,
     model_standings,
@@ -23,16 +22,17 @@ from app.standings import (
     weight_round,
     weights_by_hotkey,
 )
+from app.domain import ModelCommitment, ValidatorError
+from app.settings import get_settings
 from app.store.callers import Callers
-from app.store.competition_tables import ModelRow, ModelScoringRow, ReputationRow
 from app.store.competitions import Competitions, UnknownCompetition
 from app.store.database import Store
-from app.store.epochs import now
 from app.store.metagraph import Metagraph
-from app.store.models import ModelQueue, PostedScore, Refusal, ScoreHistory
+from app.store.model_queue import ModelQueue, PostedScore, Refusal, ScoreHistory
 from app.store.reputations import Reputations, RoundState, WeightRounds
 from app.store.scorings import Scorings, ScoringState
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, neurons, scored
+from app.store.tables.competitions import ModelRow, ModelScoringRow, ReputationRow
+from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, neurons, scored
 
 ME, OTHER = VALIDATOR.ss58_address, SECOND.ss58_address
 NOW = now()

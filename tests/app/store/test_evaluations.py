@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.clock import now
 from app.store.database import Store
-from app.store.epochs import now
-from app.store.evaluation_tables import EvaluationRow
 from app.store.evaluations import (
     MOST_TRIES,
     ClaimResult,
@@ -23,6 +22,7 @@ from app.store.evaluations import (
     Evaluations,
     EvaluationTry,
 )
+from app.store.tables.evaluations import EvaluationRow
 
 INPUTS = EvaluationInputs("maker/model2", "voicebench", "5Miner", 102)
 SILENCE = timedelta(seconds=60)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from app.clock import now
 from app.domain import EpochHeader
 from app.store.database import Store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.facts import Fact, FactKind, Facts, FactState
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from judge_server import JudgeServer
 from pydantic import SecretStr
 
-from app.metrics import SERVICE_ERRORS, SERVICE_REQUESTS, Fault
+from app.observability.metrics import SERVICE_ERRORS, SERVICE_REQUESTS, Fault
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
 from gpu.evaluation.judge import Judge, JudgeEndpoint, judge_of, question, rating_in

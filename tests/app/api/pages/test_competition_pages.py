@@ -15,15 +15,15 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
+from app.clock import now
 from app.domain import ModelCommitment, Neuron
 from app.settings import get_settings
-from app.store.competition_tables import WeightRoundRow
 from app.store.database import Store
-from app.store.epochs import now
 from app.store.metagraph import Metagraph
-from app.store.models import ModelQueue
+from app.store.model_queue import ModelQueue
 from app.store.schema import migrate
-from tests.app.model_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, scored
+from app.store.tables.competitions import WeightRoundRow
+from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, scored
 from tests.app.page_stores import hotkey, lively_competitions
 
 HTML = {"Accept": "text/html"}

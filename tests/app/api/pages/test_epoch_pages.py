@@ -23,17 +23,18 @@ from starlette.testclient import TestClient
 
 from app.api.application import create_app
 from app.api.pages import page_routers
-from app.api.pages.rejection_codes import EXPLANATIONS
+from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 from app.celery import app as celery_app
+from app.clock import now
 from app.domain import PairScore, Protein, RejectionCode
 from app.settings import get_settings
 from app.store import database
 from app.store.database import Store, get_store
-from app.store.epochs import Epochs, now
+from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.schema import migrate
 from app.store.scores import Scores
-from app.store.tables import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
 from chain.sources.recorded import RecordedSource
 from tests.app.api.pages.page_reader import BROWSER, PageReader, counted, folded, read
 from tests.app.page_stores import HOSTILE, full_epoch, strangers
@@ -81,7 +82,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def _run(store: Store) -> int:
     from workers import scoring
-    from workers.epoch import open_epoch
+    from workers.epochs import open_epoch
     from workers.submissions import _examiner
 
     migrate(store)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.api.pages.stage_bars import BarState, StageBar, stage_bars, stage_seconds
+from app.api.pages.epochs.stage_bars import BarState, StageBar, stage_bars, stage_seconds
 from app.domain import ScoringModel
 from app.store.epoch_views import EpochLine, EpochWork, StageWork
 from app.store.records import EpochSummary, PartState, Stage

@@ -1,0 +1,319 @@
+"""The list of epochs, and one epoch: leaderboards, refusals, weights and how long it took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from fastapi import Request, Response
+
+from app.api.pages.charts import Chart, Mark, histogram, lanes, stacked_durations
+from app.api.pages.downloads import csv_response, json_response
+from app.api.pages.epochs.rejection_codes import EXPLANATIONS
+from app.api.pages.epochs.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_seconds
+from app.api.pages.errors import NotFound
+from app.api.pages.home import epoch_entry
+from app.api.pages.page import PageRouter, render
+from app.api.pages.paging import paging
+from app.domain import ScoringModel
+from app.epochs.result import build_report, report_text
+from app.rules import Rules, RulesError, parse_rules
+from app.store.database import get_store
+from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
+from app.store.epochs import Epochs
+from app.store.records import PartState, Stage
+from chain.incentive.molecules import entropy_weight
+
+router = PageRouter()
+
+PAGE_SIZE: Final = 30
+MOST_DOWNLOADED: Final = 5_000
+
+# A leaderboard's first rows; the table of all submissions has the rest.
+_LEADERS: Final = 10
+
+_CODE_ORDER: Final = {explanation.code.value: place for place, explanation in enumerate(EXPLANATIONS)}
+
+_COLUMNS: Final = (
+    "epoch", "uid", "hotkey", "status", "psichic_rank", "psichic_score", "boltz_rank", "boltz_score", "entropy",
+    "entropy_boltz", "weight", "block", "push_time", "path", "code", "message", "molecule", "molecule_index",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPage:
+    """All that one epoch's page shows."""
+
+    line: EpochLine
+    facts: EpochFacts
+    submissions: tuple[SubmissionLine, ...]
+    bars: tuple[StageBar, ...]
+    warnings: tuple[str, ...]
+    weights: WeightsRecord | None
+    neighbours: tuple[int | None, int | None]
+
+    @property
+    def rejected(self) -> list[SubmissionLine]:
+        """The refused submissions, UIDs ascending."""
+        return [submission for submission in self.submissions if submission.state is PartState.REJECTED]
+
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """How often each code was given, in the order in which the rules are looked at."""
+        counts = Counter(submission.code or "" for submission in self.rejected)
+        return sorted(counts.items(), key=lambda item: (_CODE_ORDER.get(item[0], len(_CODE_ORDER)), item[0]))
+
+    @property
+    def rules(self) -> Rules | None:
+        """The rules that the epoch was frozen with; None before it opened, and for those of another version."""
+        return None if self.facts.rules_text is None else rules_of(self.facts.rules_text)
+
+    @property
+    def entropy_weight(self) -> float | None:
+        """What the epoch's entropy bonus is multiplied by (specs/epoch.md §9)."""
+        rules = self.rules
+        return None if rules is None else entropy_weight(self.line.summary.number, rules.molecule_validation)
+
+    def leaders(self, model: ScoringModel) -> list[SubmissionLine]:
+        """The first rows of a model's leaderboard."""
+        return ranked(self.submissions, model)[:_LEADERS]
+
+
+@lru_cache(maxsize=64)
+def rules_of(text: str) -> Rules | None:
+    """A frozen rules file, parsed once per text; None for one of another version, whose page is shown without it."""
+    try:
+        return parse_rules(text, "the rules stored with the epoch")
+    except RulesError:
+        return None
+
+
+def ranked(submissions: Sequence[SubmissionLine], model: ScoringModel) -> list[SubmissionLine]:
+    """The submissions with a rank of this model, best first."""
+    found = [(rank, one) for one in submissions if (rank := rank_of(one, model)) is not None]
+    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].uid))]
+
+
+def rank_of(submission: SubmissionLine, model: ScoringModel) -> int | None:
+    """A submission's rank for one model."""
+    return submission.psichic_rank if model is ScoringModel.PSICHIC else submission.boltz_rank
+
+
+@router.page("/epochs")
+def epochs(request: Request) -> Response:
+    """The epochs, newest first, with their winners over time and how long each stage took."""
+    with get_store().reading() as session:
+        views = EpochViews(session)
+        found = paging(request, views.count(), PAGE_SIZE)
+        lines = views.lines(PAGE_SIZE, found.offset)
+    return render(
+        request, "epochs.html", lines=lines, paging=found, winners=_winners(lines), durations=_durations(lines)
+    )
+
+
+@router.page("/epochs.csv")
+def epochs_csv() -> Response:
+    """All epochs (the newest 5,000) as CSV."""
+    with get_store().reading() as session:
+        lines = EpochViews(session).lines(MOST_DOWNLOADED)
+    entries = [
+        {
+            **{key: value for key, value in epoch_entry(line).items() if key not in {"stage_times", "weights"}},
+            "valid": line.counts.get(PartState.VALID, 0),
+            "rejected": line.counts.get(PartState.REJECTED, 0),
+            "pending": line.counts.get(PartState.PENDING, 0),
+            **{f"seconds_{name.replace(' ', '_')}": None for name in ("open", "examine", "score and rank", "weights")},
+            **{
+                f"seconds_{name.replace(' ', '_')}": seconds
+                for name, seconds in stage_seconds(line.summary.stage_times).items()
+            },
+        }
+        for line in lines
+    ]
+    columns = tuple(dict.fromkeys(key for entry in entries for key in entry)) or ("id",)
+    return csv_response("epochs", columns, ([entry.get(column) for column in columns] for entry in entries))
+
+
+@router.page("/epochs.json")
+def epochs_json() -> Response:
+    """All epochs (the newest 5,000) as JSON."""
+    with get_store().reading() as session:
+        lines = EpochViews(session).lines(MOST_DOWNLOADED)
+    return json_response("epochs", {"epochs": [epoch_entry(line) for line in lines]})
+
+
+@router.page("/epochs/{epoch_id:int}")
+def epoch(request: Request, epoch_id: int) -> Response:
+    """One epoch. ``?by=boltz`` orders its table by the Boltz-2 ranks, ``?by=uid`` by UID."""
+    found = epoch_page(epoch_id)
+    by = request.query_params.get("by", "psichic")
+    return render(
+        request,
+        "epoch.html",
+        page=found,
+        models=MODEL_NAMES,
+        by=by if by in {"psichic", "boltz", "uid"} else "psichic",
+        submissions=_ordered(found.submissions, by),
+        distributions=_distributions(found.submissions),
+        durations=stacked_durations(
+            "Time in each stage",
+            [(str(found.line.summary.number), stage_seconds(found.line.summary.stage_times))],
+            axis="epoch",
+        ),
+        refresh=_refresh_key(found.line),
+    )
+
+
+@router.page("/fragments/epochs/{epoch_id:int}")
+def epoch_stages(request: Request, epoch_id: int) -> Response:
+    """The bars of a running epoch, for the page's script; ``X-Refresh: reload`` when a new stage began."""
+    with get_store().reading() as session:
+        views = EpochViews(session)
+        line = line_of(views, epoch_id)
+        bars = stage_bars(line, views.work(epoch_id, line.counts), datetime.now(UTC))
+    response = render(request, "stages.html", bars=bars, number=line.summary.number)
+    if request.query_params.get("shown", "") != _refresh_key(line):
+        response.headers["X-Refresh"] = "reload"
+    return response
+
+
+@router.page("/epochs/{epoch_id:int}.csv")
+def epoch_csv(epoch_id: int) -> Response:
+    """An epoch's submissions as CSV."""
+    found = epoch_page(epoch_id)
+    number, weights = found.line.summary.number, found.line.summary.weights or {}
+    rows = (
+        (
+            number, one.uid, one.hotkey, one.state, one.psichic_rank, one.psichic_score, one.boltz_rank,
+            one.boltz_score, one.entropy, one.entropy_boltz, weights.get(one.uid), one.block, one.push_time, one.path,
+            one.code, one.message, one.molecule, one.molecule_index,
+        )
+        for one in found.submissions
+    )  # fmt: skip
+    return csv_response(f"epoch-{number}", _COLUMNS, rows)
+
+
+@router.page("/epochs/{epoch_id:int}.json")
+def epoch_json(epoch_id: int) -> Response:
+    """All that an epoch's page shows as JSON; ``…/result.json`` has every molecule too."""
+    found = epoch_page(epoch_id)
+    facts = found.facts
+    return json_response(
+        f"epoch-{found.line.summary.number}",
+        {
+            **epoch_entry(found.line),
+            "header": facts.header,
+            "challenge": facts.challenge,
+            "rules": facts.rules_text,
+            "rules_sha256": facts.rules_sha256,
+            "entropy_weight": found.entropy_weight,
+            "stages": found.bars,
+            "submission_list": found.submissions,
+            "rejections_by_code": dict(found.reasons),
+            "warnings": found.warnings,
+            "weight_submission": found.weights,
+        },
+    )
+
+
+@router.page("/epochs/{epoch_id:int}/result.json")
+def epoch_result(epoch_id: int) -> Response:
+    """A closed epoch's ``result.json``, the document that validators compare, with every molecule."""
+    with get_store().reading() as session:
+        line = line_of(EpochViews(session), epoch_id)
+        if line.summary.stage not in {Stage.CLOSED, Stage.DONE}:
+            raise NotFound(f"Epoch {line.summary.number} is {line.summary.stage.value}; it has no result.")
+        stored = Epochs(session)
+        report = build_report(
+            stored.get(epoch_id), stored.summary(epoch_id), stored.submissions(epoch_id), stored.warnings(epoch_id)
+        )
+    response = json_response(f"epoch-{line.summary.number}-result", {})
+    response.body = report_text(report).encode()
+    response.headers["Content-Length"] = str(len(response.body))
+    return response
+
+
+def line_of(views: EpochViews, epoch_id: int) -> EpochLine:
+    """An epoch's line.
+
+    Raises:
+        NotFound: the store has no epoch of this id.
+    """
+    line = views.line(epoch_id)
+    if line is None:
+        raise NotFound(f"The store has no epoch with the id {epoch_id}; old epochs are removed after a time.")
+    return line
+
+
+def epoch_page(epoch_id: int) -> EpochPage:
+    """Read one epoch, in a number of queries that does not grow with its submissions."""
+    with get_store().reading() as session:
+        views = EpochViews(session)
+        line = line_of(views, epoch_id)
+        return EpochPage(
+            line=line,
+            facts=views.facts(epoch_id),
+            submissions=tuple(views.submissions(epoch_id)),
+            bars=stage_bars(line, views.work(epoch_id, line.counts), datetime.now(UTC)),
+            warnings=tuple(views.warnings(epoch_id)),
+            weights=views.weights(epoch_id),
+            neighbours=views.neighbours(epoch_id),
+        )
+
+
+def _refresh_key(line: EpochLine) -> str:
+    return line.summary.stage.value
+
+
+def _ordered(submissions: Sequence[SubmissionLine], by: str) -> list[SubmissionLine]:
+    if by == "uid":
+        return list(submissions)
+    model = ScoringModel.BOLTZ if by == "boltz" else ScoringModel.PSICHIC
+    places = {PartState.VALID: 0, PartState.PENDING: 1}
+    return sorted(
+        submissions, key=lambda one: (places.get(one.state, 2), rank_of(one, model) or len(submissions) + 1, one.uid)
+    )
+
+
+def _distributions(submissions: Sequence[SubmissionLine]) -> list[Chart]:
+    return [
+        histogram(f"{name} scores", [score for score in scores if score is not None], axis="score of a submission")
+        for name, scores in (
+            ("PSICHIC", [one.psichic_score for one in submissions]),
+            ("Boltz-2", [one.boltz_score for one in submissions]),
+        )
+    ]
+
+
+def labels(lines: Sequence[EpochLine]) -> dict[int, str]:
+    """A name for each epoch of a plot, by id: its number, and its id too where two runs have one number."""
+    numbers = Counter(line.summary.number for line in lines)
+    return {
+        line.summary.id: str(line.summary.number)
+        if numbers[line.summary.number] == 1
+        else f"{line.summary.number} #{line.summary.id}"
+        for line in lines
+    }
+
+
+def _winners(lines: Sequence[EpochLine]) -> Chart:
+    names = labels(lines)
+    marks = [
+        Mark(f"UID {uid}", names[line.summary.id], 0.4, f"UID {uid} won {MODEL_NAMES[model]}", shape)
+        for line in reversed(lines)
+        for shape, (model, uid) in enumerate(
+            ((ScoringModel.PSICHIC, line.summary.psichic_winner), (ScoringModel.BOLTZ, line.summary.boltz_winner))
+        )
+        if uid is not None
+    ]
+    return lanes("Winners", marks, axis="epoch", lane_axis="winner", kinds=tuple(MODEL_NAMES.values()))
+
+
+def _durations(lines: Sequence[EpochLine]) -> Chart:
+    names = labels(lines)
+    bars = [(names[line.summary.id], stage_seconds(line.summary.stage_times)) for line in lines]
+    return stacked_durations("Time in each stage", bars[:12], axis="epoch")

@@ -1,0 +1,225 @@
+"""Serving metrics: from a worker, whose children write them to files, and from beat (docs/metrics.md, 'Ports').
+
+Prometheus' multiprocess mode keeps one file per kind and process and never takes any away. Here the values of children
+that ended are added up in one file, so that a worker whose children are replaced every hour keeps a few files for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+from wsgiref.simple_server import WSGIServer
+
+from filelock import FileLock
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from app.observability.metrics import KNOWN_FROM_THE_START, own_metrics
+from app.settings import Settings
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+# How often a taken port is tried again, and ended children's files are added up (s).
+_LOOK_EVERY: Final = 15.0
+
+# Process id 0 is nobody's: the file in which ended processes' values are added up.
+_NOBODY: Final = "0"
+
+log = logging.getLogger("celery_validator.metrics")
+
+
+class PortOffset(IntEnum):
+    """Where each process serves its metrics: ``METRICS_PORT`` plus this."""
+
+    CHAIN = 0
+    CPU = 1
+    GPU = 2
+    BEAT = 3
+    MIXED = 4
+
+
+class ProcessFiles(Collector):
+    """The metrics of all processes that write into one folder, living and ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        # several processes of the API may be asked at once
+        self._process_lock = FileLock(folder / "lock")
+
+    def begin(self) -> None:
+        """Empty the folder: a worker that starts counts from zero, as every process does."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, mode=0o700)
+
+    def collect(self) -> Iterator[Metric]:
+        """Sums over all processes, with a zero for what is known and has not happened yet."""
+        with self._lock, self._process_lock:
+            self._add_up_ended()
+            families = {family.name: family for family in MultiProcessCollector(None, str(self.folder)).collect()}
+        for counter, known in KNOWN_FROM_THE_START.items():
+            name, names = counter._name, counter._labelnames
+            family = families.setdefault(name, Metric(name, counter._documentation, "counter"))
+            there = {tuple(sample.labels.get(label) for label in names) for sample in family.samples}
+            family.samples += [
+                Sample(f"{name}_total", dict(zip(names, values, strict=True)), 0.0)
+                for values in known
+                if values not in there
+            ]
+        yield from families.values()
+
+    def add_up_ended(self) -> None:
+        """Add the files of ended processes to one, and forget their gauges."""
+        with self._lock, self._process_lock:
+            self._add_up_ended()
+
+    def _add_up_ended(self) -> None:
+        for path in sorted(self.folder.glob("*.db")):
+            kind, _, process = path.stem.rpartition("_")
+            if process == _NOBODY or not process.isdigit() or _lives(int(process)):
+                continue
+            if kind in {"counter", "histogram", "summary"}:
+                self._add(path, self.folder / f"{kind}_{_NOBODY}.db")
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _add(ended: Path, into: Path) -> None:
+        total = MmapedDict(str(into))
+        try:
+            # a child that was killed while writing may leave a torn last entry
+            with suppress(RuntimeError, UnicodeDecodeError):
+                for key, value, stamp, _ in MmapedDict.read_all_values_from_file(str(ended)):
+                    total.write_value(key, total.read_value(key)[0] + value, stamp)
+        finally:
+            total.close()
+
+
+class DataDisk(Collector):
+    """Room on the disk of DATA_DIR, where store, downloads and logs lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.expanduser().resolve()
+
+    def collect(self) -> Iterator[Metric]:
+        """Nothing where the folder is not there yet."""
+        with suppress(OSError):
+            usage = shutil.disk_usage(self._folder)
+            yield GaugeMetricFamily("validator_data_free_bytes", "Free bytes on the disk of DATA_DIR.", usage.free)
+            yield GaugeMetricFamily("validator_data_size_bytes", "Size in bytes of the disk of DATA_DIR.", usage.total)
+
+
+class Exporter:
+    """Serves a registry on one port for as long as its process lives; a taken port is waited for, never a fault."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int, files: ProcessFiles | None = None) -> None:
+        self._registry = registry
+        self._host = host
+        self._port = port
+        self._files = files
+        self._ended = threading.Event()
+        self._server: WSGIServer | None = None
+        self._thread = threading.Thread(target=self._run, name="exporter", daemon=True)
+
+    def start(self) -> None:
+        """Bind at once where the port is free, or say that it is not."""
+        if not self._bind():
+            log.warning(
+                "port %d is taken, so the metrics of this process are not served; another worker of the same queue? "
+                "Give this one a METRICS_PORT of its own (0: none); the port is tried again every %.0f s",
+                self._port,
+                _LOOK_EVERY,
+            )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def _bind(self) -> bool:
+        try:
+            self._server, _ = start_http_server(self._port, self._host, self._registry)
+        except OSError as error:
+            log.debug("metrics port %d: %s", self._port, error)
+            return False
+        log.info("metrics at http://%s:%d/metrics", self._host, self._port)
+        return True
+
+    def _run(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            if self._server is None:
+                self._bind()
+            if self._files is not None:
+                self._files.add_up_ended()
+
+
+def processes_write_to(folder: Path) -> ProcessFiles:
+    """Empty a folder, and let the processes that this one starts from now on keep their metrics in it."""
+    files = ProcessFiles(folder)
+    files.begin()
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    return files
+
+
+def worker_exporter(settings: Settings, node: str, queues: set[str]) -> Exporter | None:
+    """The exporter of a worker, which shows its children's metrics; None where METRICS_PORT is 0.
+
+    To be called before the worker's children start.
+    """
+    if not settings.metrics_port:
+        return None
+    files = processes_write_to(process_folder(settings, node))
+    registry = CollectorRegistry()
+    registry.register(files)
+    registry.register(DataDisk(settings.data_dir))
+    return Exporter(registry, settings.metrics_host, worker_port(settings, queues), files)
+
+
+def beat_exporter(settings: Settings) -> Exporter | None:
+    """The exporter of beat, which has one process; None where METRICS_PORT is 0."""
+    if not settings.metrics_port:
+        return None
+    registry = CollectorRegistry()
+    registry.register(own_metrics())
+    registry.register(DataDisk(settings.data_dir))
+    ProcessCollector(registry=registry)
+    return Exporter(registry, settings.metrics_host, settings.metrics_port + PortOffset.BEAT)
+
+
+def worker_port(settings: Settings, queues: set[str]) -> int:
+    """The port of a worker that serves these queues."""
+    offset = PortOffset[next(iter(queues)).upper()] if len(queues) == 1 else PortOffset.MIXED
+    return settings.metrics_port + offset
+
+
+def process_folder(settings: Settings, name: str) -> Path:
+    """Where the processes of one worker, or of the API, keep their metrics."""
+    safe = re.sub(r"[^A-Za-z0-9@._-]", "_", name)
+    return settings.data_dir.expanduser().resolve() / "metrics" / safe
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,156 @@
+"""``competition …``, ``weights preview`` and the flags of ``run --netuid 21`` as their user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import app.cli.run_models
+from app.cli import cli
+from app.cli.run import VALIDATORS, RunOptions
+from app.domain import ValidatorError
+from app.settings import get_settings
+from app.store.competitions import Competitions
+from app.store.database import Store
+from tests.app.competitions.competition_fixtures import fill, scored
+
+TABLE: dict[str, Any] = {
+    "uids": [0, 1, 2, 111],
+    "hotkeys": ["a", "b", "c", "burn"],
+    "competitions": [
+        {"id": "v1", "reward_percentage": 0.6, "baseline": 0.5, "scores": {"0": 0.9, "1": 0.4, "7": 0.9}},
+        {"id": "v2", "reward_percentage": 0.4, "baseline": 0.5, "scores": {"2": None}},
+        {"id": "v3", "reward_percentage": 0.4, "baseline": None, "scores": {"2": 1.0}},
+    ],
+    "reputations": {"b": 0.9},
+    "previous": {"c": 1.0, "gone": 1.0},
+    "alpha": 0.5,
+    "burn_uid": 111,
+}
+
+
+def type_(*words: str) -> Result:
+    return CliRunner().invoke(cli, list(words))
+
+
+def preview(folder: Path, table: dict[str, Any], *words: str) -> Result:
+    file = folder / "table.json"
+    file.write_text(json.dumps(table))
+    return type_("weights", "preview", "--input", str(file), *words)
+
+
+def test_the_preview_prints_weights_pools_and_warnings(tmp_path: Path) -> None:
+    found = json.loads(preview(tmp_path, TABLE, "--json").output)
+    assert set(found) == {"weights", "pools", "warnings"}
+    # new: 0.6·(0.75, 0.25) and 0.4 burnt; then half of it, and half of c's earlier 1.0
+    assert found["weights"] == pytest.approx({"0": 0.225, "1": 0.075, "2": 0.5, "111": 0.2})
+    assert found["pools"] == {
+        "v1": {"above": [0], "below": [1]},
+        "v2": {"above": [], "below": []},
+        "v3": {"above": [], "below": []},
+    }
+    assert len(found["warnings"]) == 1
+    assert "v3 has no baseline" in found["warnings"][0]
+
+
+def test_the_preview_says_why(tmp_path: Path) -> None:
+    shown = " ".join(preview(tmp_path, TABLE).output.split())
+    for part in ("v1 above: 0.4500, score 0.9000", "v2 burn: 0.4000", "earlier weights (EMA)", "warning:"):
+        assert part in shown
+
+
+def test_a_missing_burn_uid_and_nan_are_no_error(tmp_path: Path) -> None:
+    table = TABLE | {"burn_uid": 250, "alpha": 0.0}
+    table["competitions"] = [
+        {"id": "v", "reward_percentage": 1, "baseline": 0.5, "scores": {"0": float("nan"), "1": 0.4}}
+    ]
+    found = json.loads(preview(tmp_path, table, "--json").output)
+    assert found["weights"] == {"0": 0.0, "1": 1.0, "2": 0.0, "111": 0.0}
+    assert len(found["warnings"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"hotkeys": ["a"]}, "4 uids but 1 hotkeys"),
+        ({"uids": [0, 0, 1, 2]}, "twice"),
+        ({"alpha": 2}, "alpha"),
+        ({"competitions": [{"id": "v", "reward_percentage": "many"}]}, "reward_percentage"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_words(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    found = preview(tmp_path, TABLE | change, "--json")
+    assert isinstance(found.exception, ValidatorError)
+    assert problem in str(found.exception)
+
+
+def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in str(type_("weights", "preview", "--input", str(tmp_path / "no")).exception)
+    (tmp_path / "bad").write_text("{")
+    assert "no JSON" in str(type_("weights", "preview", "--input", str(tmp_path / "bad")).exception)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_the_preview_of_the_store(store: Store) -> None:
+    fill(store, 2)
+    scored(store, 2, 0.9)
+    with store.writing() as session:
+        Competitions(session).set_baseline("voicebench", 0.5, "test")
+    found = json.loads(type_("weights", "preview", "--json").output)
+    assert found["weights"]["2"] == 1.0
+    assert found["pools"] == {"voicebench": {"above": [2], "below": []}}
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_competitions_are_managed_and_every_change_is_logged(store: Store) -> None:
+    assert type_("competition", "add", "o1", "--percentage", "0.3").exit_code == 0
+    assert type_("competition", "set-baseline", "o1", "0.41", "--by", "ann").exit_code == 0
+    assert type_("competition", "set-baseline", "o1", "-0.5", "--by", "bob").exit_code == 0
+    assert "o1" in type_("competition", "list", "--changes").output
+    found = json.loads(type_("competition", "list", "--json", "--changes").output)
+    assert found["competitions"] == [{"id": "o1", "reward_percentage": 0.3, "baseline": -0.5, "archived": False}]
+    assert [(c["by"], c["action"], c["detail"]) for c in found["changes"]][:2] == [
+        ("bob", "set-baseline", "-0.5"),
+        ("ann", "set-baseline", "0.41"),
+    ]
+    assert "@" in found["changes"][2]["by"]
+    assert type_("competition", "archive", "o1").exit_code == 0
+    assert json.loads(type_("competition", "list", "--json").output)["competitions"] == []
+    assert json.loads(type_("competition", "list", "--json", "--archived").output)["competitions"][0]["archived"]
+    for words in (
+        ("competition", "add", "no spaces", "--percentage", "1"),
+        ("competition", "add", "v", "--percentage", "-1"),
+        ("competition", "add", "v", "--percentage", "nan"),
+        ("competition", "set-baseline", "o1", "0.5"),
+        ("competition", "archive", "unknown"),
+    ):
+        assert isinstance(type_(*words).exception, ValidatorError), words
+
+
+def test_the_flags_of_the_document_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[RunOptions] = []
+    monkeypatch.setattr(app.cli.run_models, "run_models", ran.append)
+    for name in type(get_settings()).model_fields:
+        # what run writes into the environment goes away with the test
+        monkeypatch.setenv(name.upper(), "")
+        monkeypatch.delenv(name.upper())
+    words = "run --netuid 21 --run_api --scoring_api_url http://a:1 --scoring_api_url http://b:2 --immediate --offline"
+    words += " --dont_set_weights --alpha 0.5 --wallet.name w --wallet.hotkey h --subtensor.network test"
+    words += " --clean_period_minutes 7 --update_delay_minutes 3 --no-flower"
+    found = type_(*words.split())
+    assert found.exit_code == 0, found.output
+    settings = get_settings()
+    assert (settings.netuid, settings.run_api, settings.immediate, settings.offline) == (21, True, True, True)
+    assert settings.scoring_api_url == ("http://a:1", "http://b:2")
+    assert (settings.dont_set_weights, settings.alpha) == (True, 0.5)
+    assert (settings.wallet_name, settings.wallet_hotkey, settings.subtensor_network) == ("w", "h", "test")
+    assert (settings.clean_period_minutes, settings.update_delay_minutes) == (7, 3)
+    assert ran == [RunOptions(flower=False, api=True)]
+    assert VALIDATORS[21] == "app.cli.run_models:run_models"
+    for name in ("NETUID", "RUN_API", "SCORING_API_URL"):
+        assert os.environ[name]

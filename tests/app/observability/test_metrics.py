@@ -1,0 +1,433 @@
+"""Metrics: what is counted, that nothing is lost with a child or counted twice, and that files name what exists."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.api.application import create_app
+from app.api.metrics import ClusterState
+from app.celery import ROUTES, QueueName
+from app.domain import (
+    Challenge,
+    Commitment,
+    EpochHeader,
+    PairScore,
+    Rejection,
+    RejectionCode,
+    ScoringModel,
+)
+from app.observability import exporter, metrics
+from app.observability.exporter import Exporter, PortOffset, ProcessFiles
+from app.observability.metrics import EpochOutcome, Fault, Service
+from app.settings import Settings, get_settings
+from app.store.database import Store, get_store
+from app.store.epochs import Epochs
+from app.store.records import Examination
+from app.store.weight_submissions import WeightsState
+from chain.github import GitHub
+from chain.github_path import parse_github_path
+from chain.web import HostUnavailable, WebSession
+
+PROJECT = Path(__file__).parents[3]
+RULES = PROJECT / "docker" / "prometheus" / "rules" / "validator.yml"
+DASHBOARD = PROJECT / "docker" / "grafana" / "dashboards" / "validator.json"
+SCRAPE = PROJECT / "docker" / "prometheus" / "prometheus.yml"
+
+# One child of a worker: counts, and is killed as the kernel kills.
+CHILD = """
+import os, signal
+from app.observability import metrics
+metrics.submission_examined(None)
+metrics.TASK_SECONDS.labels("examine_submission").observe(3)
+metrics.TASKS_RUNNING.labels("examine_submission").inc()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def exposed(collector: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample, as Prometheus reads them."""
+    registry = CollectorRegistry()
+    registry.register(collector)  # type: ignore[arg-type]
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def value(samples: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: str, **labels: str) -> float | None:
+    return samples.get((name, tuple(sorted(labels.items()))))
+
+
+# -- files of children ------------------------------------------------------------------------------------------------
+
+
+def test_what_killed_children_counted_is_kept_in_a_few_files(tmp_path: Path) -> None:
+    files = ProcessFiles(tmp_path / "cpu@host")
+    files.begin()
+    environment = {**os.environ, exporter.FOLDER_VARIABLE: str(files.folder), "PYTHONPATH": str(PROJECT)}
+    for children in (1, 2, 3):
+        ended = subprocess.run([sys.executable, "-c", CHILD], env=environment, cwd=tmp_path, check=False)
+        assert ended.returncode == -signal.SIGKILL
+        samples = exposed(files)
+        assert value(samples, "validator_submissions_accepted_total") == children
+        assert value(samples, "validator_task_seconds_sum", task="examine_submission") == 3 * children
+        assert value(samples, "validator_task_seconds_bucket", task="examine_submission", le="2.0") == 0
+        assert value(samples, "validator_task_seconds_bucket", task="examine_submission", le="5.0") == children
+        assert value(samples, "validator_task_seconds_count", task="examine_submission") == children
+        assert value(samples, "validator_tasks_running", task="examine_submission") is None, "nobody runs it"
+    assert exposed(files) == samples, "a second look counts nothing twice"
+    assert sorted(path.name for path in files.folder.glob("*.db")) == ["counter_0.db", "histogram_0.db"]
+    files.begin()
+    assert value(exposed(files), "validator_submissions_accepted_total") == 0
+
+
+def test_a_living_childs_file_is_left_alone(tmp_path: Path) -> None:
+    files = ProcessFiles(tmp_path / "cpu@host")
+    files.begin()
+    (files.folder / f"counter_{os.getpid()}.db").write_bytes(b"\x08" + bytes(4095))
+    files.add_up_ended()
+    assert (files.folder / f"counter_{os.getpid()}.db").exists()
+
+
+def test_known_counters_begin_at_zero(tmp_path: Path) -> None:
+    files = ProcessFiles(tmp_path / "gpu@host")
+    files.begin()
+    samples = exposed(files)
+    for code in RejectionCode:
+        assert value(samples, "validator_submissions_rejected_total", code=code.value) == 0
+    assert value(samples, "validator_epochs_total", outcome="failed") == 0
+
+
+# -- ports ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_a_warning_and_taken_when_it_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(exporter, "_LOOK_EVERY", 0.1)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = Exporter(CollectorRegistry(), "127.0.0.1", port)
+        with caplog.at_level(logging.WARNING):
+            server.start()
+        assert f"port {port} is taken" in caplog.text
+        assert "METRICS_PORT" in caplog.text
+    deadline = time.monotonic() + 10
+    while server._server is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server._server is not None
+    server.stop()
+
+
+def test_every_process_has_a_port_of_its_own() -> None:
+    settings = Settings(metrics_port=9540, _env_file=None)
+    assert {queue: exporter.worker_port(settings, {queue}) for queue in QueueName} == {
+        QueueName.CHAIN: 9540,
+        QueueName.CPU: 9541,
+        QueueName.GPU: 9542,
+    }
+    assert exporter.worker_port(settings, {"cpu", "gpu"}) == 9544
+    assert len(set(PortOffset)) == len(PortOffset)
+    off = Settings(metrics_port=0, _env_file=None)
+    assert exporter.worker_exporter(off, "cpu@host", {"cpu"}) is None
+    assert exporter.beat_exporter(off) is None
+
+
+# -- what is counted --------------------------------------------------------------------------------------------------
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status = int(self.path.split("/")[1].split("?")[0])
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "3")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    """A host whose first path segment is the status it answers with."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def errors(service: Service, fault: Fault) -> float:
+    return metrics.SERVICE_ERRORS.labels(service.value, fault.value)._value.get()
+
+
+def requests(service: Service) -> float:
+    return metrics.SERVICE_REQUESTS.labels(service.value)._value.get()
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"), [(200, None), (404, None), (429, Fault.RATE_LIMITED), (503, Fault.SERVER_ERROR)]
+)
+def test_an_answer_is_counted_under_its_service(host: str, status: int, fault: Fault | None) -> None:
+    before = {kind: errors(Service.UNIPROT, kind) for kind in Fault}, requests(Service.UNIPROT)
+    session = WebSession()
+    if fault is None:
+        session.get(f"{host}/{status}", 100, service=Service.UNIPROT)
+    else:
+        with pytest.raises(HostUnavailable):
+            session.get(f"{host}/{status}", 100, service=Service.UNIPROT)
+    assert requests(Service.UNIPROT) == before[1] + 1
+    assert {kind for kind in Fault if errors(Service.UNIPROT, kind) > before[0][kind]} == ({fault} if fault else set())
+    session._session.close()
+
+
+def test_a_host_that_is_gone_and_then_left_alone() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+    before = errors(Service.DRAND, Fault.CONNECTION), errors(Service.DRAND, Fault.LEFT_ALONE)
+    session = WebSession()
+    for adapter in session._session.adapters.values():
+        adapter.max_retries = type(adapter.max_retries)(0, read=False)  # type: ignore[attr-defined]
+    for _ in range(8):
+        with pytest.raises(HostUnavailable):
+            session.get(address, 10, service=Service.DRAND)
+    assert errors(Service.DRAND, Fault.CONNECTION) == before[0] + 6
+    assert errors(Service.DRAND, Fault.LEFT_ALONE) == before[1] + 2
+    session._session.close()
+
+
+def test_a_refused_github_is_counted_for_each_of_its_hosts(host: str) -> None:
+    session = WebSession()
+    github = GitHub(session, f"{host}/401", f"{host}/403", "a-token")
+    path = parse_github_path("owner/repository/main/file/738e5509692aa3a62227.txt")
+    before = errors(Service.GITHUB_RAW, Fault.REFUSED), errors(Service.GITHUB_API, Fault.REFUSED)
+    with pytest.raises(HostUnavailable):
+        github.content(path)
+    with pytest.raises(HostUnavailable):
+        github.push_time(path)
+    assert errors(Service.GITHUB_RAW, Fault.REFUSED) == before[0] + 1
+    assert errors(Service.GITHUB_API, Fault.REFUSED) == before[1] + 1
+    session._session.close()
+
+
+def test_an_epochs_stages_are_told_when_it_ends() -> None:
+    def seconds(stage: str) -> float:
+        return metrics.STAGE_SECONDS.labels(stage)._sum.get()
+
+    before = seconds("announced"), seconds("examining"), metrics.EPOCHS.labels("failed")._value.get()
+    at = {
+        "announced": "2026-01-01T00:00:00+00:00",
+        "examining": "2026-01-01T00:00:05+00:00",
+        "failed": "2026-01-01T00:01:05+00:00",
+    }
+    metrics.epoch_ended(EpochOutcome.FAILED, at)
+    assert (seconds("announced"), seconds("examining")) == (before[0] + 5, before[1] + 60)
+    assert metrics.EPOCHS.labels("failed")._value.get() == before[2] + 1
+
+
+def test_pairs_are_counted_by_whether_they_have_a_score() -> None:
+    counter = metrics.PAIRS
+    before = [counter.labels("boltz", result)._value.get() for result in ("scored", "error")]
+    scores = [PairScore("P", "C", {"x": 1.0}), PairScore("P", "CC", error="bad"), PairScore("P", "CCC", {"x": 2.0})]
+    metrics.pairs_scored(ScoringModel.BOLTZ, 4.0, (score.error is not None for score in scores))
+    after = [counter.labels("boltz", result)._value.get() for result in ("scored", "error")]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1]
+
+
+# -- the cluster's state ----------------------------------------------------------------------------------------------
+
+
+def live_epoch(store: Store, number: int) -> int:
+    header = EpochHeader(68, "finney", 361, number * 361, (number + 1) * 361, "0x1", "0x2")
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epoch_id = epochs.announce(f"68:{number}", header, f"live:68:{(number + 1) * 361}:361", "model", "default")
+        epochs.open(
+            epoch_id,
+            header=header,
+            neurons=(),
+            rules="",
+            rules_sha256="",
+            challenge=Challenge(("P1",), ("P2",), (1,)),
+            proteins=(),
+            commitments=[(uid, Commitment(f"hotkey{uid}", 1, "a/b/c/d.txt")) for uid in range(3)],
+            warnings=(),
+        )
+        refusal = Rejection(RejectionCode.HASH_MISMATCH, "a sentence")
+        epochs.record_examination(epoch_id, 0, Examination("", rejection=refusal))
+        epochs.record_examination(epoch_id, 1, Examination(""))
+    return epoch_id
+
+
+def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
+    epoch_id = live_epoch(store, 100)
+    samples = exposed(ClusterState())
+    assert value(samples, "validator_store_up") == 1
+    assert value(samples, "validator_epoch_number") == 100
+    assert value(samples, "validator_epoch_stage", stage="examining") == 1
+    assert value(samples, "validator_epoch_submissions", result="hash_mismatch") == 1
+    assert value(samples, "validator_epoch_submissions", result="valid") == 1
+    assert value(samples, "validator_epoch_submissions", result="pending") == 1
+    assert value(samples, "validator_last_epoch_done_timestamp_seconds") == 0
+    assert 0 < (value(samples, "validator_epoch_open_seconds") or 0) < 60
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epochs.plan(epoch_id, {})
+        epochs.close(epoch_id, [], (None, None), None, [])
+        epochs.record_weights(epoch_id, WeightsState.LATE.value, "too late", tries=0)
+    samples = exposed(ClusterState())
+    now = datetime.now(UTC).timestamp()
+    assert value(samples, "validator_epoch_open_seconds") == 0
+    assert abs((value(samples, "validator_last_epoch_done_timestamp_seconds") or 0) - now) < 60
+    assert value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="well") == 0
+    badly = value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="badly") or 0
+    assert abs(badly - now) < 60
+
+
+def test_store_and_broker_that_are_away_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/not-migrated.sqlite")
+    get_settings.cache_clear()
+    samples = exposed(ClusterState())
+    assert value(samples, "validator_store_up") == 0
+    assert value(samples, "validator_broker_up") == 0
+    assert value(samples, "validator_epoch_number") is None
+
+
+def test_the_api_serves_metrics_without_a_strangers_path(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    get_settings.cache_clear()
+    get_store()
+    with TestClient(create_app(), raise_server_exceptions=False) as client:
+        client.get("/no/such/page-by-a-stranger")
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert "stranger" not in answer.text
+        assert 'validator_http_requests_total{route="none",status="404"}' in answer.text
+        assert "validator_store_up 1.0" in answer.text
+        assert "_created" not in answer.text
+        monkeypatch.setenv("METRICS_PORT", "0")
+        get_settings.cache_clear()
+        assert client.get("/metrics").status_code == 404
+
+
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def defined(store: Store) -> set[str]:
+    """The name of every series that any process serves."""
+    live_epoch(store, 7)
+    names = {"up"}
+    for metric in metrics.ALL:
+        for family in metric.collect():
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+            names |= {f"{family.name}{suffix}" for suffix in suffixes}
+    state = [*ClusterState().collect(), *exporter.DataDisk(Path("/")).collect()]
+    names |= {family.name for family in state}
+    # these two need a broker
+    names |= {"validator_queue_messages", "validator_workers"}
+    return names
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def expressions() -> dict[str, str]:
+    found = {rule.get("alert", rule.get("record")): rule["expr"] for rule in rules()}
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            found[f"panel {panel['title']} {target['refId']}"] = target["expr"]
+    return found
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_rules_and_dashboard_ask_for_metrics_that_exist(store: Store) -> None:
+    known = defined(store)
+    known |= {
+        rule["record"] for g in yaml.safe_load(RULES.read_text())["groups"] for rule in g["rules"] if "record" in rule
+    }
+    for where, expression in expressions().items():
+        used = set(re.findall(r"\b(?:validator[_:][a-z_:]+|up(?=\{))", expression))
+        assert used, where
+        assert used <= known, (where, used - known)
+
+
+def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
+    values = {
+        "outcome": {*EpochOutcome, *metrics.TaskOutcome, *metrics.BatchOutcome, "included"},
+        "result": {"valid", "pending", "scored", "error", *RejectionCode},
+        "kind": set(Fault),
+        "state": {"ready", "unacknowledged"},
+        "ended": {"well", "badly"},
+        "job": {"chain", "cpu", "gpu", "beat", "api"},
+    }
+    for where, expression in expressions().items():
+        for label, _, text in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]+)"', expression):
+            assert set(text.split("|")) <= {str(item) for item in values[label]}, (where, label, text)
+
+
+def test_every_alert_is_explained() -> None:
+    text = (PROJECT / "docs" / "alerts.md").read_text()
+    anchors = {heading.lower() for heading in re.findall(r"^## (\w+)$", text, re.MULTILINE)}
+    alerts = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"] if "alert" in rule
+    ]
+    assert len(alerts) >= 15
+    for rule in alerts:
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
+        assert rule["alert"].lower() in anchors
+
+
+def test_every_metric_is_explained() -> None:
+    text = (PROJECT / "docs" / "metrics.md").read_text()
+    for metric in metrics.ALL:
+        for family in metric.collect():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            assert f"`{name}`" in text, name
+    for used in {name for text in expressions().values() for name in re.findall(r"\bvalidator_[a-z_]+", text)}:
+        assert f"`{re.sub('_(bucket|sum|count)$', '', used)}`" in text, used
+
+
+def test_prometheus_asks_the_ports_that_processes_serve() -> None:
+    jobs = {job["job_name"]: job for job in yaml.safe_load(SCRAPE.read_text())["scrape_configs"]}
+    base = Settings(_env_file=None).metrics_port
+    for name, offset in (
+        ("chain", PortOffset.CHAIN),
+        ("cpu", PortOffset.CPU),
+        ("gpu", PortOffset.GPU),
+        ("beat", PortOffset.BEAT),
+    ):
+        (target,) = jobs[name]["dns_sd_configs"]
+        assert (target["names"], target["port"]) == ([name], base + offset)
+    assert jobs["api"]["static_configs"] == [{"targets": ["api:8000"]}]
+
+
+def test_labels_of_tasks_are_short_names_of_known_tasks() -> None:
+    names = [name.rpartition(".")[2] for name in ROUTES]
+    assert len(set(names)) == len(names), "two tasks would share a label"

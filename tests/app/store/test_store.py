@@ -1,0 +1,207 @@
+"""The store on SQLite and on PostgreSQL."""
+
+from datetime import timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from app.clock import now
+from app.domain import (
+    Challenge,
+    Commitment,
+    EpochHeader,
+    Molecule,
+    Neuron,
+    PairScore,
+    Protein,
+    Rejection,
+    RejectionCode,
+    ScoringModel,
+)
+from app.store.database import Store, StoreError
+from app.store.epochs import Epochs, UnknownEpoch
+from app.store.records import ClaimOutcome, Examination, PartState, Stage
+from app.store.schema import current_revision, head_revision, migrate
+from app.store.scores import Scores
+from app.store.tables.epochs import Table
+
+HEADER = EpochHeader(68, "finney", 361, 361, 722, "0x1", "0x2")
+LEASE = timedelta(minutes=1)
+
+
+def announced(store: Store, run: str = "r") -> int:
+    with store.writing() as session:
+        return Epochs(session).announce(run, HEADER, "recording:/x", "recorded", "c")
+
+
+def opened(store: Store, uids: tuple[int, ...] = (1, 2)) -> int:
+    epoch_id = announced(store)
+    with store.writing() as session:
+        assert Epochs(session).open(
+            epoch_id,
+            header=HEADER,
+            neurons=[Neuron(uid, f"h{uid}", "c", 1.0, True) for uid in uids],
+            rules="quirks: []",
+            rules_sha256="d",
+            challenge=Challenge(("T",), ("A",), (4, 5)),
+            proteins=[Protein("T", "MK"), Protein("A", None)],
+            commitments=[(uid, Commitment(f"h{uid}", 400, "a/b/c/d.txt")) for uid in uids],
+            warnings=["w"],
+        )
+    return epoch_id
+
+
+def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        assert compare_metadata(context, Table.metadata) == []
+    assert current_revision(store) == head_revision()
+    migrate(store)
+
+
+def test_a_store_of_a_newer_version_is_refused(store: Store) -> None:
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="upgrade celery-validator"):
+        migrate(store)
+
+
+def test_announcing_a_run_twice_gives_one_epoch(store: Store) -> None:
+    assert announced(store) == announced(store)
+
+
+def test_opening_twice_changes_nothing(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        again = Epochs(session).open(
+            epoch_id,
+            header=HEADER,
+            neurons=[],
+            rules="",
+            rules_sha256="",
+            challenge=Challenge((), (), ()),
+            proteins=[],
+            commitments=[],
+            warnings=[],
+        )
+    assert not again
+    with store.reading() as session:
+        epoch = Epochs(session).get(epoch_id)
+        assert epoch.challenge == Challenge(("T",), ("A",), (4, 5))
+        assert epoch.antitargets == (Protein("A", None),)
+        assert Epochs(session).pending_uids(epoch_id) == [1, 2]
+        assert Epochs(session).warnings(epoch_id) == ["w"]
+
+
+def test_a_transaction_is_all_there_or_not_at_all(store: Store) -> None:
+    epoch_id = announced(store)
+    with pytest.raises(RuntimeError), store.writing() as session:
+        Epochs(session).fail(epoch_id, "x")
+        raise RuntimeError
+    with store.reading() as session:
+        assert Epochs(session).summary(epoch_id).stage is Stage.ANNOUNCED
+
+
+def test_a_claim_holds_off_others_but_not_its_own_redelivery(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        epochs = Epochs(session)
+        assert epochs.claim_submission(epoch_id, 1, "t1", "w/1", LEASE) is ClaimOutcome.CLAIMED
+        assert epochs.claim_submission(epoch_id, 1, "t2", "w/2", LEASE) is ClaimOutcome.BUSY
+        assert epochs.claim_submission(epoch_id, 1, "t1", "w/3", LEASE) is ClaimOutcome.CLAIMED
+        assert epochs.claim_submission(epoch_id, 1, "t2", "w/2", timedelta(0)) is ClaimOutcome.CLAIMED
+        assert epochs.submission(epoch_id, 1).attempts == 3
+        assert epochs.holders(epoch_id) == {"w/2"}
+        assert epochs.release_claims(epoch_id, ["w/2"]) == 1
+        assert epochs.claim_submission(epoch_id, 1, "t9", "w/9", LEASE) is ClaimOutcome.CLAIMED
+        assert epochs.claim_submission(epoch_id, 77, "t", "w/1", LEASE) is ClaimOutcome.GONE
+
+
+def test_a_claim_older_than_its_holder_is_a_former_processs(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epochs.claim_submission(epoch_id, 1, "t1", "cpu@container/5", LEASE)
+        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() - timedelta(minutes=1)}) == 0
+        assert epochs.release_former_claims(epoch_id, {"cpu@other/5": now() + timedelta(minutes=1)}) == 0
+        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.BUSY
+        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() + timedelta(minutes=1)}) == 1
+        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.CLAIMED
+
+
+def test_an_examination_is_written_once(store: Store) -> None:
+    epoch_id = opened(store)
+    molecule = Molecule("rxn:4:1:2", "CC", "KEY")
+    with store.writing() as session:
+        epochs = Epochs(session)
+        assert epochs.record_examination(epoch_id, 1, Examination("t", (molecule,), 0.5))
+        refusal = Rejection(RejectionCode.INTERNAL_ERROR, "later")
+        assert not epochs.record_examination(epoch_id, 1, Examination("", rejection=refusal))
+        record = epochs.submission(epoch_id, 1)
+        assert record.state is PartState.VALID
+        assert record.molecules == (molecule,)
+        assert epochs.claim_submission(epoch_id, 1, "t", "w/1", LEASE) is ClaimOutcome.DONE
+
+
+def test_strangers_text_with_nul_and_lone_surrogates_is_kept_readable(store: Store) -> None:
+    epoch_id = opened(store)
+    refusal = Rejection(RejectionCode.NOT_IN_DATABASE, "m\x00\ud800", "n\x00", 3)
+    with store.writing() as session:
+        Epochs(session).record_examination(epoch_id, 1, Examination("", rejection=refusal))
+    with store.reading() as session:
+        kept = Epochs(session).submission(epoch_id, 1).rejection
+    assert kept == Rejection(RejectionCode.NOT_IN_DATABASE, "m\ufffd?", "n\ufffd", 3)
+
+
+def test_scores_are_kept_once_and_found_by_digest(store: Store) -> None:
+    proteins = [Protein("T", "MK"), Protein("U", "MK"), Protein("A", None)]
+    with store.writing() as session:
+        Scores(session).keep(
+            "digest", proteins, [PairScore("T", "CC", {"x": 0.1 + 0.2}), PairScore("A", "CC", error="no_sequence: A")]
+        )
+        Scores(session).keep("digest", proteins, [PairScore("T", "CC", {"x": 9.0})])
+    with store.reading() as session:
+        known = Scores(session).known("digest", proteins, ["CC", "CCC"])
+        assert Scores(session).known("other", proteins, ["CC"]) == {}
+    assert known["T", "CC"].metrics == {"x": 0.1 + 0.2}
+    # two entries with one sequence share their scores
+    assert known["U", "CC"].metrics == {"x": 0.1 + 0.2}
+    assert known["A", "CC"].error == "no_sequence: A"
+    assert len(known) == 3
+
+
+def test_batches_are_planned_once_and_finished_once(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        epochs = Epochs(session)
+        assert epochs.plan(epoch_id, {ScoringModel.PSICHIC: [("C", "CC")], ScoringModel.BOLTZ: [("C",)]})
+        assert not epochs.plan(epoch_id, {ScoringModel.PSICHIC: [("N",)]})
+        pending = epochs.pending_batches(epoch_id)
+        assert [model for model, _ in pending] == [ScoringModel.PSICHIC, ScoringModel.BOLTZ]
+        batch = epochs.batch(pending[0][1])
+        assert epochs.finish_batch(batch, "digest")
+        assert not epochs.finish_batch(batch, "other")
+        progress = epochs.progress(epoch_id)
+    assert progress.batches == {"psichic": 1, "boltz": 1}
+    assert progress.batches_done == {"psichic": 1, "boltz": 0}
+
+
+def test_old_finished_epochs_and_scores_are_forgotten(store: Store) -> None:
+    epoch_id = opened(store)
+    with store.writing() as session:
+        Scores(session).keep("d", [Protein("T", "M")], [PairScore("T", "C", {"x": 1.0})])
+        Epochs(session).fail(epoch_id, "over")
+    with store.writing() as session:
+        assert Epochs(session).delete_before(now() - timedelta(days=1)) == 0
+        assert Epochs(session).delete_before(now() + timedelta(days=1)) == 1
+        assert Scores(session).delete_before(now() + timedelta(days=1)) == 1
+        with pytest.raises(UnknownEpoch, match="epoch list"):
+            Epochs(session).summary(epoch_id)
+
+
+def test_a_store_that_does_not_answer_is_a_sentence() -> None:
+    store = Store("postgresql+psycopg://u:secret@127.0.0.1:1/none?connect_timeout=1")
+    with pytest.raises(StoreError, match="does not answer") as caught:
+        migrate(store)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,825 @@
+"""The model competitions' jobs: chain → queue → scorers → history → weights → chain (specs/models.md)."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import Retry
+from celery.schedules import crontab
+from sqlalchemy import update
+
+import beat_schedule
+from app.celery import ROUTES, QueueName
+from app.clock import now
+from app.competitions.scoring import backoff
+from app.competitions.standings import model_standings
+from app.domain import Commitment, Neuron, ValidatorError
+from app.settings import Settings, get_settings
+from app.store.callers import Callers
+from app.store.competitions import Competitions
+from app.store.database import Store
+from app.store.evaluations import (
+    ClaimResult,
+    EvaluationEnd,
+    EvaluationInputs,
+    EvaluationPhase,
+    Evaluations,
+    EvaluationTry,
+)
+from app.store.metagraph import Metagraph
+from app.store.model_queue import ModelQueue, PostedScore, ScoreHistory, ScoreRecord
+from app.store.reputations import Reputations, RoundState, WeightRounds
+from app.store.scorings import Scoring, Scorings, ScoringState
+from app.store.tables.competitions import ModelRow, ModelScoringRow
+from chain.hotkey import KeypairSigner
+from chain.model_chain import ChainMetagraph, SubtensorModelChain, WeightsReceipt
+from chain.subtensor import ChainUnavailable, Subtensor
+from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner, model, neurons, scored
+from tests.chain.fake_subtensor import FakeChain, FakeNode
+from tests.chain.nodes import KeyedWallet, subnet
+from tests.chain.scoring_node import ScoringNode
+from workers import competitions as jobs
+
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
+
+class MemoryChain:
+    """A chain in memory."""
+
+    def __init__(self, neurons: Sequence[Neuron], commitments: Mapping[int, tuple[int, str]]) -> None:
+        self.neurons = tuple(neurons)
+        self.committed = {miner(uid): Commitment(miner(uid), block, text) for uid, (block, text) in commitments.items()}
+        self.block = 1000
+        self.submitted: list[dict[int, float]] = []
+        self.fault: ValidatorError | None = None
+
+    def current_block(self) -> int:
+        self._check()
+        return self.block
+
+    def metagraph(self, netuid: int) -> ChainMetagraph:
+        assert netuid == NETUID
+        self._check()
+        return ChainMetagraph(self.block, self.neurons)
+
+    def commitments(self, netuid: int) -> Sequence[Commitment]:
+        self._check()
+        return list(self.committed.values())
+
+    def set_weights(self, netuid: int, weights: Mapping[int, float]) -> WeightsReceipt:
+        self._check()
+        self.submitted.append(dict(weights))
+        return WeightsReceipt(True, "included: in block 7")
+
+    def _check(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch, store_url: str) -> Callable[..., None]:
+    """Changes settings by their environment variables."""
+
+    def change(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name.upper(), str(value))
+        get_settings.cache_clear()
+
+    change(netuid=NETUID)
+    return change
+
+
+@pytest.fixture(autouse=True)
+def own_hotkey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "own_signer", lambda: KeypairSigner(VALIDATOR))
+
+
+@pytest.fixture
+def chain(store: Store, setting: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> MemoryChain:
+    """A chain with four miners, one of each kind; the store knows the competition only."""
+    with store.writing() as session:
+        Competitions(session).add("voicebench", 1.0, "test")
+    texts = {
+        2: (102, model(2).model.text),
+        3: (103, "not a model"),
+        4: (1000, model(4).model.text),
+        5: (105, model(5, "nope").model.text),
+    }
+    found = MemoryChain(neurons(4), texts)
+    monkeypatch.setattr(jobs, "open_chain", lambda: found)
+    return found
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Messages that would go to the broker; tests/cluster sends them for real."""
+    messages: list[tuple[str, Any]] = []
+    monkeypatch.setattr(jobs.follow_scoring, "delay", lambda *args: messages.append(("follow", *args)))
+    monkeypatch.setattr(jobs.check_repository, "apply_async", lambda args, **_: messages.append(("check", *args)))
+    return messages
+
+
+# -- the timetable ----------------------------------------------------------------------------------------------------
+
+
+def test_every_job_of_the_document_is_in_the_timetable_of_subnet_21() -> None:
+    timetable = beat_schedule.timetable(Settings(netuid=21, clean_period_minutes=7, update_delay_minutes=3))
+    jobs_of = {entry["task"].removeprefix("workers.competitions."): entry["schedule"] for entry in timetable.values()}
+    assert jobs_of["sync_metagraph"] == timedelta(minutes=5)
+    assert jobs_of["update_models"] == timedelta(minutes=3)
+    assert jobs_of["clean_models"] == timedelta(minutes=7)
+    assert jobs_of["release_stale"] == timedelta(minutes=1)
+    assert jobs_of["score_next_models"] <= timedelta(minutes=1)
+    assert jobs_of["set_model_weights"] == crontab(minute="0,20,40")
+    assert "update_reputations" in jobs_of
+    assert all("expires" in entry["options"] for entry in timetable.values())
+    assert {entry["task"] for entry in timetable.values()} <= set(ROUTES)
+    others = beat_schedule.timetable(Settings(netuid=68))
+    assert not any(entry["task"].startswith("workers.competitions") for entry in others.values())
+
+
+def test_whoever_writes_to_the_chain_is_on_its_queue() -> None:
+    for task in ("sync_metagraph", "update_models", "set_model_weights"):
+        assert ROUTES[f"workers.competitions.{task}"] is QueueName.CHAIN
+
+
+# -- chain → store ----------------------------------------------------------------------------------------------------
+
+
+def test_metagraph_and_commitments_come_into_the_store(
+    chain: MemoryChain, store: Store, sent: list[tuple[str, Any]]
+) -> None:
+    assert jobs.sync_metagraph()["neurons"] == 6
+    assert jobs.update_models() == {"status": "updated", "block": 1000, "new": 1, "known": 0, "refused": 3}
+    assert sent == [("check", miner(2))]
+    with store.reading() as session:
+        (queued,) = ModelQueue(session, NETUID).models()
+        refusals = {refusal.uid: refusal.reason for refusal in ModelQueue(session, NETUID).refusals()}
+        assert Metagraph(session, NETUID).read().block == 1000
+    assert (queued.uid, queued.commitment, queued.is_new) == (2, model(2), True)
+    assert timedelta(hours=2) < now() - queued.committed_at < timedelta(hours=4)
+    assert "1 fields" in refusals[3]
+    assert "0 s old" in refusals[4]
+    assert "'nope'" in refusals[5]
+    chain.block = 1001
+    assert jobs.update_models()["new"] == 1
+    assert jobs.update_models() == {"status": "updated", "block": 1001, "new": 0, "known": 2, "refused": 2}
+
+
+def test_the_minimum_age_is_a_setting(chain: MemoryChain, setting: Callable[..., None], sent: list[Any]) -> None:
+    setting(min_age="PT3H")
+    jobs.sync_metagraph()
+    assert jobs.update_models()["new"] == 0
+    chain.block = 103 + 900
+    assert jobs.update_models()["new"] == 1
+
+
+@on_sqlite
+def test_a_chain_that_is_away_is_logged_and_left_for_the_next_tick(
+    chain: MemoryChain, store: Store, sent: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs.sync_metagraph()
+    chain.fault = ChainUnavailable("no endpoint answers")
+    assert jobs.sync_metagraph()["status"] == "failed"
+    assert jobs.update_models()["status"] == "failed"
+    assert "no endpoint answers" in caplog.text
+    with store.reading() as session:
+        assert len(Metagraph(session, NETUID).read().neurons) == 6
+
+
+@on_sqlite
+def test_offline_never_asks_the_chain(
+    chain: MemoryChain, setting: Callable[..., None], store: Store, sent: list[Any]
+) -> None:
+    setting(offline="true")
+    chain.fault = ChainUnavailable("asked")
+    fill_scores(store)
+    assert jobs.sync_metagraph() == {"status": "offline"}
+    assert jobs.update_models() == {"status": "offline"}
+    assert jobs.set_model_weights("m")["status"] == "not_set"
+
+
+# -- Hugging Face -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(setting: Callable[..., None]) -> Iterator[dict[str, Any]]:
+    """A Hugging Face hub on loopback: repository → createdAt, or a status code."""
+    repositories: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.split("?")[0].removeprefix("/api/models/")
+            found = repositories.get(name, 404)
+            code = found if isinstance(found, int) else 200
+            answer = {"id": name, "_id": "1", "createdAt": found} if code == 200 else {"error": "no"}
+            content = json.dumps(answer).encode()
+            self.send_response(code)
+            if code == 404:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    setting(hf_endpoint=f"http://127.0.0.1:{server.server_address[1]}")
+    yield repositories
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@on_sqlite
+def test_a_repository_made_after_its_commitment_is_penalised(hub: dict[str, Any], store: Store) -> None:
+    fill(store, 4)
+    for uid in range(2, 6):
+        scored(store, uid, 0.9)
+    hub["maker/model2"] = "2020-01-01T00:00:00.000Z"
+    hub["maker/model3"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.000Z}"
+    hub["maker/model5"] = 500
+    found = {uid: jobs.check_repository(miner(uid)) for uid in range(2, 6)}
+    assert found[2] == {"status": "checked", "created_at": "2020-01-01T00:00:00+00:00"}
+    assert found[4] == {"status": "checked", "created_at": None}
+    assert found[5]["status"] == "failed"
+    with store.reading() as session:
+        scores = {standing.model.uid: standing.score for standing in model_standings(session, NETUID)}
+        checked = {queued.uid: queued.repository_checked_at for queued in ModelQueue(session, NETUID).models()}
+    assert scores == {2: 0.9, 3: 0.001, 4: 0.9, 5: 0.9}
+    assert checked[5] is None
+    assert jobs.check_repository(miner(77)) == {"status": "gone"}
+
+
+@on_sqlite
+def test_a_hub_that_is_away_is_asked_again(setting: Callable[..., None], store: Store) -> None:
+    fill(store, 1)
+    setting(hf_endpoint="http://127.0.0.1:1")
+    found = jobs.check_repository(miner(2))
+    assert (found["status"], "maker/model2" in found["error"]) == ("failed", True)
+    with store.reading() as session:
+        assert ModelQueue(session, NETUID).models()[0].repository_checked_at is None
+
+
+# -- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nodes(store: Store, setting: Callable[..., None]) -> Iterator[list[ScoringNode]]:
+    """Two GPU nodes, five models."""
+    fill(store, 5)
+    with ScoringNode(VALIDATOR.ss58_address) as one, ScoringNode(VALIDATOR.ss58_address) as two:
+        setting(run_api="true", scoring_api_url=f"{one.url},{two.url}")
+        yield [one, two]
+
+
+def follow(scoring_id: int, trouble: int = 0) -> Retry | None:
+    """One run of the task; the retry it asked for."""
+    try:
+        assert jobs.follow_scoring(scoring_id, trouble=trouble)["status"] == "ended"
+    except Retry as retry:
+        return retry
+    return None
+
+
+def scoring(store: Store, scoring_id: int) -> Scoring:
+    with store.reading() as session:
+        found = Scorings(session).get(scoring_id)
+    assert found is not None
+    return found
+
+
+def history(store: Store) -> list[ScoreRecord]:
+    with store.reading() as session:
+        return ScoreHistory(session).since(now() - timedelta(days=1), 100)
+
+
+def held(store: Store) -> list[int]:
+    with store.reading() as session:
+        return [queued.uid for queued in ModelQueue(session, NETUID).models() if queued.is_being_scored_by]
+
+
+def age(store: Store, by: timedelta) -> None:
+    """Let time pass for everything under scoring."""
+    with store.writing() as session:
+        for row in session.query(ModelScoringRow).all():
+            row.taken_at -= by
+            row.looked_at -= by
+            row.started_at = row.started_at and row.started_at - by
+        for taken in session.query(ModelRow).filter(ModelRow.taken_at.is_not(None)).all():
+            assert taken.taken_at is not None
+            taken.taken_at -= by
+
+
+def test_two_scorers_work_side_by_side(nodes: list[ScoringNode], store: Store, sent: list[tuple[str, Any]]) -> None:
+    opened = jobs.score_next_models()["opened"]
+    assert len(opened) == 2
+    assert jobs.score_next_models()["opened"] == []
+    assert sent == [("follow", opened[0]), ("follow", opened[1])]
+    assert all(follow(scoring_id) is not None for scoring_id in opened)
+    uids = [scoring(store, scoring_id).uid for scoring_id in opened]
+    assert [node.started[0]["hf_repo_id"] for node in nodes] == [f"maker/model{uid}" for uid in uids]
+    assert sorted(held(store)) == sorted(uids)
+    nodes[0].answer = {"status": "completed", "score": 0.75, "metric_scores": {"ifeval": 1.0}}
+    assert follow(opened[0]) is None
+    assert follow(opened[1]) is not None
+    (record,) = history(store)
+    assert (record.uid, record.score, record.metric_scores, record.error, record.scorer_hotkey) == (
+        uids[0],
+        0.75,
+        {"ifeval": 1.0},
+        None,
+        VALIDATOR.ss58_address,
+    )
+    (again,) = jobs.score_next_models()["opened"]
+    assert scoring(store, again).scorer == nodes[0].url
+    # a message that comes twice does nothing twice
+    assert follow(opened[0]) is None
+    assert len(history(store)) == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize("status", ["failed", "timeout"])
+def test_a_failure_is_a_zero_with_its_error_kept(
+    nodes: list[ScoringNode], store: Store, sent: list[Any], status: str
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    nodes[0].answer = {"status": status, "error": "the image does not build"}
+    assert follow(first) is None
+    (record,) = history(store)
+    assert (record.score, record.error) == (0.0, "the image does not build")
+    found = scoring(store, first)
+    assert (found.state, found.score, found.error) == (ScoringState.FAILED, 0.0, "the image does not build")
+
+
+@on_sqlite
+def test_a_model_that_takes_too_long_gets_a_zero(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    age(store, timedelta(hours=1, minutes=58))
+    assert follow(first) is not None
+    age(store, timedelta(minutes=1))
+    assert follow(first) is None
+    (record,) = history(store)
+    assert (record.score, record.error) == (0.0, "not scored within 2:00:00")
+
+
+@on_sqlite
+@pytest.mark.parametrize(("minutes", "kept"), [(5, 1), (7, 0)])
+def test_a_model_that_the_scorer_began_late_had_not_all_of_the_time(
+    nodes: list[ScoringNode], store: Store, sent: list[Any], minutes: int, kept: int
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    age(store, timedelta(hours=2))
+    began = scoring(store, first).taken_at + timedelta(minutes=minutes)
+    nodes[0].answer = {"status": "scoring", "started_at": began.isoformat()}
+    assert follow(first) is None
+    assert [record.score for record in history(store)] == [0.0] * kept
+    assert scoring(store, first).uid not in held(store)
+
+
+@on_sqlite
+def test_a_busy_scorer_gives_the_model_back_and_rests(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
+    nodes[0].busy = nodes[1].busy = True
+    for scoring_id in jobs.score_next_models()["opened"]:
+        assert follow(scoring_id) is None
+        assert scoring(store, scoring_id).state is ScoringState.RELEASED
+        assert "already scoring" in str(scoring(store, scoring_id).error)
+    assert held(store) == []
+    assert history(store) == []
+    assert jobs.score_next_models()["opened"] == []
+    with store.writing() as session:
+        session.execute(update(ModelScoringRow).values(finished_at=now() - timedelta(minutes=2)))
+    assert len(jobs.score_next_models()["opened"]) == 2
+
+
+@on_sqlite
+def test_a_start_whose_answer_was_lost_is_recognised(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    with store.writing() as session:
+        Scorings(session).start_anew(first, "killed before it could note the task")
+    assert follow(first) is not None
+    found = scoring(store, first)
+    assert (found.state, found.task_id) == (ScoringState.SCORING, None)
+    assert len(nodes[0].started) == 1
+    nodes[0].answer = {"status": "completed", "score": 0.5}
+    assert follow(first) is None
+    assert [record.score for record in history(store)] == [0.5]
+
+
+@on_sqlite
+def test_a_start_whose_answer_was_lost_is_recognised_before_a_worker_is_at_it(
+    nodes: list[ScoringNode], store: Store, sent: list[Any]
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    nodes[0].answer = {"status": "scoring", "started_at": None}
+    nodes[0].busy = True
+    with store.writing() as session:
+        Scorings(session).start_anew(first, "killed before it could note the task")
+    assert follow(first) is not None
+    assert scoring(store, first).state is ScoringState.SCORING
+
+
+@on_sqlite
+def test_an_api_that_is_away_is_asked_again_with_growing_pauses_and_costs_no_model_its_score(
+    nodes: list[ScoringNode], store: Store, sent: list[Any]
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    nodes[0].broken = 503
+    retry = follow(first)
+    troubles = []
+    for _ in range(4):
+        assert retry is not None
+        troubles.append(retry.sig.kwargs["trouble"] if retry.sig else None)
+        retry = follow(first, len(troubles))
+    assert "503" in str(scoring(store, first).error)
+    age(store, timedelta(hours=2))
+    assert follow(first, 5) is None
+    assert scoring(store, first).state is ScoringState.RELEASED
+    assert history(store) == []
+    assert scoring(store, first).uid not in held(store)
+
+
+@on_sqlite
+def test_a_scorer_that_never_takes_the_model_gives_it_back(
+    nodes: list[ScoringNode], store: Store, sent: list[Any]
+) -> None:
+    nodes[0].broken = "silent"
+    first, _ = jobs.score_next_models()["opened"]
+    trouble = 0
+    while follow(first, trouble) is not None:
+        trouble += 1
+    assert trouble == 4
+    assert scoring(store, first).state is ScoringState.RELEASED
+
+
+@on_sqlite
+def test_a_scorer_that_forgot_the_model_gets_it_again(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    nodes[0].working_on = None
+    assert follow(first) is not None
+    assert len(nodes[0].started) == 1
+    age(store, timedelta(minutes=2))
+    follow(first)
+    follow(first)
+    assert len(nodes[0].started) == 2
+    nodes[0].answer = {"status": "completed", "score": 0.5}
+    assert follow(first) is None
+    assert [record.score for record in history(store)] == [0.5]
+
+
+@on_sqlite
+def test_a_score_that_comes_after_the_model_was_taken_back_is_not_kept(
+    nodes: list[ScoringNode], store: Store, sent: list[Any]
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    with store.writing() as session:
+        assert ModelQueue(session, NETUID).release_stale(timedelta(0)) == 2
+    nodes[0].answer = {"status": "completed", "score": 0.5}
+    assert follow(first) is None
+    assert scoring(store, first).state is ScoringState.RELEASED
+    assert history(store) == []
+
+
+@on_sqlite
+def test_a_scoring_whose_message_was_lost_is_followed_up(
+    nodes: list[ScoringNode], store: Store, sent: list[tuple[str, Any]]
+) -> None:
+    opened = jobs.score_next_models()["opened"]
+    sent.clear()
+    age(store, timedelta(minutes=11))
+    assert jobs.score_next_models()["followed_up"] == opened
+    assert sent == [("follow", scoring_id) for scoring_id in opened]
+    assert jobs.score_next_models()["followed_up"] == []
+
+
+@on_sqlite
+def test_a_scorer_taken_out_of_the_settings_gives_its_model_back(
+    nodes: list[ScoringNode], store: Store, sent: list[Any], setting: Callable[..., None]
+) -> None:
+    first, _ = jobs.score_next_models()["opened"]
+    follow(first)
+    setting(scoring_api_url=nodes[1].url)
+    assert follow(first) is None
+    assert scoring(store, first).uid not in held(store)
+
+
+@on_sqlite
+def test_standalone_differs_in_the_scorer_alone(store: Store, setting: Callable[..., None], sent: list[Any]) -> None:
+    fill(store, 3)
+    setting(local_scorers=2)
+    assert list(jobs.scorers()) == ["local:0", "local:1"]
+    opened = jobs.score_next_models()["opened"]
+    assert [scoring(store, scoring_id).scorer for scoring_id in opened] == ["local:0", "local:1"]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, setting: Callable[..., None]) -> Iterator[Celery]:
+    """A broker in memory, and this cluster's own scorer."""
+    celery = Celery(broker="memory://", backend="cache+memory://")
+    monkeypatch.setattr(jobs, "scorers", lambda: {"local:0": jobs.LocalScorer(0, celery)})
+    yield celery
+    celery.close()
+
+
+def begun(store: Store, scoring_id: int) -> EvaluationTry:
+    """A gpu worker takes the evaluation."""
+    task_id = scoring(store, scoring_id).task_id
+    assert task_id
+    with store.writing() as session:
+        found = Evaluations(session).claim(task_id, "gpu@a/1", "0", timedelta(seconds=60))
+    assert found is ClaimResult.CLAIMED
+    return EvaluationTry(task_id, 1)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("end", "score"),
+    [
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.7, None, {"ifeval": 0.6}), 0.7),
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.001, "no hotkey.txt"), 0.001),
+        (EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no Dockerfile"), 0.0),
+        (EvaluationEnd(EvaluationPhase.TIMEOUT, 0.0, "not over within 2:00:00"), 0.0),
+        (EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is away"), None),
+    ],
+)
+def test_the_cluster_s_own_gpu_worker_scores(
+    store: Store, sent: list[Any], gpu: Celery, end: EvaluationEnd, score: float | None
+) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    assert follow(opened) is not None
+    with gpu.connection_for_read() as connection:
+        message = connection.SimpleQueue("gpu").get(timeout=5)
+        assert message.headers["task"] == "workers.evaluations.evaluate_model"
+        assert message.headers["id"] == scoring(store, opened).task_id
+        assert message.payload[1] == {
+            "hf_repo_id": "maker/model2",
+            "competition_id": "voicebench",
+            "hotkey": miner(2),
+            "block": 102,
+        }
+        message.ack()
+    assert follow(opened) is not None
+    assert "waits for a gpu worker" in str(scoring(store, opened).error)
+    of = begun(store, opened)
+    assert follow(opened) is not None
+    assert scoring(store, opened).error is None
+    with store.writing() as session:
+        assert Evaluations(session).finish(of, end)
+    assert follow(opened) is None
+    assert [record.score for record in history(store)] == ([] if score is None else [score])
+    assert (end.error or "") in str(scoring(store, opened).error)
+    assert held(store) == []
+
+
+@on_sqlite
+def test_a_start_that_was_not_noted_is_taken_up_again(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    task_id = scoring(store, opened).task_id
+    with store.writing() as session:
+        Scorings(session).start_anew(opened, "killed before it could note the task")
+    assert follow(opened) is not None
+    assert scoring(store, opened).task_id == task_id
+
+
+@on_sqlite
+def test_a_slot_that_still_works_on_an_earlier_model_is_busy(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    with store.writing() as session:
+        Evaluations(session).accept(EvaluationInputs("maker/other", "voicebench", miner(9), 5), ["0"])
+    (opened,) = jobs.score_next_models()["opened"]
+    assert follow(opened) is None
+    assert "works on maker/other" in str(scoring(store, opened).error)
+    assert held(store) == []
+
+
+@on_sqlite
+def test_a_dead_worker_costs_nobody_a_score(
+    store: Store, sent: list[Any], gpu: Celery, setting: Callable[..., None]
+) -> None:
+    setting(evaluation_heartbeat="PT0.01S")
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    begun(store, opened)
+    time.sleep(0.1)
+    assert follow(opened) is not None
+    assert "waits for a gpu worker" in str(scoring(store, opened).error)
+    age(store, timedelta(hours=2))
+    assert follow(opened) is None
+    assert scoring(store, opened).state is ScoringState.RELEASED
+    assert history(store) == []
+
+
+@on_sqlite
+def test_an_evaluation_that_never_began_costs_nobody_a_score(store: Store, sent: list[Any], gpu: Celery) -> None:
+    fill(store, 1)
+    (opened,) = jobs.score_next_models()["opened"]
+    follow(opened)
+    age(store, timedelta(hours=2))
+    assert follow(opened) is None
+    assert scoring(store, opened).state is ScoringState.RELEASED
+    assert history(store) == []
+    assert held(store) == []
+
+
+def test_backoff_doubles_with_jitter_up_to_five_minutes() -> None:
+    for trouble, longest in ((1, 5.0), (2, 10.0), (4, 40.0), (7, 300.0), (50, 300.0)):
+        found = [backoff(trouble, timedelta(seconds=10)) for _ in range(50)]
+        assert longest / 2 <= min(found) <= max(found) <= longest
+        assert len(set(found)) > 10
+
+
+def test_stale_models_return_and_old_signatures_go(store: Store, setting: Callable[..., None]) -> None:
+    fill(store, 2)
+    with store.writing() as session:
+        ModelQueue(session, NETUID).take("voicebench", "somebody")
+        session.execute(update(ModelRow).values(taken_at=now() - timedelta(hours=2, minutes=1)))
+        Callers(session).use_signature("old", now() - timedelta(minutes=1))
+    assert jobs.release_stale() == {"released": 1, "forgotten": 1}
+    assert held(store) == []
+
+
+# -- weights and reputation -------------------------------------------------------------------------------------------
+
+
+def fill_scores(store: Store) -> None:
+    """Two models above the baseline, one below, all weights known."""
+    with store.writing() as session:
+        Metagraph(session, NETUID).sync(1000, neurons(3))
+        if not Competitions(session).all():
+            Competitions(session).add("voicebench", 1.0, "test")
+        Competitions(session).set_baseline("voicebench", 0.5, "test")
+        for uid in (2, 3, 4):
+            ModelQueue(session, NETUID).register(uid, model(uid), now() - timedelta(days=1))
+    scored(store, 2, 0.9)
+    scored(store, 3, 0.9)
+    scored(store, 4, 0.4)
+
+
+def test_weights_go_to_the_chain_once_per_mark(chain: MemoryChain, store: Store) -> None:
+    fill_scores(store)
+    assert jobs.set_model_weights("2026-11-22T01:20")["status"] == "submitted"
+    assert jobs.set_model_weights("2026-11-22T01:20")["status"] == "submitted"
+    assert chain.submitted == [pytest.approx({2: 0.375, 3: 0.375, 4: 0.25})]
+    with store.reading() as session:
+        (kept,) = WeightRounds(session).latest(5)
+    assert (kept.state, kept.detail) == (RoundState.SUBMITTED, "included: in block 7")
+    assert kept.shares[0]["pool"] == "above"
+    # the next mark: UID 3 fails from now on, and the EMA lets go of it slowly
+    scored(store, 3, *[0.0] * 10)
+    jobs.set_model_weights("2026-11-22T01:40")
+    assert chain.submitted[1] == pytest.approx({2: 0.9 * 0.375 + 0.075, 3: 0.9 * 0.375, 4: 0.25})
+
+
+@on_sqlite
+def test_a_refused_submission_is_kept_with_its_reason(chain: MemoryChain, store: Store) -> None:
+    fill_scores(store)
+    chain.fault = ChainUnavailable("no endpoint answers")
+    assert jobs.set_model_weights("m1")["status"] == "failed"
+    chain.fault = None
+    assert jobs.set_model_weights("m2")["status"] == "submitted"
+    with store.reading() as session:
+        assert [(r.mark, r.state.value, r.detail) for r in WeightRounds(session).latest(5)] == [
+            ("m2", "submitted", "included: in block 7"),
+            ("m1", "failed", "no endpoint answers"),
+        ]
+
+
+@on_sqlite
+def test_a_round_killed_before_its_submission_is_submitted_as_computed(chain: MemoryChain, store: Store) -> None:
+    fill_scores(store)
+    chain.fault = KeyboardInterrupt()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        jobs.set_model_weights("m")
+    chain.fault = None
+    scored(store, 4, 0.99)
+    assert jobs.set_model_weights("m")["status"] == "submitted"
+    assert chain.submitted == [pytest.approx({2: 0.375, 3: 0.375, 4: 0.25})]
+
+
+@on_sqlite
+def test_weights_may_be_kept_from_the_chain(
+    chain: MemoryChain, store: Store, setting: Callable[..., None], tmp_path: Path
+) -> None:
+    fill_scores(store)
+    setting(dont_set_weights="true")
+    assert jobs.set_model_weights("m1")["status"] == "not_set"
+    setting(dont_set_weights="false", weights_file=tmp_path / "weights.json")
+    assert jobs.set_model_weights("m2")["status"] == "not_set"
+    assert chain.submitted == []
+    written = json.loads((tmp_path / "weights.json").read_text())
+    assert written["mark"] == "m2"
+    assert written["weights"]["2"] == pytest.approx(0.375)
+
+
+@on_sqlite
+def test_without_a_baseline_nothing_is_set_and_the_report_says_why(chain: MemoryChain, store: Store) -> None:
+    fill_scores(store)
+    with store.writing() as session:
+        Competitions(session).archive("voicebench", "test")
+        Competitions(session).add("o1", 1.0, "test")
+    assert jobs.set_model_weights("m")["status"] == "not_set"
+    assert chain.submitted == []
+    with store.reading() as session:
+        (kept,) = WeightRounds(session).latest()
+    assert kept.detail == "nobody has a weight"
+    assert any("o1 has no baseline" in warning for warning in kept.warnings)
+
+
+def test_reputations_step_daily_and_only_once(chain: MemoryChain, store: Store) -> None:
+    fill_scores(store)
+    assert jobs.update_reputations()["steps"] == 3
+    assert jobs.update_reputations()["steps"] == 0
+    with store.reading() as session:
+        found = {record.hotkey: record.reputation for record in Reputations(session).all().values()}
+    assert found == pytest.approx({miner(2): 0.5025, miner(3): 0.5025, miner(4): 0.4975})
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+@on_sqlite
+def test_only_unreferenced_model_folders_are_removed(
+    store: Store, setting: Callable[..., None], tmp_path: Path
+) -> None:
+    fill(store, 1)
+    root, outside = tmp_path / "models", tmp_path / "outside"
+    setting(model_dir=root)
+    kept = jobs.model_folder(root, model(2).model.text)
+    old, gone = root / "maker" / "model2" / "older", root / "left" / "model9" / "c"
+    for folder in (kept, old, gone, outside):
+        folder.mkdir(parents=True)
+        (folder / "weights.bin").write_text("x")
+    (root / "left" / "model9" / "link").symlink_to(outside)
+    (root / "note.txt").write_text("mine")
+    assert sorted(jobs.clean_models()["removed"]) == ["left/model9/c", "maker/model2/older"]
+    assert kept.is_dir()
+    assert (outside / "weights.bin").exists()
+    assert (root / "note.txt").exists()
+    assert not old.exists()
+
+
+# -- the real chain ---------------------------------------------------------------------------------------------------
+
+
+@on_sqlite
+def test_the_jobs_on_a_node_through_the_real_sdk(
+    store: Store,
+    setting: Callable[..., None],
+    sent: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "runtime"))
+    wallet = KeyedWallet("//hotkey0")
+    monkeypatch.setattr("chain.model_chain.load_wallet", lambda *_: wallet)
+    monkeypatch.setattr(jobs, "own_signer", lambda: KeypairSigner(wallet.hotkey))
+    with store.writing() as session:
+        Competitions(session).add("voicebench", 1.0, "test")
+        Competitions(session).set_baseline("voicebench", 0.5, "test")
+    fake = FakeChain()
+    fake.put_subnet(subnet(netuid=NETUID))
+    hotkeys = [neuron.hotkey for neuron in fake.neurons_at(NETUID, fake.head)]
+    fake.commit(NETUID, hotkeys[4], model(4).model.text.encode(), block=fake.head - 50)
+    fake.commit(NETUID, hotkeys[5], b"\xff\xfe", block=fake.head - 50)
+    with FakeNode(fake) as node:
+        subtensor = Subtensor(node.url, (), (), timeout=5)
+        monkeypatch.setattr(jobs, "open_chain", lambda: SubtensorModelChain(subtensor, "n", "h", Path()))
+        try:
+            assert jobs.sync_metagraph()["neurons"] == 8
+            found = jobs.update_models()
+            assert (found["new"], found["refused"]) == (1, 1)
+            with store.writing() as session:
+                (queued,) = ModelQueue(session, NETUID).models()
+                taken = ModelQueue(session, NETUID).take("voicebench", hotkeys[0])
+                assert taken is not None
+                assert ModelQueue(session, NETUID).post(hotkeys[4], 4, hotkeys[0], PostedScore(0.9))
+            assert (queued.uid, queued.hotkey) == (4, hotkeys[4])
+            assert jobs.set_model_weights("m")["status"] == "submitted"
+        finally:
+            subtensor.close()
+    assert fake.weights_of(NETUID, 0) == {4: 65535}

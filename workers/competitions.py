@@ -1,0 +1,418 @@
+"""The model competitions' jobs (specs/models.md, 'The jobs'): chain → queue → scoring → weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Collection
+from dataclasses import asdict
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from celery import chain as celery_chain
+
+from app.celery import app
+from app.clock import now
+from app.competitions.evaluations import EvaluationReleased, status_answer
+from app.competitions.evaluations import begin as begin_evaluation
+from app.competitions.scoring import Later, ScoringStep, unattended_after
+from app.competitions.standings import (
+    incentive_now,
+    mark_of,
+    reputation_steps,
+    take_next_model,
+    weight_round,
+    weights_by_hotkey,
+)
+from app.domain import Commitment, ModelCommitment, ValidatorError
+from app.observability.metrics import WeightsOf, weights_settled
+from app.settings import Settings, get_settings
+from app.store.callers import Callers
+from app.store.competitions import Competitions
+from app.store.database import get_store
+from app.store.evaluations import EvaluationInputs, EvaluationRecord, Evaluations
+from app.store.metagraph import Metagraph
+from app.store.model_queue import ModelQueue, Refusal, model_id
+from app.store.reputations import Reputations, RoundState, WeightRounds
+from app.store.scorings import Scorings
+from app.task import ValidatorTask
+from chain.hotkey import Signer, wallet_signer
+from chain.model_chain import ModelChain, SubtensorModelChain
+from chain.model_metadata import BLOCK_SECONDS, UnreadableMetadata, is_old_enough, parse_model_id
+from chain.model_repository import RepositoryUnknown, repository_created_at
+from chain.scoring_api import (
+    Evaluation,
+    EvaluationRequest,
+    EvaluationState,
+    ModelScorer,
+    ScorerBusy,
+    ScorerGaveUp,
+    ScoringApi,
+    read_evaluation,
+)
+from chain.subtensor import Subtensor
+
+# A scorer that gave a model back is left alone for a while.
+_SCORER_RESTS: Final = timedelta(minutes=1)
+
+_REPOSITORY_CHECKED_EVERY: Final = timedelta(days=1)
+_REPUTATION_KEPT: Final = timedelta(days=30)
+
+log = logging.getLogger("celery_validator.models")
+
+
+# -- what the outside looks like to the tasks -------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _chain_of(settings: Settings) -> ModelChain:
+    subtensor = Subtensor(
+        settings.subtensor_network,
+        settings.subtensor_fallbacks,
+        settings.subtensor_archives,
+        settings.chain_timeout.total_seconds(),
+    )
+    return SubtensorModelChain(subtensor, settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+
+
+def open_chain() -> ModelChain:
+    """This process's chain; connected on first use."""
+    return _chain_of(get_settings())
+
+
+@lru_cache(maxsize=1)
+def _signer_of(name: str, hotkey: str, path: Path) -> Signer:
+    return wallet_signer(path, name, hotkey)
+
+
+def own_signer() -> Signer:
+    """This validator's hotkey: it signs requests to scorers, and the scores they give are its scores."""
+    settings = get_settings()
+    return _signer_of(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+
+
+class LocalScorer:
+    """This cluster's own GPU worker: the evaluation is a task on the gpu queue, and its row in the store tells."""
+
+    def __init__(self, number: int, celery: Celery = app) -> None:
+        self._slot = str(number)
+        self._celery = celery
+
+    @property
+    def name(self) -> str:
+        """``local:0``, ``local:1``, …"""
+        return f"local:{self._slot}"
+
+    def start(self, request: EvaluationRequest) -> str:
+        """Take the slot and send the evaluation to the gpu queue; the one under way where it is this very model's."""
+        inputs = EvaluationInputs(**asdict(request))
+        accepted = begin_evaluation(get_store(), self._celery, inputs, [self._slot])
+        if accepted is not None:
+            return accepted
+        present = self._present()
+        if present is None or present.inputs != inputs:
+            what = "another model" if present is None else present.inputs.hf_repo_id
+            raise ScorerBusy(f"{self.name} works on {what}")
+        return present.id
+
+    def look(self, request: EvaluationRequest, task_id: str | None) -> Evaluation:
+        """Read the evaluation's row, as the scoring API would tell of it."""
+        if task_id is None:
+            found = self._present()
+        else:
+            with get_store().reading() as session:
+                found = Evaluations(session).get(task_id)
+        if found is None or found.inputs != EvaluationInputs(**asdict(request)):
+            return Evaluation(EvaluationState.UNKNOWN)
+        try:
+            return read_evaluation(status_answer(found, get_settings()))
+        except EvaluationReleased as error:
+            raise ScorerGaveUp(f"{self.name} gave the model up: {error}") from None
+
+    def _present(self) -> EvaluationRecord | None:
+        with get_store().reading() as session:
+            return next(iter(Evaluations(session).in_slots([self._slot])), None)
+
+
+def scorers() -> dict[str, ModelScorer]:
+    """The scorers by name: this is all in which ``--run_api`` and standalone differ."""
+    settings = get_settings()
+    if settings.run_api:
+        apis = [ScoringApi(url, own_signer(), basic=settings.api_basic) for url in settings.scoring_api_url]
+        return {api.name: api for api in apis}
+    return {scorer.name: scorer for scorer in map(LocalScorer, range(settings.local_scorers))}
+
+
+# -- from the chain into the store ------------------------------------------------------------------------------------
+
+
+@app.task(base=ValidatorTask)
+def sync_metagraph() -> dict[str, Any]:
+    """Metagraph → store, one row per UID."""
+    settings = get_settings()
+    if settings.offline:
+        return {"status": "offline"}
+    try:
+        found = open_chain().metagraph(settings.models_netuid)
+    except ValidatorError as error:
+        return _left_for_next_tick("metagraph", error)
+    with get_store().writing() as session:
+        Metagraph(session, settings.models_netuid).sync(found.block, found.neurons)
+    return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
+
+
+@app.task(base=ValidatorTask)
+def update_models() -> dict[str, Any]:
+    """Each UID's commitment → model → queue; what is not queued is kept with its reason."""
+    settings = get_settings()
+    if settings.offline:
+        return {"status": "offline"}
+    try:
+        block_now = open_chain().current_block()
+        commitments = {found.hotkey: found for found in open_chain().commitments(settings.models_netuid)}
+    except ValidatorError as error:
+        return _left_for_next_tick("commitments", error)
+    counts = {"new": 0, "known": 0, "refused": 0}
+    with get_store().writing() as session:
+        queue = ModelQueue(session, settings.models_netuid)
+        running: set[str | None] = {record.id for record in Competitions(session).all()}
+        for neuron in Metagraph(session, settings.models_netuid).read().neurons:
+            commitment = commitments.get(neuron.hotkey)
+            if commitment is not None:
+                counts[_queue_model(queue, neuron.uid, commitment, block_now, running)] += 1
+        due = now() - _REPOSITORY_CHECKED_EVERY
+        unchecked = [
+            model.hotkey
+            for model in queue.models()
+            if model.repository_checked_at is None or model.repository_checked_at < due
+        ]
+    for hotkey in unchecked:
+        check_repository.apply_async((hotkey,), expires=settings.update_delay_minutes * 60)
+    return {"status": "updated", "block": block_now, **counts}
+
+
+def _queue_model(
+    queue: ModelQueue, uid: int, found: Commitment, block_now: int, running: Collection[str | None]
+) -> str:
+    settings = get_settings()
+    min_age = settings.min_age.total_seconds()
+    try:
+        model = parse_model_id(found.data)
+        if model.competition_id not in running:
+            known = ", ".join(sorted(filter(None, running))) or "none"
+            raise UnreadableMetadata(f"no competition {model.competition_id!r} runs; running: {known}")
+        if not is_old_enough(found.block, block_now, min_age):
+            age = (block_now - found.block) * BLOCK_SECONDS
+            raise UnreadableMetadata(f"the model is {age} s old; it is queued once it is older than {min_age:.0f} s")
+    except UnreadableMetadata as error:
+        queue.refuse(Refusal(found.hotkey, uid, found.block, found.data, str(error)))
+        return "refused"
+    committed_at = now() - timedelta(seconds=(block_now - found.block) * BLOCK_SECONDS)
+    changed = queue.register(uid, ModelCommitment(found.hotkey, found.block, model), committed_at)
+    return "new" if changed else "known"
+
+
+@app.task(base=ValidatorTask)
+def check_repository(hotkey: str) -> dict[str, Any]:
+    """Keep when a model's Hugging Face repository was created; one younger than its commitment is penalised."""
+    settings = get_settings()
+    with get_store().reading() as session:
+        model = next((m for m in ModelQueue(session, settings.models_netuid).models() if m.hotkey == hotkey), None)
+    if model is None:
+        return {"status": "gone"}
+    try:
+        created_at = repository_created_at(model.commitment.model.repository, settings.hf_endpoint)
+    except RepositoryUnknown as error:
+        return _left_for_next_tick("repository date", error)
+    with get_store().writing() as session:
+        ModelQueue(session, settings.models_netuid).note_repository(hotkey, model.commitment.model, created_at)
+    return {"status": "checked", "created_at": None if created_at is None else created_at.isoformat()}
+
+
+# -- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@app.task(base=ValidatorTask)
+def score_next_models() -> dict[str, Any]:
+    """Give every free scorer the next model; competitions take turns. Follow up what was left unattended."""
+    settings = get_settings()
+    try:
+        names, hotkey = list(scorers()), own_signer().address
+    except ValidatorError as error:
+        return _left_for_next_tick("scorers", error)
+    with get_store().writing() as session:
+        lost = Scorings(session).unattended(unattended_after(settings.scoring_poll))
+        for unattended in lost:
+            Scorings(session).looked(unattended, "its message was lost; followed up")
+        idle = [name for name in Scorings(session).idle(names) if not Scorings(session).resting(name, _SCORER_RESTS)]
+    opened: list[int] = []
+    for name in idle:
+        with get_store().writing() as session:
+            if not Scorings(session).idle([name]):
+                continue
+            taken = take_next_model(session, settings.models_netuid, hotkey)
+            if taken is None:
+                break
+            scoring_id = Scorings(session).open(name, hotkey, taken)
+            if scoring_id is None:
+                ModelQueue(session, settings.models_netuid).release(taken.commitment.hotkey, hotkey, taken.taken_at)
+                continue
+        opened.append(scoring_id)
+    for scoring_id in [*lost, *opened]:
+        follow_scoring.delay(scoring_id)
+    return {"status": "ticked", "opened": opened, "followed_up": lost}
+
+
+@app.task(base=ValidatorTask, bind=True)
+def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> dict[str, Any]:
+    """Move one scoring on by one step and come back later: no worker is held while a scorer works."""
+    settings = get_settings()
+    with get_store().reading() as session:
+        scoring = Scorings(session).get(scoring_id)
+    if scoring is None:
+        return {"scoring": scoring_id, "status": "gone"}
+    step = ScoringStep(get_store(), settings.models_netuid, settings.evaluation_limit, settings.scoring_poll)
+    scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
+    later = step.advance(scorer, scoring, trouble)
+    if isinstance(later, Later):
+        raise self.retry(
+            args=(scoring_id,), kwargs={"trouble": later.trouble}, countdown=later.countdown, max_retries=None
+        )
+    return {"scoring": scoring_id, "status": "ended"}
+
+
+class _Removed:
+    """A scorer that was at work when the operator took it out of the settings."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, request: EvaluationRequest) -> str | None:
+        raise ScorerBusy(f"{self.name} is no longer among SCORING_API_URL")
+
+    def look(self, request: EvaluationRequest, task_id: str | None) -> Evaluation:
+        raise ScorerBusy(f"{self.name} is no longer among SCORING_API_URL")
+
+
+@app.task(base=ValidatorTask)
+def release_stale() -> dict[str, Any]:
+    """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
+    settings = get_settings()
+    with get_store().writing() as session:
+        released = ModelQueue(session, settings.models_netuid).release_stale(settings.evaluation_limit)
+        forgotten = Callers(session).forget_old()
+    if released:
+        log.warning(
+            "%d models under scoring for longer than %s returned to the queue", released, settings.evaluation_limit
+        )
+    return {"released": released, "forgotten": forgotten}
+
+
+# -- weights and reputation -------------------------------------------------------------------------------------------
+
+
+@app.task(base=ValidatorTask)
+def set_model_weights(mark: str | None = None) -> dict[str, Any]:
+    """Scores → two pools → EMA → chain, once per 20-minute mark."""
+    settings = get_settings()
+    mark = mark or mark_of(now())
+    with get_store().writing() as session:
+        rounds = WeightRounds(session)
+        computed = rounds.at(mark)
+        if computed is None:
+            rounds.keep(weight_round(mark, incentive_now(session, settings)))
+            computed = rounds.at(mark)
+        assert computed is not None
+        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, settings.models_netuid).read())
+    if computed.state is not RoundState.COMPUTED:
+        return {"mark": mark, "status": computed.state.value}
+    for warning in computed.warnings:
+        log.warning("weights %s: %s", mark, warning)
+    if not weights:
+        state, detail = RoundState.NOT_SET, "nobody has a weight"
+    elif settings.offline or settings.dont_set_weights:
+        state, detail = RoundState.NOT_SET, "--offline" if settings.offline else "--dont_set_weights"
+    elif settings.weights_file is not None:
+        settings.weights_file.write_text(json.dumps({"mark": mark, "weights": weights}), encoding="utf-8")
+        state, detail = RoundState.NOT_SET, f"written to {settings.weights_file}"
+    else:
+        state, detail = _submit(weights)
+    with get_store().writing() as session:
+        WeightRounds(session).finish(mark, state, detail)
+    weights_settled(WeightsOf.MODELS, state)
+    return {"mark": mark, "status": state.value}
+
+
+def _submit(weights: dict[int, float]) -> tuple[RoundState, str]:
+    try:
+        receipt = open_chain().set_weights(get_settings().models_netuid, weights)
+    except ValidatorError as error:
+        log.error("weights were not set: %s", error)
+        return RoundState.FAILED, str(error)
+    log.info("weights: %s", receipt.message)
+    return (RoundState.SUBMITTED if receipt.accepted else RoundState.FAILED), receipt.message
+
+
+@app.task(base=ValidatorTask)
+def update_reputations() -> dict[str, Any]:
+    """One EMA step per miner and competition and day; forget who left 30 days ago; prune old rounds and scorings."""
+    settings = get_settings()
+    day = now().date().isoformat()
+    before = now() - settings.retention
+    with get_store().writing() as session:
+        steps = reputation_steps(session, settings.models_netuid, day)
+        reputations = Reputations(session)
+        reputations.step(steps)
+        hotkeys = list(Metagraph(session, settings.models_netuid).read().stakes)
+        forgotten = reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
+        WeightRounds(session).delete_before(before)
+        Scorings(session).delete_before(before)
+        Evaluations(session).delete_before(before)
+    return {"day": day, "steps": len(steps), "forgotten": forgotten}
+
+
+# -- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+@app.task(base=ValidatorTask)
+def clean_models() -> dict[str, Any]:
+    """Remove local model folders (namespace/name/revision) that no model in the queue refers to."""
+    settings = get_settings()
+    with get_store().reading() as session:
+        kept = {
+            model_folder(settings.models_folder, text)
+            for text in ModelQueue(session, settings.models_netuid).referenced()
+        }
+    removed = []
+    for folder in sorted(settings.models_folder.glob("*/*/*")):
+        if folder in kept or folder.is_symlink() or not folder.is_dir() or folder.parent.is_symlink():
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        removed.append(str(folder.relative_to(settings.models_folder)))
+        for parent in (folder.parent, folder.parent.parent):
+            if not any(parent.iterdir()):
+                parent.rmdir()
+    return {"removed": removed}
+
+
+def model_folder(root: Path, commitment_text: str) -> Path:
+    """Where a committed model's files lie: ``root/namespace/name/revision``."""
+    model = model_id(commitment_text)
+    return root / model.namespace / model.name / (model.commit or "main")
+
+
+def begin(*, weights_now: bool) -> Any:
+    """What a start should not wait for: metagraph, commitments, first scorings, and with ``weights_now`` weights."""
+    tasks = [sync_metagraph.si(), update_models.si(), score_next_models.si()]
+    if weights_now:
+        tasks.append(set_model_weights.si(f"immediate {now().isoformat(timespec='seconds')}"))
+    return celery_chain(*tasks).apply_async()
+
+
+def _left_for_next_tick(what: str, error: ValidatorError) -> dict[str, Any]:
+    log.error("%s: %s", what, error)
+    return {"status": "failed", "error": str(error)[:500]}

@@ -68,7 +68,6 @@ class _Chemistry:
         kind, hybrid = Chem.BondType, Chem.HybridizationType
         self.chem = Chem
         self.block_logs = rdBase.BlockLogs
-        self.implicit = Chem.ValenceType.IMPLICIT
         self.bond_types = {kind.SINGLE: 1, kind.DOUBLE: 2, kind.TRIPLE: 3, kind.AROMATIC: 4, kind.UNSPECIFIED: 1}
         self.hybridization = {hybrid.SP: 33, hybrid.SP2: 34, hybrid.SP3: 35, hybrid.SP3D: 36, hybrid.SP3D2: 37}
         self.has_cip = rdqueries.HasPropQueryAtom("_CIPCode")
@@ -116,7 +115,7 @@ def _atoms(mol: Any, rd: _Chemistry, smiles: str) -> tuple[NDArray[np.uint8], ND
     n = mol.GetNumAtoms()
     hot: list[int] = []
     types: list[int] = []
-    implicit, hybridization = rd.implicit, rd.hybridization
+    hybridization = rd.hybridization
     base = 0
     for position in range(n):
         atom = mol.GetAtomWithIdx(position)
@@ -127,7 +126,7 @@ def _atoms(mol: Any, rd: _Chemistry, smiles: str) -> tuple[NDArray[np.uint8], ND
                 f"atom {atom.GetIdx()} of {smiles!r} has {degree} neighbours; PSICHIC knows at most 10.",
             )
         hydrogens = atom.GetTotalNumHs()
-        valence = atom.GetValence(implicit)
+        valence = atom.GetImplicitValence()
         hot += (
             base + degree,
             base + 11 + (hydrogens if 0 <= hydrogens <= 10 else 10),

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.epochs.result import build_report
-from app.epochs.steps import LIVE_PREFIX
 from app.observability.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -63,13 +62,13 @@ def queue_reports(epoch_id: int, destinations: Iterable[Destination]) -> None:
 
 
 def fail_epoch(epoch_id: int, error: str) -> None:
-    """End an epoch that cannot go on; of a live one monitoring is told."""
+    """End an epoch that cannot go on; monitoring is told of one that publishes."""
     with get_store().writing() as session:
         epochs = Epochs(session)
         ended = epochs.fail(epoch_id, error)
         stage_times = epochs.summary(epoch_id).stage_times
-        live = epochs.summary(epoch_id).source.startswith(LIVE_PREFIX)
-        told = announce_reports(session, epoch_id, Destination.MONITORING) if live else []
+        publishes = epochs.summary(epoch_id).publishes
+        told = announce_reports(session, epoch_id, Destination.MONITORING) if publishes else []
     if ended:
         epoch_ended(EpochOutcome.FAILED, stage_times)
     queue_reports(epoch_id, told)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
 from app.epochs.capture import StoredSource, remember_warnings
-from app.epochs.steps import LIVE_PREFIX, UNTRAINED, open_source, proteins_for
+from app.epochs.steps import UNTRAINED, open_source, proteins_for
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.rules import ProteinConstraints
 from app.settings import get_settings
@@ -190,15 +190,14 @@ class _Scoring:
 
 def _refuse_or_warn(epoch: OpenEpoch) -> None:
     """Untrained weights show the machinery, live too; on the chain they would set weights by chance."""
-    live = epoch.source.startswith(LIVE_PREFIX)
-    if live and get_settings().sets_weights:
+    if epoch.publishes and get_settings().sets_weights:
         raise ValidatorError(
             "no trained PSICHIC weights: run 'python -m app checkpoints fetch psichic' and '… fetch esm2', "
             "then set PSICHIC_WEIGHTS and ESM_CHECKPOINT (or rehearse with WEIGHTS_FILE or DONT_SET_WEIGHTS)"
         )
     with get_store().writing() as session:
         Epochs(session).warn(epoch.id, UNTRAINED)
-    if live:
+    if epoch.publishes:
         remember_warnings(StoredSource(epoch.source), [UNTRAINED])
 
 

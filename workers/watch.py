@@ -121,6 +121,7 @@ def announce(
             str(epoch),
             _scores(settings),
             settings.cluster_name,
+            publishes=True,
             without_boltz=settings.without_boltz,
         )
     for missed_id, destinations in told.items():

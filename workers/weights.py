@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from app.celery import app
 from app.clock import now
-from app.domain import Neuron, ValidatorError
+from app.domain import EpochHeader, Neuron, ValidatorError
 from app.epochs.capture import process_subtensor
-from app.epochs.steps import LIVE_PREFIX, UNTRAINED
+from app.epochs.steps import UNTRAINED
 from app.observability.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -25,7 +25,6 @@ from app.store.weight_submissions import WeightsState, WeightSubmission, WeightS
 from app.task import ValidatorTask
 from chain.incentive.molecules import weight_vector
 from chain.sources import SourceUnavailable
-from chain.sources.live import LiveEpoch
 from chain.subtensor import SUBMISSION_ERA, SubmissionState, Subtensor, WeightsOutcome, load_wallet
 from workers.reports import announce_reports, queue_reports
 
@@ -76,7 +75,7 @@ def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     settings, store = get_settings(), get_store()
     with store.reading() as session:
         summary = Epochs(session).summary(epoch_id)
-    if summary.stage is Stage.CLOSED and not summary.source.startswith(LIVE_PREFIX):
+    if summary.stage is Stage.CLOSED and not summary.publishes:
         return {"epoch": epoch_id, "status": _recorded(epoch_id).value}
     with store.writing() as session:
         summary = Epochs(session).summary(epoch_id)
@@ -195,7 +194,7 @@ class _Submitting:
 
     def _on_chain(self, chain: Subtensor) -> None:
         settings, submission = self._settings, self._submission
-        live = LiveEpoch.parse(self._summary.source)
+        live = self._epoch.header
         wallet = load_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
         hotkey = str(wallet.hotkey.ss58_address)
         head = chain.current_block()
@@ -219,7 +218,7 @@ class _Submitting:
         outcome = chain.set_weights(settings.netuid, vector, wallet)
         self._judge(outcome, vector, chain, hotkey, last_update)
 
-    def _settle_what_arrived(self, head: int, last_update: int, live: LiveEpoch) -> None:
+    def _settle_what_arrived(self, head: int, last_update: int, live: EpochHeader) -> None:
         """Look on the chain for what was sent before, and for what somebody else sent with this hotkey."""
         submission = self._submission
         if submission.sent_at_block is not None:

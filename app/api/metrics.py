@@ -118,7 +118,7 @@ def _broker() -> Iterator[Metric]:
 def _epochs(session: Session) -> Iterator[Metric]:
     """All that RETENTION keeps: a gauge, since old ones are forgotten."""
     # a replay is nobody's duty
-    live = EpochRow.source.like("live:%")
+    live = EpochRow.publishes
     counts = dict(session.execute(select(EpochRow.stage, func.count()).group_by(EpochRow.stage)).all())
     kept = GaugeMetricFamily("validator_epochs_kept", "Epochs in the store, by stage.", labels=["stage"])
     for stage in Stage:
@@ -188,7 +188,7 @@ def _weights(session: Session) -> Iterator[Metric]:
     settled = session.execute(
         select(WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at))
         .join(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
-        .where(EpochRow.source.like("live:%"))
+        .where(EpochRow.publishes)
         .group_by(WeightSubmissionRow.state)
     )
     rounds = session.execute(

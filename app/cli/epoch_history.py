@@ -22,7 +22,6 @@ def list_epochs(
     replays: Annotated[bool, typer.Option(help="Replays too, not only live epochs.")] = False,
 ) -> None:
     """List the epochs in the store: how far each is, its winners and what became of its weights."""
-    from app.epochs.steps import LIVE_PREFIX
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.schema import migrate
@@ -30,7 +29,7 @@ def list_epochs(
 
     migrate(get_store())
     with get_store().reading() as session:
-        found = Epochs(session).recent(limit, live_only=not replays)
+        found = Epochs(session).recent(limit, published_only=not replays)
         weights = states_of(session, [epoch.id for epoch in found])
     table = Table(title=f"Epochs of {get_store().shown_url}", title_justify="left")
     for name in ("epoch", "run", "stage", "opened (UTC)", "PSICHIC", "Boltz-2", "weights"):
@@ -38,7 +37,7 @@ def list_epochs(
     for epoch in found:
         table.add_row(
             str(epoch.number),
-            "live" if epoch.source.startswith(LIVE_PREFIX) else "replay",
+            "live" if epoch.publishes else "replay",
             epoch.stage.value,
             epoch.created_at.strftime("%Y-%m-%d %H:%M"),
             "–" if epoch.psichic_winner is None else f"UID {epoch.psichic_winner}",

@@ -50,7 +50,7 @@ class EpochLine:
     @property
     def live(self) -> bool:
         """A live epoch, not a replay of a recording."""
-        return self.summary.source.startswith("live:")
+        return self.summary.publishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,7 @@ _SUMMARY: Final = (
     EpochRow.number,
     EpochRow.source,
     EpochRow.scores,
+    EpochRow.publishes,
     EpochRow.stage,
     EpochRow.error,
     EpochRow.psichic_winner,

@@ -55,7 +55,15 @@ class Epochs:
     # -- the epoch ------------------------------------------------------------------------------------------------
 
     def announce(
-        self, run: str, header: EpochHeader, source: str, scores: str, cluster: str, *, without_boltz: bool = False
+        self,
+        run: str,
+        header: EpochHeader,
+        source: str,
+        scores: str,
+        cluster: str,
+        *,
+        publishes: bool = False,
+        without_boltz: bool = False,
     ) -> int:
         """Make an epoch known, once: a second announcement of the same run returns the first one's id."""
         at = now()
@@ -70,6 +78,7 @@ class Epochs:
                     "number": header.epoch,
                     "source": source,
                     "scores": scores,
+                    "publishes": publishes,
                     "without_boltz": without_boltz,
                     "stage": Stage.ANNOUNCED.value,
                     "stage_times": {Stage.ANNOUNCED.value: at.isoformat()},
@@ -83,7 +92,7 @@ class Epochs:
 
     def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> int:
         """Make known an epoch that ended while nobody watched; it is never scored. Its id."""
-        row = self._row(self.announce(run, header, source, "model", cluster), lock=True)
+        row = self._row(self.announce(run, header, source, "model", cluster, publishes=True), lock=True)
         if row.stage == Stage.ANNOUNCED:
             row.error = "no validator watched when this epoch ended"
             self._enter(row, Stage.MISSED)
@@ -96,7 +105,7 @@ class Epochs:
         """
         rows = self._session.execute(
             select(EpochRow.header)
-            .where(EpochRow.netuid == netuid, EpochRow.source.like("live:%"), EpochRow.stage != Stage.MISSED.value)
+            .where(EpochRow.netuid == netuid, EpochRow.publishes, EpochRow.stage != Stage.MISSED.value)
             .order_by(EpochRow.id.desc())
         ).scalars()
         newest: dict[str, EpochHeader] = {}
@@ -112,7 +121,7 @@ class Epochs:
         """
         query = (
             select(EpochRow.id)
-            .where(EpochRow.netuid == netuid, EpochRow.number == number, EpochRow.source.like("live:%"))
+            .where(EpochRow.netuid == netuid, EpochRow.number == number, EpochRow.publishes)
             .order_by(EpochRow.id.desc())
             .limit(1)
         )
@@ -177,6 +186,7 @@ class Epochs:
             id=row.id,
             source=row.source,
             scores=row.scores,
+            publishes=row.publishes,
             without_boltz=row.without_boltz,
             stage=Stage(row.stage),
             header=EpochHeader(**row.header),
@@ -195,11 +205,11 @@ class Epochs:
         """One epoch's line."""
         return epoch_summary(self._row(epoch_id))
 
-    def recent(self, limit: int = 20, *, live_only: bool = False) -> list[EpochSummary]:
+    def recent(self, limit: int = 20, *, published_only: bool = False) -> list[EpochSummary]:
         """The latest epochs, newest first."""
         query = select(EpochRow).order_by(EpochRow.id.desc()).limit(limit)
-        if live_only:
-            query = query.where(EpochRow.source.like("live:%"))
+        if published_only:
+            query = query.where(EpochRow.publishes)
         rows = self._session.execute(query).scalars()
         return [epoch_summary(row) for row in rows]
 
@@ -577,6 +587,7 @@ def epoch_summary(row: Any) -> EpochSummary:
         number=row.number,
         source=row.source,
         scores=row.scores,
+        publishes=row.publishes,
         stage=Stage(row.stage),
         error=row.error,
         psichic_winner=row.psichic_winner,

@@ -56,6 +56,7 @@ class EpochSummary:
     number: int
     source: str
     scores: str
+    publishes: bool
     stage: Stage
     error: str | None
     psichic_winner: int | None
@@ -74,6 +75,7 @@ class OpenEpoch:
     id: int
     source: str
     scores: str
+    publishes: bool
     without_boltz: bool
     stage: Stage
     header: EpochHeader

@@ -106,7 +106,9 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
     order = [uid for uid in range(submissions) if uid not in refused]
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(f"68:{header.epoch}", header, f"live:68:{END_BLOCK}:361", "model", "default")
+        epoch_id = epochs.announce(
+            f"68:{header.epoch}", header, f"live:68:{END_BLOCK}:361", "model", "default", publishes=True
+        )
         epochs.open(
             epoch_id,
             header=header,
@@ -163,7 +165,9 @@ def running_epoch(store: Store, submissions: int = 4) -> int:
     header = EpochHeader(68, "test", EPOCH_LENGTH, end - EPOCH_LENGTH, end, "0x01", "0x02")
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(f"68:{header.epoch}", header, f"live:68:{end}:361", "model", "default")
+        epoch_id = epochs.announce(
+            f"68:{header.epoch}", header, f"live:68:{end}:361", "model", "default", publishes=True
+        )
         epochs.open(
             epoch_id,
             header=header,

@@ -140,7 +140,9 @@ def _open(paths: list[str]) -> int:
     header = EpochHeader(68, "benchmark", LENGTH, epoch.start_block, END, "0x01", "0x02")
     with get_store().writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(epoch.run(header.end_block_hash), header, str(epoch), "recorded", "benchmark")
+        epoch_id = epochs.announce(
+            epoch.run(header.end_block_hash), header, str(epoch), "recorded", publishes=True, cluster="benchmark"
+        )
         epochs.open(
             epoch_id,
             header=header,

@@ -56,7 +56,9 @@ class Scene:
             weights = {0: 0.5, first: 0.25, second: 0.25}
         with get_store().writing() as session:
             epochs = Epochs(session)
-            epoch_id = epochs.announce(epoch.run(header.end_block_hash), header, str(epoch), "recorded", "tests")
+            epoch_id = epochs.announce(
+                epoch.run(header.end_block_hash), header, str(epoch), "recorded", publishes=True, cluster="tests"
+            )
             epochs.open(
                 epoch_id,
                 header=header,

@@ -134,7 +134,7 @@ def test_a_number_that_comes_again_after_a_change_of_tempo_is_a_new_epoch(scene:
     number = END // longer
     with get_store().writing() as session:
         old = EpochHeader(68, scene.node.url, LENGTH, number * LENGTH, (number + 1) * LENGTH, "0x1", "0x2")
-        Epochs(session).announce("old", old, f"live:68:{old.end_block}:{LENGTH}", "model", "tests")
+        Epochs(session).announce("old", old, f"live:68:{old.end_block}:{LENGTH}", "model", "tests", publishes=True)
     beat()
     _with_tempo(scene, longer - 1)
     assert beat() == "known"

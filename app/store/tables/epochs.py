@@ -68,7 +68,10 @@ class Claimable:
 
 
 class EpochRow(Table):
-    """One run of one epoch: live (``run`` is netuid, end block and hash) or a replay (``run`` is its own)."""
+    """One run of one epoch: live (``run`` is netuid, end block and hash) or a replay (``run`` is its own).
+
+    ``publishes``: its weights go to the chain and its reports to whoever is to hear of it; a replay's do not.
+    """
 
     __tablename__ = "epochs"
 
@@ -79,6 +82,7 @@ class EpochRow(Table):
     number: Mapped[int]
     source: Mapped[str] = mapped_column(Text)
     scores: Mapped[str] = mapped_column(Text)
+    publishes: Mapped[bool] = mapped_column(default=False, server_default=false())
     without_boltz: Mapped[bool] = mapped_column(default=False, server_default=false())
     stage: Mapped[str] = mapped_column(Text, index=True)
     stage_times: Mapped[Any] = mapped_column(JsonText, nullable=True)

@@ -60,7 +60,7 @@ def test_old_facts_go_and_sequences_stay(store: Store) -> None:
 def test_one_task_submits_at_a_time_and_nothing_follows_the_end(store: Store) -> None:
     header = EpochHeader(68, "test", 361, 6_000_181 - 361, 6_000_181, "0x01", "0x02")
     with store.writing() as session:
-        epoch = Epochs(session).announce("68:16619", header, SOURCE, "model", "tests")
+        epoch = Epochs(session).announce("68:16619", header, SOURCE, "model", "tests", publishes=True)
 
     def claim(task: str, lease: timedelta = MINUTE) -> bool:
         with store.writing() as session:
@@ -102,7 +102,7 @@ def test_missed_epochs_are_known_and_final(store: Store) -> None:
         assert epochs.unfinished("tests") == []
         assert epochs.live(68, 1) is not None
         assert epochs.live(68, 2) is None
-        assert [epoch.number for epoch in epochs.recent(live_only=True)] == [1]
+        assert [epoch.number for epoch in epochs.recent(published_only=True)] == [1]
 
 
 def test_the_newest_epoch_of_each_network_and_no_later_one(store: Store) -> None:
@@ -112,11 +112,15 @@ def test_the_newest_epoch_of_each_network_and_no_later_one(store: Store) -> None
     with store.writing() as session:
         epochs = Epochs(session)
         for found in (header("test", 8), header("finney", 3), header("finney", 4)):
-            epochs.announce(found.end_block_hash, found, f"live:68:{found.end_block}:361", "model", "tests")
+            epochs.announce(
+                found.end_block_hash, found, f"live:68:{found.end_block}:361", "model", "tests", publishes=True
+            )
         replayed = header("finney", 5)
         epochs.announce("replay:1", replayed, "recording:/somewhere", "model", "tests")
-        epochs.announce("21:4", replace(header("finney", 6), netuid=21), "live:21:2527:361", "model", "tests")
+        epochs.announce(
+            "21:4", replace(header("finney", 6), netuid=21), "live:21:2527:361", "model", "tests", publishes=True
+        )
         assert epochs.newest_headers(68, 10_000) == [header("finney", 4), header("test", 8)]
         assert epochs.newest_headers(68, 361 * 5 - 1) == [header("finney", 3)]
-        again = epochs.announce("0xtest4", header("test", 4), "live:68:1805:361", "model", "tests")
+        again = epochs.announce("0xtest4", header("test", 4), "live:68:1805:361", "model", "tests", publishes=True)
         assert epochs.live(68, 4) == again

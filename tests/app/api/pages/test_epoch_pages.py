@@ -591,7 +591,7 @@ def test_failed_and_missed_epochs_ask_for_attention(own: TestClient, store: Stor
     with store.writing() as session:
         epochs = Epochs(session)
         header = epochs.get(1).header
-        failed = epochs.announce("68:1", header, "live:68:722:361", "model", "c")
+        failed = epochs.announce("68:1", header, "live:68:722:361", "model", "c", publishes=True)
         epochs.fail(failed, "the hub was away for 30 min")
         epochs.announce_missed("68:2", header, "live:68:1083:361", "c")
     text = read(own, "/").text("//main")

@@ -163,7 +163,7 @@ class RecordReader:
 
     def _refuse(self, smiles: str) -> None:
         with rdBase.BlockLogs():
-            molecule = Chem.MolFromSmiles(smiles)
+            molecule: Any = Chem.MolFromSmiles(smiles)
             if molecule is None or molecule.GetNumAtoms() == 0:
                 raise MoleculeFailure(FailureCode.UNPARSEABLE_SMILES, f"{smiles!r} is not a SMILES that RDKit can read")
             if molecule.GetNumHeavyAtoms() > self._profile.max_heavy_atoms:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain import Commitment, Neuron
-from chain.subtensor import SubmissionState, Subtensor, load_wallet
+from chain.subtensor import Subtensor, load_wallet
+from chain.weights import SubmissionState
 
 
 @dataclass(frozen=True, slots=True)

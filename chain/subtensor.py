@@ -14,14 +14,23 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from app.domain import Commitment, Neuron, ValidatorError
 from app.observability.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
 from chain.sources import SourceUnavailable
+from chain.weights import (
+    SubmissionState,
+    UnusableVector,
+    WeightsOutcome,
+    WeightsParameters,
+    dispatch_refusal,
+    in_chain_units,
+    pool_refusal,
+    preflight_refusal,
+)
 
 T = TypeVar("T")
 
@@ -53,25 +62,13 @@ class WalletError(ValidatorError):
     """The wallet cannot be read."""
 
 
-class SubmissionState(StrEnum):
-    """What became of one try to set weights."""
-
-    INCLUDED = "included"
-    RATE_LIMITED = "rate_limited"
-    NOT_REGISTERED = "not_registered"
-    REFUSED = "refused"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True)
-class WeightsOutcome:
-    """One try: its state, a sentence, and where it stands on the chain. ``reveal_round`` is set under commit-reveal."""
+class PreparedWeights:
+    """A signed submission that was not sent yet: ``vector`` as the chain will show it, UID → u16."""
 
-    state: SubmissionState
-    message: str
-    block_hash: str | None = None
-    extrinsic: str | None = None
-    reveal_round: int | None = None
+    vector: Mapping[int, int]
+    reveal_round: int | None
+    extrinsic: Any
 
 
 def load_wallet(name: str, hotkey: str, path: Path) -> Any:
@@ -202,17 +199,7 @@ class Subtensor:
         found = self._read(f"the metagraph of subnet {netuid} at block {block}", read)
         if found is None:
             raise ValidatorError(f"{self.network} has no subnet {netuid} at block {block}; correct --netuid")
-        neurons = (
-            Neuron(
-                uid=int(neuron.uid),
-                hotkey=neuron.hotkey,
-                coldkey=neuron.coldkey,
-                stake=neuron.total_stake.rao / RAO,
-                validator_permit=bool(neuron.validator_permit),
-            )
-            for neuron in found.neurons
-        )
-        return tuple(sorted(neurons, key=lambda neuron: neuron.uid))
+        return _neurons(found)
 
     def commitments(self, netuid: int, block: int) -> tuple[Commitment, ...]:
         """Every commitment of the subnet as it stood at a block: one map query."""
@@ -228,19 +215,30 @@ class Subtensor:
             for hotkey, record in pairs
         )
 
+    def weights_parameters(self, netuid: int, hotkey: str) -> tuple[WeightsParameters, tuple[Neuron, ...]]:
+        """What decides whether the hotkey's weights are accepted, and the metagraph, both as of the newest block.
+
+        Raises:
+            ValidatorError: the chain has no such subnet.
+        """
+        found = self._read(
+            f"the weight parameters of subnet {netuid}", lambda client: _weights_parameters(client, netuid, hotkey)
+        )
+        if found is None:
+            raise ValidatorError(f"{self.network} has no subnet {netuid}; correct --netuid")
+        return found
+
     def last_update(self, netuid: int, hotkey: str) -> int | None:
         """Block at which the hotkey last set (or committed) weights; None where it is not registered."""
+        return self.weights_parameters(netuid, hotkey)[0].last_update
+
+    def weights_on_chain(self, netuid: int, uid: int) -> dict[int, int]:
+        """The weights that the chain holds of a validator, UID → u16; empty where it has none."""
         import bittensor as bt
 
-        async def read(client: Any) -> int | None:
-            state = await client.at()
-            uid = await state.query(bt.storage.SubtensorModule.Uids, [netuid, hotkey])
-            if uid is None:
-                return None
-            updates = await state.query(bt.storage.SubtensorModule.LastUpdate, [netuid])
-            return int(updates[int(uid)]) if int(uid) < len(updates) else 0
-
-        return self._read("the last weights of the hotkey", read)
+        item = bt.storage.SubtensorModule.Weights
+        found = self._read(f"the weights of UID {uid}", lambda client: client.query(item, [netuid, uid]))
+        return {int(target): int(value) for target, value in found or ()}
 
     def drand_signature(self, drand_round: int) -> str | None:
         """A round's signature as the chain's own oracle stored it (hex, unproven); None where it did not."""
@@ -258,50 +256,99 @@ class Subtensor:
     # -- writing --------------------------------------------------------------------------------------------------
 
     def set_weights(self, netuid: int, weights: Mapping[int, float], wallet: Any) -> WeightsOutcome:
-        """Send one weight submission and wait until it is final. Never sent twice; never raises for the network.
+        """Prepare and send one weight submission. Never sent twice; never raises for network, node or runtime."""
+        try:
+            found, _ = self.weights_parameters(netuid, str(wallet.hotkey.ss58_address))
+        except SourceUnavailable as error:
+            return WeightsOutcome(SubmissionState.BUSY, str(error))
+        except ValidatorError as error:
+            return WeightsOutcome(SubmissionState.REFUSED, str(error))
+        prepared = self.prepare_weights(found, weights, wallet)
+        return prepared if isinstance(prepared, WeightsOutcome) else self.send_weights(prepared, wallet)
+
+    def prepare_weights(
+        self, found: WeightsParameters, weights: Mapping[int, float], wallet: Any
+    ) -> PreparedWeights | WeightsOutcome:
+        """Build and sign a submission, with the subnet's version key; the outcome where the SDK's own look refuses it.
+
+        Nothing is sent. Never raises for network, node or runtime.
+        """
+        import bittensor as bt
+
+        try:
+            vector = in_chain_units(weights, found)
+        except UnusableVector as error:
+            return WeightsOutcome(SubmissionState.REFUSED, str(error))
+        intent = bt.SetWeights(
+            netuid=found.netuid,
+            weights=vector,
+            version_key=found.version_key or 0,
+        )
+
+        async def prepare(client: Any) -> PreparedWeights:
+            plan = await client.plan(intent, wallet)
+            signed = await client._substrate.raw.create_signed_extrinsic(
+                plan.call, wallet.hotkey, era={"period": SUBMISSION_ERA}
+            )
+            return PreparedWeights(vector, plan.extras.get("reveal_round"), signed)
+
+        try:
+            return self._once(prepare, self._timeout)
+        except bt.RpcConnectionError as error:
+            self._drop()
+            return WeightsOutcome(SubmissionState.BUSY, f"{self._endpoint()}: {error}")
+        except bt.ChainError as error:
+            return preflight_refusal(error.code.value, error.name, str(error.message))
+        except (OSError, TimeoutError) as error:
+            self._drop()
+            return WeightsOutcome(SubmissionState.BUSY, f"{self._endpoint()}: {_named(error)}")
+        # a runtime that lacks what this SDK reads (StorageFunctionNotFound) or a node that lies
+        except Exception as error:  # noqa: BLE001
+            sentence = f"the installed bittensor cannot prepare weights for this runtime: {_named(error)}"
+            return WeightsOutcome(SubmissionState.REFUSED, sentence)
+
+    def send_weights(self, prepared: PreparedWeights, wallet: Any) -> WeightsOutcome:
+        """Send what was prepared and wait until it is final. Never sent twice; never raises for network or node.
 
         ``UNKNOWN`` means that it may be in the chain, or may yet enter it within ``SUBMISSION_ERA`` blocks.
         """
-        outcome = self._set_weights(netuid, weights, wallet)
+        outcome = replace(self._send_weights(prepared, wallet), reveal_round=prepared.reveal_round)
         WEIGHT_TRIES.labels(outcome.state.value).inc()
         return outcome
 
-    def _set_weights(self, netuid: int, weights: Mapping[int, float], wallet: Any) -> WeightsOutcome:
-        import bittensor as bt
-
-        intent = bt.SetWeights(netuid=netuid, weights={int(uid): float(share) for uid, share in weights.items()})
-        sent = threading.Event()
+    def _send_weights(self, prepared: PreparedWeights, wallet: Any) -> WeightsOutcome:
+        from bittensor.result import chain_error_from_substrate_request
 
         async def submit(client: Any) -> Any:
-            sent.set()
-            return await client.execute(intent, wallet, period=SUBMISSION_ERA, wait_for_finalization=True, retries=0)
+            raw = client._substrate.raw
+            try:
+                return await raw.submit_extrinsic(
+                    prepared.extrinsic, wait_for_inclusion=True, wait_for_finalization=True
+                )
+            finally:
+                # a submission that failed used no nonce; one that did is counted by the chain
+                raw.clear_nonce_cache_for_account(wallet.hotkey.ss58_address)
 
         try:
-            result = self._once(submit, _SUBMIT_SECONDS)
-        except bt.ChainError as error:
-            return WeightsOutcome(_state_of(error.code), str(error.message))
-        except bt.RpcConnectionError as error:
-            self._drop()
-            state = SubmissionState.UNKNOWN if sent.is_set() else SubmissionState.REFUSED
-            return WeightsOutcome(state, f"{self._endpoint()}: {error}")
-        except bt.BittensorError as error:
-            return WeightsOutcome(SubmissionState.REFUSED, str(error))
-        except (OSError, TimeoutError) as error:
-            self._drop()
-            return WeightsOutcome(SubmissionState.UNKNOWN, f"{self._endpoint()}: {_named(error)}")
-        if result.success:
-            return WeightsOutcome(
-                SubmissionState.INCLUDED,
-                str(result.message),
-                result.block_hash,
-                result.extrinsic_id,
-                (result.data or {}).get("reveal_round"),
-            )
-        if (result.block_hash is None and result.error is None) or "may already be" in str(result.message):
-            self._drop()
-            return WeightsOutcome(SubmissionState.UNKNOWN, str(result.message))
-        state = _state_of(result.error.code) if result.error else SubmissionState.REFUSED
-        return WeightsOutcome(state, str(result.message), result.block_hash, result.extrinsic_id)
+            report = self._once(submit, _SUBMIT_SECONDS)
+        # whatever ends the watch leaves the same question, unless the node's pool gave a code
+        except Exception as error:  # noqa: BLE001
+            payload = getattr(error, "payload", None)
+            details = payload.get("error") if isinstance(payload, dict) else None
+            code = details.get("code") if isinstance(details, dict) else None
+            if not isinstance(code, int):
+                self._drop()
+                return pool_refusal(None, None, f"{self._endpoint()}: {_named(error)}")
+            named = chain_error_from_substrate_request(error)
+            return pool_refusal(code, named.name, str(error))
+        extrinsic = None if report.extrinsic_idx is None else f"{report.block_number}-{report.extrinsic_idx:04d}"
+        if report.is_success:
+            return WeightsOutcome(SubmissionState.INCLUDED, "included", report.block_hash, extrinsic)
+        details = report.error_message if isinstance(report.error_message, dict) else {}
+        docs = details.get("docs") or details.get("name") or report.error_message
+        text = " ".join(docs) if isinstance(docs, list) else str(docs)
+        refused = dispatch_refusal(details.get("name"), text)
+        return replace(refused, block_hash=report.block_hash, extrinsic=extrinsic)
 
     def publish_commitment(self, netuid: int, data: str, wallet: Any) -> None:
         """Commit a path to the chain, as a miner does.
@@ -445,14 +492,84 @@ async def _finalized_and_age(client: Any) -> tuple[int, float]:
     return finalized, time.time() - stamp
 
 
-def _state_of(code: Any) -> SubmissionState:
-    match getattr(code, "value", str(code)):
-        case "rate_limited":
-            return SubmissionState.RATE_LIMITED
-        case "not_registered":
-            return SubmissionState.NOT_REGISTERED
-        case _:
-            return SubmissionState.REFUSED
+async def _weights_parameters(
+    client: Any, netuid: int, hotkey: str
+) -> tuple[WeightsParameters, tuple[Neuron, ...]] | None:
+    import bittensor as bt
+
+    state, items = await client.at(), bt.storage.SubtensorModule
+    # resolves the block's hash once for all that follows
+    uid = await state.query(items.Uids, [netuid, hotkey])
+
+    async def optional(item: Any, *keys: Any) -> Any:
+        try:
+            return await state.query(item, list(keys))
+        # the runtime has no such item: nobody knows
+        except ValueError:
+            return None
+
+    subnet = (
+        items.WeightsSetRateLimit,
+        items.WeightsVersionKey,
+        items.MinAllowedWeights,
+        items.MaxWeightsLimit,
+        items.CommitRevealWeightsEnabled,
+        items.MechanismCountCurrent,
+        items.SubnetOwnerHotkey,
+        items.LastUpdate,
+    )
+    metagraph, threshold, commit_version, *values = await asyncio.gather(
+        state.subnets.metagraph(netuid, commitments=False),
+        optional(items.StakeThreshold),
+        optional(items.CommitRevealWeightsVersion),
+        *(optional(item, netuid) for item in subnet),
+    )
+    if metagraph is None:
+        return None
+    rate, version_key, least, most, commits, mechanisms, owner, updates = values
+    neurons = _neurons(metagraph)
+    own = next((neuron for neuron in neurons if uid is not None and neuron.uid == int(uid)), None)
+    last = None if own is None or updates is None else int(updates[own.uid]) if own.uid < len(updates) else 0
+    return (
+        WeightsParameters(
+            netuid=netuid,
+            hotkey=hotkey,
+            block=int(state.block),
+            uid=None if own is None else own.uid,
+            last_update=last,
+            rate_limit=_whole(rate),
+            version_key=_whole(version_key),
+            min_allowed=_whole(least),
+            max_limit=_whole(most),
+            permit=None if own is None else own.validator_permit,
+            owns_subnet=owner == hotkey,
+            stake=None if own is None else own.stake,
+            stake_threshold=None if threshold is None else int(threshold) / RAO,
+            commit_reveal=None if commits is None else bool(commits),
+            commit_reveal_version=_whole(commit_version),
+            mechanisms=_whole(mechanisms),
+        ),
+        neurons,
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _neurons(metagraph: Any) -> tuple[Neuron, ...]:
+    """The SDK's neurons as ours, UIDs ascending."""
+    neurons = (
+        Neuron(
+            uid=int(neuron.uid),
+            hotkey=neuron.hotkey,
+            coldkey=neuron.coldkey,
+            stake=neuron.total_stake.rao / RAO,
+            validator_permit=bool(neuron.validator_permit),
+        )
+        for neuron in metagraph.neurons
+    )
+    return tuple(sorted(neurons, key=lambda neuron: neuron.uid))
 
 
 def _named(error: BaseException) -> str:
@@ -460,16 +577,18 @@ def _named(error: BaseException) -> str:
 
 
 def _commitment_text(fields: Sequence[Any]) -> str:
-    """The text of a commitment's fields; bytes that are not UTF-8 stay visible as escapes."""
-    raw = b""
+    """The text of a commitment's first raw field; bytes that are not UTF-8 stay visible as escapes.
+
+    A commitment may have up to three fields; they are never joined.
+    """
     for group in fields:
         for item in group if isinstance(group, (list, tuple)) else (group,):
             if not isinstance(item, Mapping):
                 continue
             for kind, value in item.items():
                 if kind.startswith("Raw") or kind == "BigRaw":
-                    raw += _field_bytes(value)
-    return raw.decode("utf-8", "backslashreplace")
+                    return _field_bytes(value).decode("utf-8", "backslashreplace")
+    return ""
 
 
 def _field_bytes(value: Any) -> bytes:

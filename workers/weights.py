@@ -25,7 +25,8 @@ from app.store.weight_submissions import WeightsState, WeightSubmission, WeightS
 from app.task import ValidatorTask
 from chain.incentive.molecules import weight_vector
 from chain.sources import SourceUnavailable
-from chain.subtensor import SUBMISSION_ERA, SubmissionState, Subtensor, WeightsOutcome, load_wallet
+from chain.subtensor import SUBMISSION_ERA, Subtensor, load_wallet
+from chain.weights import SubmissionState, WeightsOutcome
 from workers.reports import announce_reports, queue_reports
 
 # Tries to set weights, WEIGHTS_PAUSE apart.

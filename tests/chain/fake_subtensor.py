@@ -1,7 +1,9 @@
 """A Subtensor node that is not one: the real SDK talks to it over a real websocket.
 
-State is kept per block in memory, in true SCALE; signatures and nonces are checked as a node does. Not modelled:
-consensus, fees, competing forks (``reorganise`` replaces the newest blocks), and the reveal of committed weights.
+State is kept per block in memory, in true SCALE; signatures and nonces are checked as a node does. Weights are checked
+as the pallet does: at dispatch, or, where they are committed, at the reveal. Forks replace the newest blocks and give
+their extrinsics back to the pool. Not modelled: consensus, fees, and drand: a commit is opened by what
+:func:`tests.chain.nodes.remembered_commits` saw being sealed, a set number of blocks after it.
 """
 
 # ruff: noqa: N802, N815  (the handlers bear the names of the RPC methods)
@@ -15,7 +17,8 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Coroutine
+import zlib
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from http import HTTPStatus
@@ -69,14 +72,44 @@ class FakeSubnet:
     weights_rate_limit: int = 100
     commit_reveal: bool = False
     min_allowed_weights: int = 1
+    max_weights_limit: int = 65_535
+    weights_version_key: int = 0
+    commit_reveal_version: int = 4
+    # blocks from the commit to its reveal
+    reveal_after: int = 5
+    mechanisms: int = 1
+    owner_hotkey: str | None = None
     neurons: list[FakeNeuron] = field(default_factory=list)
 
 
-class FakeChain:
-    """Block-versioned state. ``head`` is the newest block; reads of any earlier block see what held then."""
+@dataclass
+class SealedWeights:
+    """What a time-locked commit holds."""
 
-    def __init__(self, head: int = 6_000_100, finality_lag: int = 1, genesis_ms: int | None = None) -> None:
-        self._runtime = bittensor_core.Runtime(runtime_metadata(), SPEC_VERSION, TX_VERSION, 42)
+    weights: dict[int, int]
+    version_key: int
+
+
+class FakeChain:
+    """Block-versioned state. ``head`` is the newest block; reads of any earlier block see what held then.
+
+    ``without``: storage items that this runtime does not have. ``keeps``: a lite node's blocks of state.
+    """
+
+    def __init__(
+        self,
+        head: int = 6_000_100,
+        finality_lag: int = 1,
+        genesis_ms: int | None = None,
+        *,
+        without: Iterable[str] = (),
+        keeps: int | None = None,
+    ) -> None:
+        self.metadata = runtime_metadata(frozenset(without))
+        # the SDK keeps a runtime's metadata by its version
+        self.spec_version = SPEC_VERSION + zlib.crc32(" ".join(sorted(without)).encode()) % 100_000
+        self._without, self._keeps = frozenset(without), keeps
+        self._runtime = bittensor_core.Runtime(self.metadata, self.spec_version, TX_VERSION, 42)
         self._types = {entry["id"]: entry["type"] for entry in json.loads(self._runtime.registry_json())["types"]}
         facts = self._runtime.metadata_ir()
         self._pallet_index = {pallet["name"]: pallet["index"] for pallet in facts["pallets"]}
@@ -100,7 +133,15 @@ class FakeChain:
         self.nonces: dict[str, int] = {}
         self.pool: list[dict[str, Any]] = []
         self.extrinsics: list[dict[str, Any]] = []
+        # answers to the next submissions: instead of taking them, or after having taken them
         self.pool_errors: list[RpcError] = []
+        self.pool_errors_after: list[RpcError] = []
+        self.pool_limit = 100
+        self.banned: set[str] = set()
+        self.stake_threshold = 0.0
+        self.sealed: dict[bytes, SealedWeights] = {}
+        self.commits: list[dict[str, Any]] = []
+        self.failed_reveals: list[str] = []
         self.dispatch_failures: list[DispatchFailure] = []
         self.write("Timestamp", "Now", [], self._genesis_ms + head * BLOCK_MS, block=0)
         for block in (0, head):
@@ -133,7 +174,8 @@ class FakeChain:
 
     def state_at(self, digest: str | None) -> int:
         block = self.number(digest)
-        if self.pruned_below is not None and block < self.pruned_below:
+        lowest = self.pruned_below if self._keeps is None else self.head - self._keeps + 1
+        if lowest is not None and block < lowest:
             raise RpcError(4003, f"Client error: Api called for an unknown Block: State already discarded for {digest}")
         return block
 
@@ -156,6 +198,31 @@ class FakeChain:
         for block in range(self.head - depth + 1, self.head + 1):
             self._salt[block] = self._salt.get(block, 0) + 1
             self.hash(block)
+
+    def fork(self, depth: int, *, to_pool: bool = True) -> list[dict[str, Any]]:
+        """Undo the newest ``depth`` blocks with all that happened in them; what they held goes back to the pool.
+
+        The caller mines the longer branch that takes their place. Returns the extrinsics that lost their block.
+        """
+        base = self.head - depth
+        for block in range(base + 1, self.head + 1):
+            self._salt[block] = self._salt.get(block, 0) + 1
+            self.bodies.pop(block, None)
+        for versions in self._history.values():
+            versions[:] = [version for version in versions if version[0] <= base]
+        for netuid, snapshots in self._neurons.items():
+            snapshots[:] = [snapshot for snapshot in snapshots if snapshot[0] <= base]
+            self.subnets[netuid].neurons = [replace(neuron) for neuron in snapshots[-1][1]]
+        self.commits = [commit for commit in self.commits if commit["block"] <= base]
+        undone = [extrinsic for extrinsic in self.extrinsics if extrinsic["block"] > base]
+        self.extrinsics = [extrinsic for extrinsic in self.extrinsics if extrinsic["block"] <= base]
+        for extrinsic in reversed(undone):
+            self.nonces[extrinsic["signer"]] = extrinsic["nonce"]
+            extrinsic["block"] = extrinsic["failure"] = None
+        self.head = base
+        if to_pool:
+            self.pool = [*undone, *self.pool]
+        return undone
 
     # -- storage --------------------------------------------------------------------------------------------------
 
@@ -210,9 +277,17 @@ class FakeChain:
             "WeightsSetRateLimit": subnet.weights_rate_limit,
             "CommitRevealWeightsEnabled": subnet.commit_reveal,
             "MinAllowedWeights": subnet.min_allowed_weights,
+            "MaxWeightsLimit": subnet.max_weights_limit,
+            "WeightsVersionKey": subnet.weights_version_key,
+            "MechanismCountCurrent": subnet.mechanisms,
             "SubnetworkN": len(subnet.neurons),
         }.items():
-            self.write("SubtensorModule", item, [netuid], value, block)
+            if item not in self._without:
+                self.write("SubtensorModule", item, [netuid], value, block)
+        if subnet.owner_hotkey is not None:
+            self.write("SubtensorModule", "SubnetOwnerHotkey", [netuid], subnet.owner_hotkey, block)
+        if "CommitRevealWeightsVersion" not in self._without:
+            self.write("SubtensorModule", "CommitRevealWeightsVersion", [], subnet.commit_reveal_version, block)
         hotkeys = {neuron.hotkey for neuron in subnet.neurons}
         for gone in self.neurons_at(netuid, self.head):
             if gone.hotkey not in hotkeys:
@@ -236,6 +311,11 @@ class FakeChain:
         at = bisect.bisect_right(versions, block, key=lambda version: version[0])
         return versions[at - 1][1] if at else []
 
+    def ask_stake(self, threshold: float) -> None:
+        """From now on, whoever sets weights needs so much stake."""
+        self.stake_threshold = threshold
+        self.write("SubtensorModule", "StakeThreshold", [], round(threshold * RAO), 0)
+
     def commit(self, netuid: int, hotkey: str, data: bytes | list[Any], block: int | None = None) -> None:
         """Write a commitment as the pallet does; bytes become one ``Raw`` field."""
         at = self.head if block is None else block
@@ -255,7 +335,7 @@ class FakeChain:
     # -- runtime APIs ---------------------------------------------------------------------------------------------
 
     def runtime_call(self, method: str, data: bytes, block: int) -> bytes:
-        metadata = runtime_metadata()
+        metadata = self.metadata
         if method == "Metadata_metadata_at_version":
             return b"\1" + compact(len(metadata)) + metadata if data == struct.pack("<I", 15) else b"\0"
         if method == "Metadata_metadata":
@@ -340,13 +420,21 @@ class FakeChain:
         if self.pool_errors:
             raise self.pool_errors.pop(0)
         extrinsic = self._checked(raw)
+        if extrinsic["hash"] in self.banned:
+            raise RpcError(1012, "Transaction is temporarily banned")
+        if any(known["hash"] == extrinsic["hash"] for known in (*self.pool, *self.extrinsics)):
+            raise RpcError(1013, "Transaction Already Imported")
         if extrinsic["nonce"] < self.nonces.get(extrinsic["signer"], 0):
             raise RpcError(1010, "Invalid Transaction", "Transaction is outdated")
-        if any(waiting["hash"] == extrinsic["hash"] for waiting in self.pool):
-            raise RpcError(1013, "Transaction is already in pool")
-        if extrinsic["nonce"] != self.next_nonce(extrinsic["signer"]):
+        if extrinsic["nonce"] < self.next_nonce(extrinsic["signer"]):
+            raise RpcError(1014, "Priority is too low: (7 vs 7)", "The transaction has too low priority to replace")
+        if extrinsic["nonce"] > self.next_nonce(extrinsic["signer"]):
             raise RpcError(1010, "Invalid Transaction", "the nonce leaves a gap")
+        if len(self.pool) >= self.pool_limit:
+            raise RpcError(1016, "Immediately Dropped", "The transaction couldn't enter the pool because of the limit")
         self.pool.append(extrinsic)
+        if self.pool_errors_after:
+            raise self.pool_errors_after.pop(0)
         return extrinsic
 
     def next_nonce(self, address: str) -> int:
@@ -422,16 +510,49 @@ class FakeChain:
             raise DispatchFailure("CommitRevealDisabled" if committing else "CommitRevealEnabled")
         if neuron.last_update and self.head - neuron.last_update < subnet.weights_rate_limit:
             raise DispatchFailure("CommittingWeightsTooFast" if committing else "SettingWeightsTooFast")
-        if not committing:
-            targets = list(arguments["dests"])
-            if any(target >= len(subnet.neurons) for target in targets):
-                raise DispatchFailure("UidVecContainInvalidOne")
-            if not neuron.validator_permit and targets != uids:
-                raise DispatchFailure("NeuronNoValidatorPermit")
-            pairs = list(zip(targets, arguments["weights"], strict=True))
-            self.write("SubtensorModule", "Weights", [subnet.netuid, uids[0]], pairs)
+        if committing:
+            if arguments["commit_reveal_version"] != subnet.commit_reveal_version:
+                raise DispatchFailure("IncorrectCommitRevealVersion")
+            commit = arguments["commit"]
+            raw = bytes.fromhex(commit.removeprefix("0x")) if isinstance(commit, str) else bytes(commit)
+            self.commits.append({"block": self.head, "netuid": subnet.netuid, "hotkey": neuron.hotkey, "commit": raw})
+        else:
+            pairs = dict(zip(arguments["dests"], arguments["weights"], strict=True))
+            self._set_weights(subnet, uids[0], SealedWeights(pairs, int(arguments["version_key"])))
         neuron.last_update = self.head
         self._write_vectors(subnet, self.head)
+
+    def _set_weights(self, subnet: FakeSubnet, uid: int, given: SealedWeights) -> None:
+        """What the pallet checks where weights become known: in a plain call, or at a commit's reveal."""
+        neuron, weights = subnet.neurons[uid], given.weights
+        owner, only_itself = neuron.hotkey == subnet.owner_hotkey, list(weights) == [uid]
+        if neuron.stake < self.stake_threshold and not owner:
+            raise DispatchFailure("NotEnoughStakeToSetWeights")
+        if given.version_key < subnet.weights_version_key:
+            raise DispatchFailure("IncorrectWeightVersionKey")
+        if not (neuron.validator_permit or owner or only_itself):
+            raise DispatchFailure("NeuronNoValidatorPermit")
+        if any(target >= len(subnet.neurons) for target in weights):
+            raise DispatchFailure("UidVecContainInvalidOne")
+        if len(weights) < subnet.min_allowed_weights and not only_itself:
+            raise DispatchFailure("WeightVecLengthIsLow")
+        if max(weights.values()) * 65_535 > subnet.max_weights_limit * sum(weights.values()) and not only_itself:
+            raise DispatchFailure("MaxWeightExceeded")
+        self.write("SubtensorModule", "Weights", [subnet.netuid, uid], sorted(weights.items()))
+
+    def _reveal_commits(self) -> None:
+        """Open the commits whose time has come; one that fails is only noted, as the chain only logs it."""
+        due = [c for c in self.commits if self.head >= c["block"] + self.subnets[c["netuid"]].reveal_after]
+        for commit in due:
+            subnet = self.subnets[commit["netuid"]]
+            self.commits.remove(commit)
+            uids = [uid for uid, neuron in enumerate(subnet.neurons) if neuron.hotkey == commit["hotkey"]]
+            try:
+                if not uids or commit["commit"] not in self.sealed:
+                    raise DispatchFailure("HotKeyNotRegisteredInSubNet" if not uids else "InvalidRevealCommitHash")
+                self._set_weights(subnet, uids[0], self.sealed[commit["commit"]])
+            except DispatchFailure as failure:
+                self.failed_reveals.append(failure.name)
 
     def produce_block(self) -> None:
         """A new head that holds the whole pool."""
@@ -444,6 +565,7 @@ class FakeChain:
         info = bytes([4, 8, 0, 0])
         # an event: phase ApplyExtrinsic(index), System.ExtrinsicSuccess or .ExtrinsicFailed, no topics
         events = [b"\0" + struct.pack("<I", 0) + b"\0\0" + info + b"\0"]
+        self._reveal_commits()
         for extrinsic in self.pool:
             index = len(body)
             body.append(extrinsic["raw"])
@@ -532,6 +654,18 @@ class FakeNode:
 
     def mine(self, blocks: int = 1) -> None:
         self.run(self._mine(blocks))
+
+    def fork(self, depth: int, *, to_pool: bool = True) -> None:
+        """A branch one block longer takes the place of the newest ``depth`` blocks."""
+
+        async def fork() -> None:
+            undone = self.chain.fork(depth, to_pool=to_pool)
+            for name, (connection, kind, extrinsic) in list(self._watchers.items()):
+                if any(extrinsic is lost for lost in undone):
+                    await self._notify(connection, kind, name, {"retracted": self.chain.hash(self.chain.head)})
+            await self._mine(depth + 1)
+
+        self.run(fork())
 
     def drop_connections(self) -> None:
         async def drop() -> None:
@@ -634,7 +768,12 @@ class FakeNode:
             self._watchers[name] = (connection, "chain_finalizedHead", {})
             afterwards.append(self._notify(connection, "chain_finalizedHead", name, chain.header(chain.finalized)))
             return name
-        extrinsic = chain.submit(bytes.fromhex(parameters[0][2:]))
+        try:
+            extrinsic = chain.submit(bytes.fromhex(parameters[0][2:]))
+        except RpcError:
+            if chain.pool and self.mine_on_submit and not self.block_seconds:
+                afterwards.append(self._mine(1 + chain.finality_lag))
+            raise
         if self.mine_on_submit and not self.block_seconds:
             afterwards.append(self._mine(1 + chain.finality_lag))
         if method == "author_submitExtrinsic":
@@ -678,7 +817,7 @@ class FakeNode:
             "specName": "node-subtensor",
             "implName": "node-subtensor",
             "authoringVersion": 1,
-            "specVersion": SPEC_VERSION,
+            "specVersion": self.chain.spec_version,
             "implVersion": 1,
             "transactionVersion": TX_VERSION,
             "stateVersion": 1,
@@ -686,7 +825,7 @@ class FakeNode:
         }
 
     def _state_getMetadata(self, _digest: str | None = None) -> str:
-        return "0x" + runtime_metadata().hex()
+        return "0x" + self.chain.metadata.hex()
 
     def _state_call(self, method: str, data: str, digest: str | None = None) -> str:
         block = self.chain.state_at(digest)

@@ -391,6 +391,11 @@ _STORAGE: Final[dict[str, tuple[tuple[str, tuple[tuple[str, int], ...], str, byt
         ("RevealPeriodEpochs", (("u16", TWOX_64_CONCAT),), "u64", _le(1, 8)),
         ("MinAllowedWeights", _PER_SUBNET, "u16", _le(1024, 2)),
         ("MaxWeightsLimit", _PER_SUBNET, "u16", b"\xff\xff"),
+        ("WeightsVersionKey", _PER_SUBNET, "u64", _le(0, 8)),
+        ("CommitRevealWeightsVersion", (), "u16", _le(4, 2)),
+        ("StakeThreshold", (), "u64", _le(0, 8)),
+        ("MechanismCountCurrent", (("u16", TWOX_64_CONCAT),), "u8", b"\1"),
+        ("SubnetOwnerHotkey", _PER_SUBNET, "AccountId", bytes(32)),
         ("LastEpochBlock", _PER_SUBNET, "u64", _le(0, 8)),
         ("PendingEpochAt", _PER_SUBNET, "u64", _le(0, 8)),
         ("SubnetEpochIndex", _PER_SUBNET, "u64", _le(0, 8)),
@@ -444,11 +449,11 @@ _RUNTIME_APIS: Final = (
 )
 
 
-@lru_cache(maxsize=1)
-def runtime_metadata() -> bytes:
-    """The metadata blob as a node serves it."""
+@lru_cache(maxsize=8)
+def runtime_metadata(without: frozenset[str] = frozenset()) -> bytes:
+    """The metadata blob as a node serves it; an older runtime is one ``without`` some storage items."""
     types = _Registry(_named_types())
-    pallets = _list(_PALLETS, lambda pallet: _pallet(types, *pallet))
+    pallets = _list(_PALLETS, lambda pallet: _pallet(types, *pallet, without=without))
     extrinsic = (
         bytes([4])
         + b"".join(types.ref(name) for name in ("MultiAddress", "RuntimeCall", "MultiSignature", "()"))
@@ -483,8 +488,10 @@ def _pallet(
     event: str | None,
     error: str | None,
     constants: Sequence[tuple[str, str, bytes]],
+    *,
+    without: frozenset[str],
 ) -> bytes:
-    entries = _STORAGE.get(name)
+    entries = [entry for entry in _STORAGE[name] if entry[0] not in without] if name in _STORAGE else None
     return (
         _text(name)
         + _option(entries, lambda found: _text(name) + _list(found, lambda entry: _entry(types, *entry)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import bittensor_core
+import pytest
 
-from tests.chain.fake_subtensor import FakeNeuron, FakeSubnet
+from tests.chain.fake_subtensor import FakeChain, FakeNeuron, FakeSubnet, SealedWeights
 
 
 class KeyedWallet:
@@ -34,3 +35,15 @@ def subnet(neurons: int = 8, **changes: Any) -> FakeSubnet:
         for uid in range(neurons)
     ]
     return FakeSubnet(**{"neurons": found, **changes})
+
+
+def remembered_commits(chain: FakeChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the chain open the commits that this process seals: a future round's signature exists nowhere yet."""
+    seal = bittensor_core.get_encrypted_commit_v2
+
+    def sealing(*, uids: list[int], weights: list[int], version_key: int, **rest: Any) -> tuple[bytes, int]:
+        commit, drand_round = seal(uids=uids, weights=weights, version_key=version_key, **rest)
+        chain.sealed[bytes(commit)] = SealedWeights(dict(zip(uids, weights, strict=True)), version_key)
+        return commit, drand_round
+
+    monkeypatch.setattr(bittensor_core, "get_encrypted_commit_v2", sealing)

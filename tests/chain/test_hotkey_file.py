@@ -11,7 +11,8 @@ import bittensor_core
 import pytest
 
 from chain.hotkey import wallet_signer
-from chain.subtensor import SubmissionState, Subtensor, load_wallet, signed_by_hotkey
+from chain.subtensor import Subtensor, load_wallet, signed_by_hotkey
+from chain.weights import SubmissionState
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import address, subnet
 

@@ -14,8 +14,9 @@ import bittensor_core
 import pytest
 
 from app.domain import ValidatorError
-from chain.subtensor import ChainUnavailable, SubmissionState, Subtensor, WalletError, load_wallet, signed_by_hotkey
-from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, FakeSubnet, RpcError
+from chain.subtensor import ChainUnavailable, Subtensor, WalletError, load_wallet, signed_by_hotkey
+from chain.weights import SubmissionState
+from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, FakeSubnet
 from tests.chain.nodes import KeyedWallet, address, subnet
 
 HEAD = 6_000_100
@@ -92,6 +93,8 @@ def test_commitments_are_pinned_and_paged(chain: FakeChain, node: FakeNode, subt
     chain.commit(68, hotkeys[2], [{"BigRaw": "0x" + b"x".hex() * 200}], HEAD - 40)
     chain.commit(68, hotkeys[3], b"", HEAD - 40)
     chain.commit(68, hotkeys[4], ["ResetBondsFlag"], HEAD - 40)
+    fields = [{"Raw15": "0x" + b"o/r/b/first.txt".hex()}, {"Raw6": "0x" + b"second".hex()}]
+    chain.commit(68, hotkeys[5], fields, HEAD - 40)
     found = {commitment.hotkey: commitment for commitment in subtensor.commitments(68, HEAD - 10)}
     assert len(found) == 230
     assert found[hotkeys[0]].data == "o/r/b/x.txt"
@@ -100,6 +103,7 @@ def test_commitments_are_pinned_and_paged(chain: FakeChain, node: FakeNode, subt
     assert found[hotkeys[2]].data == "x" * 200
     assert found[hotkeys[3]].data == ""
     assert found[hotkeys[4]].data == ""
+    assert found[hotkeys[5]].data == "o/r/b/first.txt"
     assert node.requests.count("state_getKeysPaged") <= 4
 
 
@@ -232,14 +236,6 @@ def test_a_forked_child_opens_a_connection_of_its_own(subtensor: Subtensor) -> N
         except BaseException:
             os._exit(4)
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_pool_errors_are_told(chain: FakeChain, subtensor: Subtensor) -> None:
-    chain.pool_errors.append(RpcError(1014, "Priority is too low"))
-    outcome = subtensor.set_weights(68, {0: 1}, KeyedWallet("//hotkey0"))
-    assert outcome.state in {SubmissionState.REFUSED, SubmissionState.RATE_LIMITED}
-    assert "priority is too low" in outcome.message
-    assert chain.weight_extrinsics() == []
 
 
 def test_a_miner_commits_through_the_adapter(chain: FakeChain, subtensor: Subtensor) -> None:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.domain import ValidatorError
+from app.untrusted import quoted
 
 Quirk = Literal["heavy_atoms_by_capitals", "zero_is_missing", "uid_zero_never_wins"]
 
@@ -132,5 +133,5 @@ def parse_rules(text: str, origin: str = "rules.yaml") -> Rules:
 def _sentence(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"]) or "the file"
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; remove it or correct its spelling"
+        return f"unknown key {quoted(key)}; remove it or correct its spelling"
     return f"{key}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r:.80})"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from app.observability.metrics import Fault, Service, service_failed
+from app.untrusted import read_json, shown
 from chain.sources import RoundNotReached, SourceUnavailable
 from chain.timelock import QUICKNET_CHAIN, TimelockError, round_time, verified_signature
 from chain.web import HostUnavailable, WebSession
@@ -70,11 +70,11 @@ class Drand:
             service_failed(Service.DRAND, Fault.REFUSED)
             raise HostUnavailable(f"{url} answers with status {answer.status}")
         try:
-            pulse = json.loads(answer.body)
+            pulse = read_json(answer.body)
             if pulse["round"] != drand_round:
-                raise TimelockError(f"answered with round {pulse['round']!r:.20} instead of {drand_round}")
+                raise TimelockError(f"answered with round {shown(pulse['round'], 20)} instead of {drand_round}")
             return verified_signature(drand_round, str(pulse["signature"]))
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError):
             fault = f"{url} answers drand round {drand_round} with something that is no pulse; it was skipped"
         except TimelockError as error:
             fault = f"{url} lies about drand round {drand_round} ({error}); it was skipped"

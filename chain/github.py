@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Final
 from urllib.parse import quote
 
 from app.observability.metrics import Fault, Service, service_failed
+from app.untrusted import read_json
 from chain.github_path import GitHubPath
 from chain.sources import ContentNotFound, ContentTooLarge
 from chain.submission import MAX_SUBMISSION_BYTES
@@ -95,9 +95,9 @@ class GitHub:
         if answer.status != _OK:
             return ""
         try:
-            commits = json.loads(answer.body)
+            commits = read_json(answer.body)
             date = commits[0]["commit"]["committer"]["date"] if commits else ""
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError):
             service_failed(Service.GITHUB_API, Fault.MALFORMED)
             raise HostUnavailable("GitHub's API answers with something that is not a list of commits") from None
         return date if isinstance(date, str) and _INSTANT.match(date) else ""

@@ -1,4 +1,4 @@
-"""A commitment's GitHub path: ``owner/repo/branch/path…/<h>.txt``, from a stranger (specs/epoch.md §3, §4)."""
+"""A commitment's GitHub path: ``owner/repo/branch/path…/<h>.txt``, as a miner wrote it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from app.domain import RejectionCode, rejected
+from app.untrusted import quoted
 
 _OWNER: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,38})\Z")
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
@@ -40,10 +41,9 @@ def parse_github_path(data: str) -> GitHubPath:
         SubmissionRejected: ``path_malformed``, saying what is wrong with it.
     """
     if problem := _problem(data):
-        shown = data.encode("unicode_escape").decode()[:80]
         raise rejected(
             RejectionCode.PATH_MALFORMED,
-            f"the committed path {shown!r} {problem}; commit owner/repo/branch/path/<hash>.txt",
+            f"the committed path {quoted(data)} {problem}; commit owner/repo/branch/path/<hash>.txt",
         )
     owner, repository, branch, file = data.split("/", 3)
     return GitHubPath(owner, repository, branch, file)
@@ -57,7 +57,7 @@ def _problem(data: str) -> str | None:
     if "://" in data:
         return "is an address with a scheme"
     if found := _FORBIDDEN.intersection(data):
-        return f"has the character {min(found)!r}"
+        return f"has the character {quoted(min(found))}"
     segments = data.split("/")
     if len(segments) < 4:
         return "has fewer than four parts"

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from app.domain import ModelId, ValidatorError
+from app.untrusted import quoted
 
 LONGEST_COMMITMENT: Final = 128
 BLOCK_SECONDS: Final = 12
@@ -48,7 +49,7 @@ def parse_model_id(text: str) -> ModelId:
         if value is not None and (
             not pattern.match(value) or ".." in value or ("--" in value and pattern in (_OWNER, _NAME))
         ):
-            raise _unreadable(text, f"names {_shown(value)!r}, which is not {what}")
+            raise _unreadable(text, f"names {quoted(value)}, which is not {what}")
     if _ABSENT in {namespace, name}:
         raise _unreadable(text, "names no repository")
     if competition is None:
@@ -72,9 +73,5 @@ def is_old_enough(block: int, block_now: int, min_age_seconds: float) -> bool:
 
 def _unreadable(text: str, problem: str) -> UnreadableMetadata:
     return UnreadableMetadata(
-        f"the commitment {_shown(text)!r} {problem}; commit namespace:name:epoch:commit:hash:competition_id"
+        f"the commitment {quoted(text)} {problem}; commit namespace:name:epoch:commit:hash:competition_id"
     )
-
-
-def _shown(text: str) -> str:
-    return text.encode("unicode_escape").decode()[:80]

@@ -14,6 +14,7 @@ import requests
 
 from app.domain import ModelCommitment, ValidatorError
 from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
+from app.untrusted import NotJson, read_json, shown
 from chain.hotkey import Signer, basic_credentials, signed_headers
 
 _CONNECT_SECONDS: Final = 10.0
@@ -124,11 +125,11 @@ class ScoringApi:
         """``POST /api/start_model_scoring``."""
         answer = self._call("POST", "/api/start_model_scoring", json.dumps(asdict(request)).encode())
         if not isinstance(answer, dict) or not isinstance(answer.get("success"), bool):
-            raise ScorerUnavailable(f"{self._url} gave an answer that is not the scoring API's: {_shown(answer)}")
+            raise ScorerUnavailable(f"{self._url} gave an answer that is not the scoring API's: {shown(answer)}")
         if not answer["success"]:
-            raise ScorerBusy(f"{self._url}: {answer.get('message') or 'busy'}")
+            raise ScorerBusy(f"{self._url}: {shown(answer.get('message') or 'busy', 200)}")
         task_id = answer.get("task_id")
-        return None if task_id is None else str(task_id)[:200]
+        return None if task_id is None else shown(task_id, 200)
 
     def look(self, request: EvaluationRequest, task_id: str | None) -> Evaluation:
         """``GET /api/check_scoring_status``. A report on another model means that ours is not known there."""
@@ -137,7 +138,7 @@ class ScoringApi:
         if answer is None:
             return Evaluation(EvaluationState.UNKNOWN)
         if not isinstance(answer, dict):
-            raise ScorerUnavailable(f"{self._url} gave an answer that is not the scoring API's: {_shown(answer)}")
+            raise ScorerUnavailable(f"{self._url} gave an answer that is not the scoring API's: {shown(answer)}")
         if not _is_about(answer.get("inputs"), request):
             return Evaluation(EvaluationState.UNKNOWN)
         return read_evaluation(answer)
@@ -161,11 +162,11 @@ class ScoringApi:
         if response.status_code == requests.codes.gone:
             raise ScorerGaveUp(f"{self._url} gave the model up: {_detail(content)}")
         if response.status_code != requests.codes.ok:
-            raise ScorerUnavailable(f"{self._url}{path} answered {response.status_code}: {_shown(content)}")
+            raise ScorerUnavailable(f"{self._url}{path} answered {response.status_code}: {shown(content)}")
         try:
-            return json.loads(content)
-        except ValueError:
-            raise ScorerUnavailable(f"{self._url}{path} answered no JSON: {_shown(content)}") from None
+            return read_json(content)
+        except NotJson:
+            raise ScorerUnavailable(f"{self._url}{path} answered no JSON: {shown(content)}") from None
 
     def _send(
         self,
@@ -209,8 +210,8 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
     try:
         state = EvaluationState(str(answer.get("status")))
     except ValueError:
-        return Evaluation(EvaluationState.FAILED, error=f"the scorer reports the status {_shown(answer.get('status'))}")
-    error = None if answer.get("error") is None else str(answer["error"])[:2000]
+        return Evaluation(EvaluationState.FAILED, error=f"the scorer reports the status {shown(answer.get('status'))}")
+    error = None if answer.get("error") is None else shown(answer["error"], 2000)
     metrics = answer.get("metric_scores")
     metrics = metrics if isinstance(metrics, dict) else None
     digest = answer.get("model_hash")
@@ -221,8 +222,8 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
         return Evaluation(state, None, metrics, error, started_at=_instant(answer.get("started_at")))
     usable = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and score >= 0
     if not usable:
-        return Evaluation(EvaluationState.FAILED, None, metrics, error or f"the scorer gave the score {_shown(score)}")
-    return Evaluation(state, float(score or 0.0), metrics, error, str(digest)[:128] if digest else None)
+        return Evaluation(EvaluationState.FAILED, None, metrics, error or f"the scorer gave the score {shown(score)}")
+    return Evaluation(state, float(score or 0.0), metrics, error, shown(digest, 128) if digest else None)
 
 
 def _is_about(inputs: object, request: EvaluationRequest) -> bool:
@@ -246,12 +247,7 @@ def _instant(value: object) -> datetime | None:
 
 def _detail(content: bytes) -> str:
     try:
-        found = json.loads(content)
-    except ValueError:
-        return _shown(content)
-    return str(found.get("detail") if isinstance(found, dict) else found)[:1000]
-
-
-def _shown(value: object) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
-    return text.encode("unicode_escape").decode()[:200]
+        found = read_json(content)
+    except NotJson:
+        return shown(content)
+    return shown(found.get("detail") if isinstance(found, dict) else found, 1000)

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.domain import Commitment, RejectionCode, rejected
+from app.untrusted import quoted, shown
 from chain.github_path import GitHubPath, parse_github_path
 from chain.sources import ContentNotFound, ContentTooLarge, EpochSource, RoundNotReached, SignatureUnverified
 from chain.timelock import LAST_ROUND, TimelockError, open_sealed
 
 MAX_SUBMISSION_BYTES: Final = 20 * 1024
+
+# A drand round is a u64.
+_LARGEST_ROUND: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,9 @@ def fetch_submission(source: EpochSource, commitment: Commitment) -> bytes:
     try:
         content = source.content(path)
     except ContentNotFound:
-        raise rejected(RejectionCode.CONTENT_NOT_FOUND, f"no file could be fetched at {path}") from None
+        raise rejected(
+            RejectionCode.CONTENT_NOT_FOUND, f"no file could be fetched at {shown(str(path), 200)}"
+        ) from None
     except ContentTooLarge:
         raise _too_large(path) from None
     if len(content) > MAX_SUBMISSION_BYTES:
@@ -43,13 +49,16 @@ def fetch_submission(source: EpochSource, commitment: Commitment) -> bytes:
     if found != path.content_hash:
         raise rejected(
             RejectionCode.HASH_MISMATCH,
-            f"the file's SHA-256 begins with {found}, but it is named {path.content_hash[:40]}",
+            f"the file's SHA-256 begins with {found}, but it is named {shown(path.content_hash, 40)}",
         )
     return content
 
 
 def _too_large(path: GitHubPath) -> Exception:
-    return rejected(RejectionCode.CONTENT_TOO_LARGE, f"the file at {path} is larger than {MAX_SUBMISSION_BYTES} bytes")
+    return rejected(
+        RejectionCode.CONTENT_TOO_LARGE,
+        f"the file at {shown(str(path), 200)} is larger than {MAX_SUBMISSION_BYTES} bytes",
+    )
 
 
 def parse_submission(content: bytes) -> Sealed:
@@ -70,8 +79,8 @@ def parse_submission(content: bytes) -> Sealed:
         ) from None
     match value:
         case (int() as drand_round, bytes() as ciphertext) if isinstance(value, tuple) and type(drand_round) is int:
-            if drand_round < 1:
-                raise rejected(RejectionCode.FORMAT_INVALID, f"the drand round {drand_round} is not positive")
+            if not 0 < drand_round <= _LARGEST_ROUND:
+                raise rejected(RejectionCode.FORMAT_INVALID, f"{shown(drand_round)} is not a drand round")
             return Sealed(drand_round, ciphertext)
     raise rejected(RejectionCode.FORMAT_INVALID, "the file must hold a tuple of one int and one bytes literal")
 
@@ -85,7 +94,8 @@ def open_submission(source: EpochSource, uid: int, sealed: Sealed, num_molecules
     prefix, separator, names = _plaintext(source, sealed).partition(":")
     if not separator or prefix != str(uid):
         raise rejected(
-            RejectionCode.UID_MISMATCH, f"the submission was sealed for UID {prefix[:20]!r}, but UID {uid} committed it"
+            RejectionCode.UID_MISMATCH,
+            f"the submission was sealed for UID {quoted(prefix, 20)}, but UID {uid} committed it",
         )
     split = tuple(names.split(","))
     if len(split) != num_molecules:
@@ -99,7 +109,7 @@ def open_submission(source: EpochSource, uid: int, sealed: Sealed, num_molecules
 def _plaintext(source: EpochSource, sealed: Sealed) -> str:
     not_reached = rejected(
         RejectionCode.ROUND_NOT_REACHED,
-        f"drand round {sealed.drand_round} was not yet published when the epoch closed; seal to an earlier round",
+        f"drand round {shown(sealed.drand_round)} was not published when the epoch closed; seal to an earlier round",
     )
     if sealed.drand_round > LAST_ROUND:
         raise not_reached
@@ -109,6 +119,8 @@ def _plaintext(source: EpochSource, sealed: Sealed) -> str:
     except RoundNotReached:
         raise not_reached from None
     except (SignatureUnverified, TimelockError) as error:
-        raise rejected(RejectionCode.DECRYPTION_FAILED, f"the time-lock does not open: {error}") from None
+        raise rejected(
+            RejectionCode.DECRYPTION_FAILED, f"the time-lock does not open: {shown(str(error), 200)}"
+        ) from None
     except UnicodeDecodeError:
         raise rejected(RejectionCode.DECRYPTION_FAILED, "the opened text is not UTF-8") from None

@@ -10,6 +10,7 @@ from typing import Final
 import bittensor_core
 
 from app.domain import ValidatorError
+from app.untrusted import shown
 
 QUICKNET_CHAIN: Final = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971"
 QUICKNET_GENESIS: Final = 1_692_803_367
@@ -74,7 +75,7 @@ def open_sealed(ciphertext: bytes, drand_round: int, verified: str) -> bytes:
     try:
         return bytes(bittensor_core.decrypt_with_signature(wrapped, verified))
     except ValueError as error:
-        raise TimelockError(str(error)[:200]) from None
+        raise TimelockError(shown(str(error), 200)) from None
 
 
 def _scale_compact(length: int) -> bytes:

@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from app.observability.metrics import Fault, Service, fault_of, service_asked
+from app.untrusted import quoted, shown
 from chain.sources import SourceUnavailable
 
 # One request: to connect, between two pieces of the answer, and in all (s).
@@ -148,7 +149,7 @@ class WebSession:
                 return answer
             target = urljoin(url, answer.headers.get("Location", ""))
             if (urlsplit(target).scheme, urlsplit(target).netloc) != (urlsplit(url).scheme, host):
-                raise HostUnavailable(f"{host} redirects to another host ({urlsplit(target).netloc[:80]!r})")
+                raise HostUnavailable(f"{host} redirects to another host ({quoted(urlsplit(target).netloc)})")
             url = target
         raise HostUnavailable(f"{host} redirects more than {_MOST_REDIRECTS} times")
 
@@ -202,7 +203,7 @@ def _cause(error: BaseException) -> str:
         return str(found)
     if "Timeout" in name:
         return f"timed out ({name})"
-    return f"{name}: {str(found).rsplit(': ', 1)[-1][:160]}"
+    return f"{name}: {shown(str(found).rsplit(': ', 1)[-1], 160)}"
 
 
 @lru_cache(maxsize=1)

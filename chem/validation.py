@@ -8,6 +8,7 @@ from typing import Any
 
 from app.domain import Molecule, RejectionCode, SubmissionRejected, rejected
 from app.rules import Rules
+from app.untrusted import shown
 from chem.database import BuildingBlock, CombinatorialDatabase
 from chem.diversity import maccs_entropy
 from chem.names import CombinatorialName, parse_name, reaction_of
@@ -64,7 +65,7 @@ def _refuse_duplicate_names(names: Sequence[str]) -> None:
         if name in first_at:
             raise rejected(
                 RejectionCode.DUPLICATE_NAMES,
-                f"molecule {index} repeats the name of molecule {first_at[name]}: {_short(name)}",
+                f"molecule {index} repeats the name of molecule {first_at[name]}: {shown(name, 60)}",
                 name,
                 index,
             )
@@ -82,7 +83,7 @@ def _validate_one(
     limits = against.rules.molecule_validation
 
     def refuse(code: RejectionCode, why: str) -> SubmissionRejected:
-        return rejected(code, f"molecule {index} ({_short(name)}) {why}", name, index)
+        return rejected(code, f"molecule {index} ({shown(name, 60)}) {why}", name, index)
 
     reaction = reaction_of(name)
     if reaction not in against.allowed_reactions:
@@ -118,19 +119,19 @@ def _validate_one(
 def _refuse_identical(molecules: Sequence[Molecule]) -> None:
     first_at: dict[str, int] = {}
     for index, molecule in enumerate(molecules):
-        if molecule.inchikey in first_at:
-            earlier = first_at[molecule.inchikey]
+        # a compound that InChI cannot describe has no key: only the same SMILES then says that two are one
+        identity = molecule.inchikey or molecule.smiles
+        if identity in first_at:
+            earlier = first_at[identity]
             raise rejected(
                 RejectionCode.CHEMICALLY_IDENTICAL,
-                f"molecule {index} ({_short(molecule.name)}) is the same compound as molecule {earlier} "
-                f"({_short(molecules[earlier].name)}): InChIKey {molecule.inchikey}",
+                f"molecule {index} ({shown(molecule.name, 60)}) is the same compound as molecule {earlier} "
+                f"({shown(molecules[earlier].name, 60)}): {_compound(molecule)}",
                 molecule.name,
                 index,
             )
-        first_at[molecule.inchikey] = index
+        first_at[identity] = index
 
 
-def _short(name: str) -> str:
-    """A stranger's name, safe to print: control characters escaped, length bounded."""
-    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
-    return shown if len(shown) <= 60 else shown[:57] + "…"
+def _compound(molecule: Molecule) -> str:
+    return f"InChIKey {molecule.inchikey}" if molecule.inchikey else f"SMILES {shown(molecule.smiles, 200)}"

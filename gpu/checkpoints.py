@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.domain import ValidatorError
+from app.untrusted import read_json
 
 RECORD: Final = "checksums.json"
 
@@ -79,7 +80,7 @@ def known_sha256(path: Path) -> str:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_json((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

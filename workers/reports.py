@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from app.store.deliveries import Deliveries, Destination
 from app.store.epochs import Epochs
 from app.store.weight_submissions import WeightSubmissions
 from app.task import ValidatorTask
+from app.untrusted import read_json
 
 SCHEMA: Final = 1
 
@@ -154,7 +154,7 @@ def _hotkey(settings: Settings) -> str | None:
     folder = settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys"
     for name in (f"{settings.wallet_hotkey}pub.txt", settings.wallet_hotkey):
         try:
-            document = json.loads((folder / name).read_text(encoding="utf-8"))
+            document = read_json((folder / name).read_text(encoding="utf-8"))
             return str(document["ss58Address"])
         except (OSError, ValueError, LookupError, TypeError):
             continue

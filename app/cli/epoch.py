@@ -22,6 +22,7 @@ from rich.table import Table
 
 from app.domain import ScoringModel, ValidatorError
 from app.settings import get_settings
+from app.untrusted import read_json
 
 epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule epochs.")
 
@@ -313,7 +314,7 @@ def _write(report: dict[str, Any], path: Path, *, force: bool, console: Console)
     text = report_text(report)
     if path.exists() and not force:
         try:
-            found = differences(json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+            found = differences(read_json(path.read_text(encoding="utf-8")), json.loads(text))
         except (OSError, ValueError):
             found = ["the file that is there is not a JSON document"]
         if not found:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.domain import ValidatorError
+from app.untrusted import read_json
 from chain.incentive.models import Competition, Incentive, IncentiveRules, incentive
 
 weights_app = typer.Typer(no_args_is_help=True, help="Look at the models' weights.")
@@ -58,7 +59,7 @@ def preview(
 
 def _from_file(file: Path) -> Incentive:
     try:
-        table = _Input.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        table = _Input.model_validate(read_json(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValidatorError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from app.domain import ValidatorError
 from app.settings import Settings
+from app.untrusted import read_json
 
 # Run before each child's own program: be told to stop when the parent dies, however it dies (PR_SET_PDEATHSIG, Linux).
 # A program of its own rather than preexec_fn, which is not safe beside threads.
@@ -67,7 +68,7 @@ class _Child:
 def running_broker(data_dir: Path) -> str | None:
     """The broker's address of an embedded cluster that runs in this data folder; None where none does."""
     with suppress(OSError, ValueError, KeyError, redis.RedisError):
-        url = str(json.loads((data_dir / "embedded" / "cluster.json").read_text())["broker_url"])
+        url = str(read_json((data_dir / "embedded" / "cluster.json").read_text())["broker_url"])
         client = redis.Redis.from_url(url, socket_timeout=2)
         with client:
             client.ping()

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from app.domain import Commitment, EpochHeader, Neuron, ValidatorError
 from app.settings import Settings
+from app.untrusted import read_json, shown
 from chain.drand import Drand
 from chain.github import GitHub
 from chain.github_path import GitHubPath
@@ -250,7 +251,9 @@ class LiveSource:
         try:
             rows = [(str(row["Entry"]), str(row["Sequence"] or "")) for row in _table(path)]
         except (KeyError, TypeError, ValueError, OSError) as error:
-            raise SourceError(f"{PROTEINS}: {name} has no readable columns Entry and Sequence ({error})") from None
+            raise SourceError(
+                f"{PROTEINS}: {name} has no readable columns Entry and Sequence ({shown(str(error), 160)})"
+            ) from None
         return rows
 
     def _stored_pulse(self, drand_round: int) -> str | None:
@@ -270,10 +273,10 @@ def _table(path: Path) -> Iterator[Mapping[str, Any]]:
             with path.open(encoding="utf-8", newline="") as stream:
                 yield from csv.DictReader(stream)
         case ".json":
-            yield from json.loads(path.read_text(encoding="utf-8"))
+            yield from read_json(path.read_text(encoding="utf-8"))
         case _:
             with path.open(encoding="utf-8") as stream:
-                yield from (json.loads(line) for line in stream if line.strip())
+                yield from (read_json(line) for line in stream if line.strip())
 
 
 def live_epoch_at(subtensor: Subtensor, netuid: int) -> tuple[LiveEpoch, int]:

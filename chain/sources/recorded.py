@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.domain import Commitment, EpochHeader, Neuron
+from app.untrusted import NotJson, quoted, read_json, shown
 from chain.github_path import GitHubPath
 from chain.sources import (
     ArchiveUnavailable,
@@ -102,7 +102,7 @@ class RecordedSource:
         found = document.get("schema") if isinstance(document, dict) else None
         if found != SCHEMA:
             raise SourceError(
-                f"{self.folder / 'recording.json'}: schema {found!r} is unknown; this version reads schema {SCHEMA}"
+                f"{self.folder / 'recording.json'}: schema {shown(found)} is unknown; this version reads {SCHEMA}"
             )
         header = self._parsed(TypeAdapter(_Header), document, "recording.json")
         if header.end_block % header.epoch_length != 0 or header.start_block != header.end_block - header.epoch_length:
@@ -178,7 +178,7 @@ class RecordedSource:
     def archive(self, protein: str) -> Path:
         """``archive/<protein>_molecules.csv``."""
         if "/" in protein or protein.startswith("."):
-            raise SourceError(f"rules.yaml: weekly_target {protein!r} is not a UniProt entry")
+            raise SourceError(f"rules.yaml: weekly_target {quoted(protein)} is not a UniProt entry")
         if self._outages.archive:
             raise ArchiveUnavailable(self._outages.archive)
         return self.folder / "archive" / f"{protein}_molecules.csv"
@@ -210,7 +210,7 @@ class RecordedSource:
         drand = self._parsed(TypeAdapter(_Drand), self._json("drand.json"), "drand.json")
         if drand.chain != QUICKNET_CHAIN:
             raise SourceError(
-                f"{self.folder / 'drand.json'}: chain {drand.chain[:16]!r} is not quicknet ({QUICKNET_CHAIN[:16]}…)"
+                f"{self.folder / 'drand.json'}: chain {quoted(drand.chain, 17)} is not quicknet, {QUICKNET_CHAIN[:16]}…"
             )
         return drand.signatures
 
@@ -240,8 +240,8 @@ class RecordedSource:
 
     def _json(self, name: str) -> Any:
         try:
-            return json.loads(self._text(name))
-        except (json.JSONDecodeError, RecursionError) as error:
+            return read_json(self._text(name))
+        except NotJson as error:
             raise SourceError(f"{self.folder / name} is not JSON: {error}") from None
 
     def _parsed(self, adapter: TypeAdapter[T], document: Any, name: str) -> T:
@@ -249,9 +249,9 @@ class RecordedSource:
             return adapter.validate_python(document)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            where = ".".join(shown(part) for part in first["loc"]) or "the file"
             raise SourceError(
-                f"{self.folder / name}: {where}: {first['msg']} (found {first['input']!r:.80}; "
+                f"{self.folder / name}: {where}: {first['msg']} (found {shown(first['input'])}; "
                 f"{error.error_count()} problem(s) in all)"
             ) from None
 
@@ -275,4 +275,4 @@ class RecordedSource:
     def _refuse_repeats(self, values: list[Any], name: str, what: str) -> None:
         repeated = {value for value in values if values.count(value) > 1}
         if repeated:
-            raise SourceError(f"{self.folder / name}: {what} {min(repeated)!r} stands there more than once")
+            raise SourceError(f"{self.folder / name}: {what} {shown(min(repeated))} stands there more than once")

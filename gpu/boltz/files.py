@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.untrusted import read_json
 from gpu.boltz.failure import BoltzInstallationError
 from gpu.boltz.profile import LIVE, PocketConstraint, Profile
 from gpu.checkpoints import RECORD, FetchedFile, FetchError, sha256_of
@@ -146,7 +147,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 def _recorded(home: Path, name: str) -> Mapping[str, Any]:
     try:
-        entry = json.loads((home / RECORD).read_text())["files"][name]
+        entry = read_json((home / RECORD).read_text())["files"][name]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return entry if isinstance(entry, Mapping) else {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
+from app.untrusted import read_json, shown
 from gpu.evaluation.contract import EvaluationImpossible
 
 # Docker 20.10, the oldest that this was run on
@@ -104,7 +104,7 @@ class Stream:
 
 def _message(line: bytes) -> Mapping[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = read_json(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
@@ -141,12 +141,4 @@ def explanation(error: BaseException) -> str:
     """The Engine's own sentence, or the error's first line."""
     said = getattr(error, "explanation", None)
     text = (said.decode("utf-8", "replace") if isinstance(said, bytes) else said) or str(error) or type(error).__name__
-    return printable(str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__)[:400]
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters (a stranger's terminal escapes) shown instead of sent; newlines stay."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
-        for character in text
-    )
+    return shown(str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__, 400)

@@ -1,7 +1,7 @@
-"""A stranger's Dockerfile, rewritten so that all that its build makes bears our labels and starts from a public image.
+"""A model's Dockerfile, rewritten so that all that its build makes bears our labels and starts from a public image.
 
 The classic builder labels only an image's last layer, and leaves the others behind when it is killed: hence a LABEL
-after every FROM. Rewritten means parsed into one instruction a line and written anew, so that the builder cannot see
+after every FROM. Rewritten means parsed into one instruction a line and written again, so that the builder cannot see
 a FROM where we saw none (continuations, comments and the escape directive mean what we read in them, or nothing).
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from app.untrusted import quoted, shown
 from gpu.evaluation.contract import ModelFault, ModelFaultCode
 
 LARGEST_DOCKERFILE: Final = 1 << 18
@@ -20,7 +21,9 @@ _ESCAPE: Final = "\\"
 _DIRECTIVE: Final = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*?)\s*")
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)(?::([-+])([^}]*))?\}|(\w+))")
 _HEREDOC: Final = re.compile(r"(?<!<)\d*<<-?(?!<)[\"']?[A-Za-z_]\w*[\"']?(?=$|[\s;&|>)])")
-_REFERENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
+_LONGEST_REFERENCE: Final = 255
+_LONGEST_WORD: Final = 4096
+_REFERENCE: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/@-]{{0,{_LONGEST_REFERENCE - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Dockerfile:
     def rewritten(self, labels: Mapping[str, str], pinned: Mapping[str, str]) -> bytes:
         """The same build with ``labels`` on every stage and each image of ``images`` replaced by its pinned name.
 
-        The stranger's own LABELs are left out: they could take ours away.
+        The model's own LABELs are left out: they could take ours away.
         """
         label = "LABEL " + " ".join(f'{key}="{value}"' for key, value in labels.items())
         lines = [] if self.escape == _ESCAPE else [f"# escape={self.escape}"]
@@ -99,7 +102,7 @@ def _escape(lines: Iterable[str]) -> str:
             break
         if found[1].lower() == "escape":
             if found[2] not in {_ESCAPE, "`"}:
-                raise refused(f"its escape directive names {found[2]!r:.20}; only \\ and ` can be one")
+                raise refused(f"its escape directive names {quoted(found[2], 20)}; only \\ and ` can be one")
             return found[2]
     return _ESCAPE
 
@@ -125,13 +128,13 @@ def _instruction(line: str, escape: str) -> Instruction:
     instruction = Instruction(word.upper(), rest.strip())
     start = line[:60]
     if len(line) > _LONGEST_LINE:
-        raise refused(f"an instruction is longer than {_LONGEST_LINE} characters ({start!r})")
+        raise refused(f"an instruction is longer than {_LONGEST_LINE} characters ({quoted(start)})")
     if line.endswith(escape) or any(character in line for character in "\r\v\f"):
-        raise refused(f"{start!r} holds or ends with a character that continues a line")
+        raise refused(f"{quoted(start)} holds or ends with a character that continues a line")
     if instruction.word == "ONBUILD":
-        raise refused(f"{start!r}: ONBUILD has no use in a model's own image; write the instruction itself")
+        raise refused(f"{quoted(start)}: ONBUILD has no use in a model's own image; write the instruction itself")
     if instruction.word in {"RUN", "COPY", "ADD"} and _HEREDOC.search(instruction.rest):
-        raise refused(f"{start!r}: here-documents need BuildKit; put the text into a file of the repository")
+        raise refused(f"{quoted(start)}: here-documents need BuildKit; put the text into a file of the repository")
     if instruction.word == "ADD":
         _refuse_remote(instruction, start)
     return instruction
@@ -140,7 +143,7 @@ def _instruction(line: str, escape: str) -> Instruction:
 def _refuse_remote(instruction: Instruction, start: str) -> None:
     """The builder fetches an ADD's address from the host's own network, where a container's locks do not reach."""
     if any(character in argument for argument in instruction.arguments for character in ":$\\`"):
-        raise refused(f"{start!r}: ADD takes files of the repository alone; fetch addresses with RUN, or use COPY")
+        raise refused(f"{quoted(start)}: ADD takes only files of the repository; fetch addresses with RUN, or use COPY")
 
 
 def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruction, str | None]]:
@@ -153,7 +156,7 @@ def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruct
         if not instruction.word:
             continue
         if instruction.word == "ARG" and not count:
-            variables |= _defaults(instruction.rest, variables)
+            _remember(instruction.rest, variables)
         elif instruction.word == "FROM":
             if not instruction.arguments:
                 raise refused("a FROM names no image")
@@ -163,10 +166,10 @@ def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruct
             if len(instruction.arguments) == 3 and instruction.arguments[1].upper() == "AS":
                 stages.add(instruction.arguments[2].lower())
             elif len(instruction.arguments) != 1:
-                raise refused(f"'FROM {instruction.rest[:60]}' is neither 'FROM image' nor 'FROM image AS name'")
+                raise refused(f"{quoted(f'FROM {instruction.rest}')} is neither 'FROM image' nor 'FROM image AS name'")
             count += 1
         elif not count:
-            raise refused(f"{instruction.word[:20]} stands before the first FROM")
+            raise refused(f"{shown(instruction.word, 20)} stands before the first FROM")
         elif source := next((flag for flag in instruction.flags if flag.lower().startswith("--from=")), None):
             name = source.split("=", 1)[1]
             if not (name.isdigit() and int(name) < count) and name.lower() not in stages:
@@ -174,13 +177,12 @@ def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruct
         yield instruction, image
 
 
-def _defaults(rest: str, known: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _remember(rest: str, variables: dict[str, str]) -> None:
+    """Put an ARG's defaults into ``variables``."""
     for part in rest.split():
         name, given, value = part.partition("=")
         if given and not any(quote in name for quote in "\"'"):
-            found[name] = _known(value.strip("\"'"), {**known, **found}, strict=False)
-    return found
+            variables[name] = _known(value.strip("\"'"), variables, strict=False)
 
 
 def _known(name: str, variables: Mapping[str, str], *, strict: bool = True) -> str:
@@ -191,15 +193,18 @@ def _known(name: str, variables: Mapping[str, str], *, strict: bool = True) -> s
             return other if known else ""
         return known or (other if mode == "-" else "")
 
-    replaced = _VARIABLE.sub(value, name.strip("\"'"))
+    if len(name) > _LONGEST_WORD:
+        raise refused(f"{quoted(name, 60)} is longer than {_LONGEST_WORD} characters")
+    # ARGs that double each other grow beyond all memory; a value cut here is still too long for an image's name
+    replaced = _VARIABLE.sub(value, name.strip("\"'"))[: _LONGEST_REFERENCE + 1]
     if strict and not replaced:
-        raise refused(f"FROM {name[:60]} has no value: give its ARG a default before the first FROM")
+        raise refused(f"FROM {shown(name, 60)} has no value: give its ARG a default before the first FROM")
     return replaced
 
 
 def _reference(name: str) -> str:
     if not _REFERENCE.fullmatch(name):
-        raise refused(f"{name[:80]!r} is no name of an image")
+        raise refused(f"{quoted(name)} is no name of an image")
     return name
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from app.untrusted import quoted
 from gpu.evaluation.contract import (
     Benchmark,
     Deadline,
@@ -90,7 +91,7 @@ class Evaluator:
             return f"there is no {where}; it must hold the hotkey {model.hotkey}: penalty score {self.penalty}"
         found = proof.decode("utf-8-sig", "replace").strip()
         if found != model.hotkey:
-            return f"{where} holds {found[:80]!r}, not the hotkey {model.hotkey}: penalty score {self.penalty}"
+            return f"{where} holds {quoted(found)}, not the hotkey {model.hotkey}: penalty score {self.penalty}"
         return None
 
 

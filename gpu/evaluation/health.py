@@ -1,10 +1,11 @@
-"""Whether a stranger's server says that it is healthy: asked with a bound on time and bytes, redirects not followed."""
+"""Whether a model's server says that it is healthy: asked with a bound on time and bytes, redirects not followed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Final
+
+from app.untrusted import NotJson, read_json
 
 HEALTH_PATH: Final = "/api/v1/health"
 _BYTES: Final = 1 << 16
@@ -37,7 +38,7 @@ async def _asked(url: str, seconds: float) -> bool:
     except httpx2.HTTPError:
         return False
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
+        answer = read_json(body)
+    except NotJson:
         return False
     return isinstance(answer, dict) and answer.get("status") == "healthy"

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from app.untrusted import quoted, shown, visible
 from gpu.evaluation import dockerfile
 from gpu.evaluation.build_context import tar_stream
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode
-from gpu.evaluation.docker_engine import ANONYMOUS, Stream, printable, speaking, stream
+from gpu.evaluation.docker_engine import ANONYMOUS, Stream, speaking, stream
 from gpu.evaluation.leftovers import EvaluationsFolder
 
 _KEPT_LOG: Final = 1 << 16
@@ -63,7 +64,7 @@ class _Tail:
         del self._kept[: -self.limit]
 
     def __str__(self) -> str:
-        return printable(self._kept.decode("utf-8", "replace"))
+        return visible(self._kept.decode("utf-8", "replace"), keep="\n\t")
 
 
 def build(
@@ -158,9 +159,9 @@ def _built(
     if why:
         raise _build_fault(why[0], tail)
     if refusal >= 500 and not str(fault or "").lower().startswith(("dockerfile", "cannot locate")):
-        raise EvaluationImpossible(f"Docker failed while building the image: {printable(str(fault))[:400]}")
+        raise EvaluationImpossible(f"Docker failed while building the image: {shown(str(fault), 400)}")
     if fault or refusal:
-        raise _build_fault(f"the build failed: {printable(str(fault))[:400]}", tail)
+        raise _build_fault(f"the build failed: {shown(str(fault), 400)}", tail)
     if identity is None:
         raise EvaluationImpossible("Docker broke off the build without a result; is the Docker daemon still running?")
     return identity
@@ -215,7 +216,7 @@ def _pinned(
     try:
         registry, _ = resolve_repository_name(name)
     except DockerException:
-        raise dockerfile.refused(f"{name!r} is no name of an image") from None
+        raise dockerfile.refused(f"{quoted(name)} is no name of an image") from None
     if registry not in limits.registries:
         raise dockerfile.refused(f"{name} comes from {registry}; images may come from {', '.join(limits.registries)}")
     repository, tag = parse_repository_tag(name)
@@ -264,6 +265,6 @@ def _pull(
     if why:
         raise ModelFault(ModelFaultCode.BUILD_FAILED, f"{why[0]}, while its base image {repository} was pulled")
     if fault and any(sign in fault.lower() for sign in ("manifest unknown", "no matching manifest", "denied")):
-        raise dockerfile.refused(f"{repository}@{digest} cannot be pulled: {printable(fault)[:300]}")
+        raise dockerfile.refused(f"{repository}@{digest} cannot be pulled: {shown(fault, 300)}")
     if fault or messages.status >= 400:
-        raise EvaluationImpossible(f"Docker could not pull {repository}@{digest}: {printable(str(fault))[:300]}")
+        raise EvaluationImpossible(f"Docker could not pull {repository}@{digest}: {shown(str(fault), 300)}")

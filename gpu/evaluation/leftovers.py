@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from app.untrusted import read_json
 from gpu.evaluation.contract import EvaluationImpossible
 from gpu.evaluation.docker_engine import EngineErrors, explanation, speaking
 
@@ -108,7 +109,7 @@ class EvaluationsFolder:
     def deadline(self, name: str) -> float | None:
         """The Unix time at which a known evaluation must have been over; None where its lock file does not say."""
         try:
-            return float(json.loads(self.lock_file(name).read_text())["deadline"])
+            return float(read_json(self.lock_file(name).read_text())["deadline"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.domain import ValidatorError
+from app.untrusted import NotJson, read_json, shown
 from gpu.evaluation.contract import Deadline
 
 if TYPE_CHECKING:
@@ -188,7 +189,9 @@ async def _read(response: httpx2.Response, limit: int) -> bytes:
         raise BadAnswer(BadAnswerCode.STATUS, f"the model's server answered with status {response.status_code}")
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        raise BadAnswer(BadAnswerCode.ENCODING, f"the answer is compressed ({encoding:.20}), which was not asked for")
+        raise BadAnswer(
+            BadAnswerCode.ENCODING, f"the answer is compressed ({shown(encoding, 20)}), which was not asked for"
+        )
     parts = bytearray()
     async for chunk in response.aiter_raw():
         if len(parts) + len(chunk) > limit:
@@ -202,8 +205,8 @@ def _object(raw: bytes) -> Mapping[str, Any]:
     if sum(map(raw.count, (b"[", b"{", b","))) > _JSON_PARTS:
         raise BadAnswer(BadAnswerCode.NOT_JSON, "the answer's JSON has too many parts")
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
+        answer = read_json(raw, half_pairs=True)
+    except NotJson:
         raise BadAnswer(BadAnswerCode.NOT_JSON, "the answer is not JSON") from None
     if not isinstance(answer, dict):
         raise BadAnswer(BadAnswerCode.WRONG_TYPE, "the answer is not a JSON object")

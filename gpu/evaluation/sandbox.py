@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.settings import Settings
+from app.untrusted import shown, visible
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, ModelSource
-from gpu.evaluation.docker_engine import EngineErrors, engine, explanation, printable, speaking
+from gpu.evaluation.docker_engine import EngineErrors, engine, explanation, speaking
 from gpu.evaluation.exposure import ports_open_to_containers
 from gpu.evaluation.health import is_healthy
 from gpu.evaluation.image_build import BuildLimits, Image, build
@@ -274,7 +275,7 @@ class _Evaluation:
             # whatever became of the answer, the container may be there
             self._container = f"cv-eval-{self._name}"
         for warning in made.get("Warnings") or ():
-            log.warning("Docker about evaluation %s: %s", self._name, printable(str(warning)))
+            log.warning("Docker about evaluation %s: %s", self._name, shown(str(warning), 400))
         self._require_locks(image, network)
 
     def _require_locks(self, image: Image, network: str) -> Mapping[str, Any]:
@@ -341,7 +342,7 @@ class _Evaluation:
         if state.get("OOMKilled"):
             reasons.append(f"it was out of memory (limit {self._locks.memory} bytes)")
         if state.get("Error"):
-            reasons.append(printable(str(state["Error"]))[:200])
+            reasons.append(shown(str(state["Error"]), 200))
         if image.volumes:
             reasons.append(f"what the image keeps in its VOLUMEs ({', '.join(image.volumes)[:200]}) is not there")
         raise ModelFault(ModelFaultCode.START_FAILED, "; ".join(reasons) + self._quoted_log())
@@ -353,7 +354,7 @@ class _Evaluation:
         if self._container is None:
             return
         try:
-            self._keep("run", printable(self._container_log()))
+            self._keep("run", visible(self._container_log(), keep="\n\t"))
         except EngineErrors.missing():
             return
         except EngineErrors.all() as error:
@@ -369,7 +370,7 @@ class _Evaluation:
 
     def _quoted_log(self) -> str:
         with contextlib.suppress(*EngineErrors.all()):
-            if text := printable(self._container_log())[-_QUOTED_LOG:].strip():
+            if text := visible(self._container_log(), keep="\n\t")[-_QUOTED_LOG:].strip():
                 return f"; the end of its log:\n{text}"
         return "; it logged nothing"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.untrusted import read_json, shown
 from gpu.psichic.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def open_weights(path: Path) -> WeightsFolder:
             "Fetch the weights with `python -m app checkpoints fetch psichic`."
         )
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = read_json((path / "config.json").read_text())
     except ValueError as error:
         raise CheckpointError(f"{path / 'config.json'} is not JSON ({error}); fetch the weights again.") from error
     _check_config(config, path / "config.json")
@@ -92,13 +92,15 @@ def _check_config(config: object, path: Path) -> None:
     params: dict[str, Any] = config["params"]
     for name, wanted in _FIXED.items():
         if params.get(name) != wanted:
-            raise CheckpointError(f"{path} says {name} = {params.get(name)!r}; this network is built for {wanted!r}.")
+            raise CheckpointError(
+                f"{path} says {name} = {shown(params.get(name))}; this network is built for {wanted!r}."
+            )
     for name in ("hidden_channels", "prot_evo_channels", "heads"):
         if not isinstance(params.get(name), int) or params[name] < 1:
-            raise CheckpointError(f"{path} says {name} = {params.get(name)!r}; a positive integer is needed.")
+            raise CheckpointError(f"{path} says {name} = {shown(params.get(name))}; a positive integer is needed.")
     clusters = params.get("K")
     if not isinstance(clusters, list) or len(clusters) != 3 or not all(isinstance(k, int) and k > 0 for k in clusters):
-        raise CheckpointError(f"{path} says K = {clusters!r}; three cluster counts are needed.")
+        raise CheckpointError(f"{path} says K = {shown(clusters)}; three cluster counts are needed.")
     if params["hidden_channels"] % params["heads"]:
         raise CheckpointError(
             f"{path} has {params['hidden_channels']} hidden channels for {params['heads']} heads; "

@@ -56,6 +56,13 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     (change("recording.json", lambda d: d.update(start_block_hash="zz")), "start_block_hash"),
     (change("recording.json", lambda d: d.pop("netuid")), "netuid: Field required"),
     (write("metagraph.json", "[" * 100_000), "metagraph.json is not JSON"),
+    *(
+        (write(name, "[" + "9" * 5_000 + "]"), f"{name} is not JSON: .*digits")
+        for name in ("recording.json", "metagraph.json", "commitments.json", "drand.json", "github/push_times.json")
+    ),
+    (change("metagraph.json", lambda d: d[3].update(stake=float("nan"))), "metagraph.json is not JSON: NaN"),
+    (change("commitments.json", lambda d: d[0].update(data="\ud800")), "commitments.json is not JSON: .*surrogate"),
+    (change("drand.json", lambda d: d.update(chain="\x1b[2J")), "drand.json: chain '⟨U"),
     (change("metagraph.json", lambda d: d[3].update(uid="x")), "metagraph.json: 3.uid"),
     (change("metagraph.json", lambda d: d.append(d[0])), "UID 0 stands there more than once"),
     (change("commitments.json", lambda d: d.append(d[0])), "hotkey .* stands there more than once"),

@@ -114,6 +114,7 @@ def test_the_literal() -> None:
     [b"", b"(True, b'x')", b"(1, 'x')", b"[1, b'x']", b"(1, b'x', 2)", b"(1.0, b'x')", b"(0, b'x')", b"(-5, b'x')",
      b"7", b"(1, bytes(3))", b"__import__('os')", b"\xff\xfe", b"(1, b'x'", b"\x00", b"(1, {b'x'})",
      b"(" * 10_000, b"[" * 10_000 + b"]" * 10_000, b"-" * 20_000 + b"1", b"1+" * 10_000 + b"1", b"9" * 20_000,
+     b"(0x" + b"f" * 3_600 + b", b'')", b"(-0x" + b"f" * 3_600 + b", b'')", b"(0b1" + b"0" * 64 + b", b'')",
      b"(1," * 6_000, b"{" * 20_000, b"not " * 5_000 + b"1", b"(" + b"9" * 5_000 + b", b'x')"],
 )  # fmt: skip
 def test_anything_else_is_refused_in_no_time(content: bytes) -> None:
@@ -126,6 +127,15 @@ def test_anything_else_is_refused_in_no_time(content: bytes) -> None:
 def test_no_bytes_are_too_strange(content: bytes) -> None:
     with suppress(SubmissionRejected):
         parse_submission(content)
+
+
+@given(st.integers(), st.booleans())
+def test_a_round_is_a_positive_u64(drand_round: int, as_hex: bool) -> None:
+    content = f"({drand_round:#x}, b'')" if as_hex else f"({drand_round}, b'')"
+    if 0 < drand_round < 1 << 64:
+        assert parse_submission(content.encode()) == Sealed(drand_round, b"")
+    else:
+        assert code_of(parse_submission, content.encode()) is RejectionCode.FORMAT_INVALID
 
 
 # -- the time-lock ----------------------------------------------------------------------------------------------------

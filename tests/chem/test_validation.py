@@ -174,3 +174,27 @@ def test_archives(tmp_path: Path) -> None:
     path.write_bytes(b"InChI_Key\n\xff\xfe\n")
     with pytest.raises(ArchiveUnreadable, match="cannot be read"):
         read_archive(path)
+
+
+def test_compounds_without_an_inchikey_are_told_apart_by_their_smiles(tmp_path: Path) -> None:
+    """A dummy atom has no InChI, so both keys are empty; only the same SMILES is then the same compound."""
+    path = tmp_path / "m.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE reactions(rxn_id INTEGER PRIMARY KEY, smarts, roleA, roleB, roleC)")
+    connection.execute("CREATE TABLE molecules(mol_id INTEGER PRIMARY KEY, smiles, role_mask)")
+    connection.execute("INSERT INTO reactions VALUES(4, ?, 1, 2, NULL)", (SUZUKI,))
+    connection.executemany(
+        "INSERT INTO molecules VALUES(?, ?, ?)",
+        [(1, "*CCOc1ccc(Br)cc1CCN", 1), (2, "*C(C)NC(=O)c1ccc(Br)cc1C", 1), (3, "NCCc1cc(Br)ccc1OCC*", 1),
+         (11, "OB(O)c1ccc(C(=O)NC2CCCCC2)cc1", 2)],
+    )  # fmt: skip
+    connection.commit()
+    connection.close()
+    database = CombinatorialDatabase(path)
+    try:
+        found = validate_molecules(["rxn:4:1:11", "rxn:4:2:11"], database, against())
+        assert [molecule.inchikey for molecule in found.molecules] == ["", ""]
+        code, molecule, index = refusal(["rxn:4:1:11", "rxn:4:3:11"], database, against())
+        assert (code, molecule, index) == ("chemically_identical", "rxn:4:3:11", 1)
+    finally:
+        database.close()

@@ -16,7 +16,8 @@ from typing import Final
 
 from markupsafe import Markup
 
-from app.api.pages.wording import duration, number, visible
+from app.api.pages.wording import duration, number
+from app.untrusted import visible
 
 _WIDTH: Final = 720
 _LEFT: Final = 64

@@ -21,6 +21,7 @@ from starlette.types import Scope
 from app.api.pages import wording
 from app.api.pages.assets import asset_path
 from app.settings import get_settings
+from app.untrusted import visible
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -175,5 +176,5 @@ def _shown(value: Any) -> Any:
     if value is None:
         return wording.NOTHING
     if isinstance(value, str) and not isinstance(value, Markup):
-        return wording.visible(value)
+        return visible(value)
     return value

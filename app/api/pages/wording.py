@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 NOTHING: Final = "–"
 
-# C0 and C1 controls, soft hyphen, zero-width and bidirectional marks, line separators, fillers that show nothing,
-# lone surrogates, variation selectors and tags: all that can hide in, reorder or break a line of text.
-_UNSEEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-
-
-def visible(text: str) -> str:
-    """The text with every control, bidirectional or invisible character written as ``⟨U+202E⟩``."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def clipped(text: str, most: int = 400) -> str:

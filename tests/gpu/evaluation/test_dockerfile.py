@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +147,28 @@ def test_no_stage_is_without_its_label(lines: list[str], end: str) -> None:
         assert (line.split()[0].upper() == "FROM") == (following == LABEL)
         assert not line.startswith("#")
         assert not line.rstrip().endswith("\\")
+
+
+@pytest.mark.parametrize("doublings", [20, 28, 300])
+def test_args_that_double_each_other_do_not_grow(doublings: int) -> None:
+    lines = ["ARG A0=aaaaaaaa", *(f"ARG A{i + 1}=$A{i}$A{i}" for i in range(doublings)), f"FROM $A{doublings}"]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFault, match="is no name of an image") as caught:
+            parse("\n".join(lines).encode())
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"FROM \xff\xfe\n", b"FROM a\nONBUILD \xff\n", b"\xff x\n", b"FROM a \xff b c\n", b"FROM a\nADD http://\xff /\n",
+     b"# escape=\xff\nFROM a\n", b"FROM ${A:-\xff}\n", b"FROM a\nRUN \x1b[2J \x0b x\n", b"FROM " + b"a" * 5000 + b"\n"],
+)  # fmt: skip
+def test_a_refusal_can_be_stored_and_printed(content: bytes) -> None:
+    with pytest.raises(ModelFault) as caught:
+        parse(content)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value).encode()) < 400

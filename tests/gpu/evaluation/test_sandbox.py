@@ -479,7 +479,11 @@ def server(body: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        ("print('no weights \\x1b[2J'); raise SystemExit(3)", "start_failed", r"exit code 3.*\n.*no weights \\x1b\[2J"),
+        (
+            "print('no weights \\x1b[2J'); raise SystemExit(3)",
+            "start_failed",
+            r"exit code 3.*\n.*weights ⟨U\+001B⟩\[2J",
+        ),
         ("import time; print('loading', flush=True); time.sleep(60)", "unhealthy", r"did not answer.*\n.*loading"),
         (HEALTHY_SERVER.replace('"healthy"', '"starting"'), "unhealthy", "did not answer"),
         (HEALTHY_SERVER.replace("200 if", "500 if"), "unhealthy", "did not answer"),

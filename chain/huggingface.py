@@ -1,4 +1,4 @@
-"""Datasets on the Hugging Face hub: one revision per epoch, each file fetched once, resumed, and proven."""
+"""The Hugging Face hub: one client, and datasets by revision, each file fetched once, resumed, and proven."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from filelock import FileLock
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from app.domain import ValidatorError
 from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from chain.sources import SourceUnavailable
 
@@ -20,14 +24,184 @@ T = TypeVar("T")
 
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 1.0
-_API_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 20.0
 _CHUNK: Final = 1 << 20
+_PRIVATE: Final = frozenset({401, 403})
 
 log = logging.getLogger("celery_validator.huggingface")
 
 
-class FileAbsent(Exception):
-    """The dataset has no file of this name at this revision."""
+class FileAbsent(ValidatorError):
+    """The repository has no file of this name at this revision."""
+
+
+class NotOnHub(ValidatorError):
+    """The hub shows the public no such repository, or not this revision of it."""
+
+
+class HubUnavailable(SourceUnavailable):
+    """The hub does not answer, or with something that is no answer of a hub."""
+
+
+class HubClient:
+    """``huggingface_hub`` at one endpoint; without an account, unless ``token`` names one."""
+
+    def __init__(self, endpoint: str, token: str | None = None) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self.token = token
+
+    def created_at(self, repository: str) -> datetime | None:
+        """When the model repository ``namespace/name`` was created; None where the public is shown none.
+
+        Raises:
+            HubUnavailable: the hub does not say.
+        """
+        what = f"the creation date of {repository}"
+        try:
+            found = self.ask(
+                what,
+                lambda: self._api().model_info(repository, timeout=_ANSWER_SECONDS, expand=["createdAt"]).created_at,
+                attempts=1,
+            )
+        except NotOnHub:
+            return None
+        if not isinstance(found, datetime):
+            raise HubUnavailable(f"Hugging Face ({self.endpoint}) did not give {what}: it gave none")
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+    def model(self, repository: str, revision: str | None, left: Callable[[], float]) -> Any:
+        """A model repository's ``ModelInfo`` with the files at ``revision``. ``left()`` is how many seconds there are.
+
+        Raises:
+            NotOnHub, HubUnavailable.
+        """
+
+        def info() -> Any:
+            seconds = min(_ANSWER_SECONDS, left())
+            return self._api().model_info(repository, revision=revision, files_metadata=True, timeout=seconds)
+
+        return self.ask(f"the files of {repository} at {revision or 'main'}", info, left=left)
+
+    def dataset(self, dataset: str, revision: str | None) -> Any:
+        """A dataset's ``DatasetInfo``; with a revision also its files.
+
+        Raises:
+            NotOnHub, HubUnavailable.
+        """
+        files = revision is not None
+        return self.ask(
+            f"the files of {dataset}" if files else f"the revision of {dataset}",
+            lambda: self._api().dataset_info(dataset, revision=revision, files_metadata=files, timeout=_ANSWER_SECONDS),
+        )
+
+    @contextmanager
+    def stream(
+        self, repository: str, commit: str, name: str, offset: int, seconds: float
+    ) -> Iterator[tuple[bool, Iterator[bytes]]]:
+        """One file of a model: whether the answer goes on at ``offset``, and the bytes as they come."""
+        from httpx2 import Timeout
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+        headers = {"Accept-Encoding": "identity"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        url = hf_hub_url(repository, name, revision=commit, endpoint=self.endpoint)
+        timeout = Timeout(min(_ANSWER_SECONDS, seconds))
+        with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+            if response.is_error:
+                hf_raise_for_status(response)
+            yield offset > 0 and response.status_code == 206, response.iter_raw()
+
+    def download(self, dataset: str, revision: str, name: str, cache: Path) -> Path:
+        """A dataset's file in the library's cache, which locks it between processes and resumes what broke off.
+
+        Raises:
+            FileAbsent, NotOnHub, HubUnavailable.
+        """
+        import huggingface_hub
+
+        download = partial(huggingface_hub.hf_hub_download, dataset, name, repo_type="dataset", revision=revision)
+        # the library retries downloads itself
+        return Path(
+            self.ask(
+                f"{name} of {dataset}",
+                lambda: str(download(cache_dir=cache, endpoint=self.endpoint, token=self.token or False)),
+                attempts=1,
+            )
+        )
+
+    def ask(
+        self, what: str, call: Callable[[], T], *, attempts: int = _ATTEMPTS, left: Callable[[], float] | None = None
+    ) -> T:
+        """What ``call()`` gives, tried again where the hub fails; whatever it answers, its failure is one of these.
+
+        Raises:
+            FileAbsent: no such file.
+            NotOnHub: no such repository or revision, for the public.
+            HubUnavailable: all attempts failed.
+        """
+
+        def pause(seconds: float) -> None:
+            time.sleep(seconds if left is None else min(seconds, left()))
+
+        retrying = Retrying(
+            stop=stop_after_attempt(attempts),
+            wait=wait_exponential(_PAUSE_SECONDS),
+            retry=retry_if_exception_type(HubUnavailable),
+            sleep=pause,
+            reraise=True,
+        )
+        found: T = retrying(self._asked, what, call)
+        return found
+
+    def _asked(self, what: str, call: Callable[[], T]) -> T:
+        from httpx2 import HTTPError
+        from huggingface_hub.errors import (
+            DisabledRepoError,
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        try:
+            answer = call()
+        except (DisabledRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            # a gated repository is a RepositoryNotFoundError of the library's
+            service_asked(Service.HUGGINGFACE)
+            raise NotOnHub(f"Hugging Face shows no {what} to the public: {_first_line(error)}") from None
+        except LocalEntryNotFoundError as error:
+            service_asked(Service.HUGGINGFACE, Fault.CONNECTION)
+            raise self._unavailable(what, error) from None
+        except EntryNotFoundError as error:
+            service_asked(Service.HUGGINGFACE)
+            raise FileAbsent(f"Hugging Face ({self.endpoint}) does not serve {what}: {_first_line(error)}") from None
+        except (HfHubHTTPError, HTTPError, OSError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            service_asked(Service.HUGGINGFACE, fault_of(error) if status is None else fault_of_status(int(status)))
+            # without an account this is how a private repository looks; with one, the account is what is refused
+            if not self.token and status in _PRIVATE:
+                raise NotOnHub(f"Hugging Face shows no {what} to the public: {_first_line(error)}") from None
+            raise self._unavailable(what, error) from None
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # what the library makes of an answer in no form that it knows: a list, a number, other types in its fields
+            service_asked(Service.HUGGINGFACE, Fault.MALFORMED)
+            raise self._unavailable(what, error) from None
+        service_asked(Service.HUGGINGFACE)
+        return answer
+
+    def _unavailable(self, what: str, error: Exception) -> HubUnavailable:
+        return HubUnavailable(f"Hugging Face ({self.endpoint}) did not give {what}: {_first_line(error)}")
+
+    def _api(self) -> Any:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint, token=self.token or False)
 
 
 class Hub:
@@ -39,8 +213,7 @@ class Hub:
 
     def __init__(self, folder: Path, endpoint: str, token: str | None = None) -> None:
         self._folder = folder
-        self._endpoint = endpoint.rstrip("/")
-        self._token = token
+        self._client = HubClient(endpoint, token)
 
     def revision(self, dataset: str) -> str:
         """The newest commit of a dataset.
@@ -48,7 +221,7 @@ class Hub:
         Raises:
             SourceUnavailable: the hub does not say.
         """
-        return str(self._asked(f"the revision of {dataset}", lambda hub: self._info(hub, dataset, None).sha))
+        return str(self._info(dataset, None).sha)
 
     def known_revision(self, dataset: str) -> str | None:
         """The newest revision that was used here before; for when the hub is away."""
@@ -59,7 +232,7 @@ class Hub:
         """Name → ``size``, ``sha256`` (large files) or ``sha1`` (git blobs), as the hub lists them at a revision."""
         path = self._folder / "listings" / dataset / f"{revision}.json"
         if not path.exists():
-            info = self._asked(f"the files of {dataset}", lambda hub: self._info(hub, dataset, revision))
+            info = self._info(dataset, revision)
             listing = {entry.rfilename: _proofs(entry) for entry in info.siblings or ()}
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".partial")
@@ -88,8 +261,10 @@ class Hub:
 
     def _proven_file(self, dataset: str, revision: str, name: str, proofs: Mapping[str, Any], proven: Path) -> Path:
         for _ in range(2):
-            download = partial(self._download, dataset=dataset, revision=revision, name=name)
-            path = Path(self._asked(f"{name} of {dataset}", download, attempts=1))
+            try:
+                path = self._client.download(dataset, revision, name, self._folder / "cache")
+            except NotOnHub as error:
+                raise HubUnavailable(str(error)) from None
             if fault := _mismatch(path, proofs):
                 log.warning("%s of %s: %s; fetching it again", name, dataset, fault)
                 path.resolve().unlink(missing_ok=True)
@@ -99,53 +274,12 @@ class Hub:
             return path
         raise SourceUnavailable(f"Hugging Face serves a damaged {name} of {dataset}: {fault}")
 
-    def _info(self, hub: Any, dataset: str, revision: str | None) -> Any:
-        api = hub.HfApi(endpoint=self._endpoint, token=self._token or False)
-        return api.dataset_info(dataset, revision=revision, files_metadata=revision is not None, timeout=_API_SECONDS)
-
-    def _download(self, hub: Any, dataset: str, revision: str, name: str) -> str:
-        return str(
-            hub.hf_hub_download(
-                dataset,
-                name,
-                repo_type="dataset",
-                revision=revision,
-                cache_dir=self._folder / "cache",
-                endpoint=self._endpoint,
-                token=self._token or False,
-            )
-        )
-
-    def _asked(self, what: str, call: Callable[[Any], T], attempts: int = _ATTEMPTS) -> T:
-        """Ask the hub, a few times where it fails; downloads are retried and resumed by the library itself."""
-        import huggingface_hub
-        from httpx2 import HTTPError
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-        fault = ""
-        for attempt in range(attempts):
-            if attempt:
-                time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
-            try:
-                answer = call(huggingface_hub)
-            except LocalEntryNotFoundError as error:
-                fault = _first_line(error)
-                service_asked(Service.HUGGINGFACE, Fault.CONNECTION)
-            except EntryNotFoundError as error:
-                service_asked(Service.HUGGINGFACE)
-                raise FileAbsent(_first_line(error)) from None
-            except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
-                fault = _first_line(error)
-                service_asked(Service.HUGGINGFACE, _counted_as(error))
-            else:
-                service_asked(Service.HUGGINGFACE)
-                return answer
-        raise SourceUnavailable(f"Hugging Face ({self._endpoint}) did not give {what}: {fault}")
-
-
-def _counted_as(error: Exception) -> Fault:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return fault_of(error) if status is None else fault_of_status(int(status))
+    def _info(self, dataset: str, revision: str | None) -> Any:
+        try:
+            return self._client.dataset(dataset, revision)
+        except NotOnHub as error:
+            # the datasets are the subnet's own: where one cannot be seen, that may pass
+            raise HubUnavailable(str(error)) from None
 
 
 def _proofs(entry: Any) -> dict[str, Any]:

@@ -41,9 +41,9 @@ from app.store.reputations import Reputations, RoundState, WeightRounds
 from app.store.scorings import Scorings
 from app.task import ValidatorTask
 from chain.hotkey import Signer, wallet_signer
+from chain.huggingface import HubClient, HubUnavailable
 from chain.model_chain import ModelChain, SubtensorModelChain
 from chain.model_metadata import BLOCK_SECONDS, UnreadableMetadata, is_old_enough, parse_model_id
-from chain.model_repository import RepositoryUnknown, repository_created_at
 from chain.scoring_api import (
     Evaluation,
     EvaluationRequest,
@@ -225,8 +225,8 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     if model is None:
         return {"status": "gone"}
     try:
-        created_at = repository_created_at(model.commitment.model.repository, settings.hf_endpoint)
-    except RepositoryUnknown as error:
+        created_at = HubClient(settings.hf_endpoint).created_at(model.commitment.model.repository)
+    except HubUnavailable as error:
         return _left_for_next_tick("repository date", error)
     with get_store().writing() as session:
         ModelQueue(session, settings.models_netuid).note_repository(hotkey, model.commitment.model, created_at)

@@ -38,8 +38,8 @@ from app.store.evaluations import (
     timed_out,
 )
 from app.task import ValidatorTask
+from chain.huggingface import HubClient, HubUnavailable
 from chain.incentive.models import PENALTY_SCORE
-from chain.model_repository import RepositoryUnknown, repository_created_at
 from workers.competitions import open_chain
 from workers.scoring import forget_scorers
 
@@ -149,7 +149,7 @@ class _Try:
             return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(error))
         except CommitmentSuperseded as error:
             return EvaluationEnd(EvaluationPhase.RELEASED, None, str(error))
-        except (EvaluationImpossible, CommitmentUnknown, RepositoryUnknown) as error:
+        except (EvaluationImpossible, CommitmentUnknown, HubUnavailable) as error:
             return _Postponed(str(error))
         except DBAPIError:
             raise
@@ -171,7 +171,7 @@ class _Try:
         revision = committed.model.commit
         with get_store().writing() as session:
             Evaluations(session).note_revision(self._of, revision)
-        origin = Origin(committed.committed_at, repository_created_at(inputs.hf_repo_id, settings.hf_endpoint))
+        origin = Origin(committed.committed_at, HubClient(settings.hf_endpoint).created_at(inputs.hf_repo_id))
         model = ModelSource(self._of.name, inputs.hf_repo_id, revision, inputs.hotkey, inputs.competition_id)
         # what a dead try left has the device, the disk and the model's memory
         sweep_node()

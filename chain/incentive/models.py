@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from app.domain import ReportedScore, ValidatorError
 
@@ -254,7 +255,7 @@ def _share_out(
 ) -> Pools:
     """Both pools of one competition; adds its shares, percentage included, to the ledger."""
     baseline = competition.baseline
-    if baseline is None or not math.isfinite(baseline):
+    if not _is_number(baseline):
         ledger.warnings.append(
             f"competition {competition.id} has no baseline, so it sets no weights; "
             f"set one with: python -m app competition set-baseline {competition.id} SCORE"
@@ -300,9 +301,9 @@ def _check(hotkeys: Mapping[int, str], competitions: Sequence[Competition], alph
         if competition.id in seen:
             raise IncentiveError(f"competition {competition.id!r} is given twice; give each competition once")
         seen.add(competition.id)
-        if not (math.isfinite(competition.reward_percentage) and competition.reward_percentage >= 0):
+        if not (_is_number(competition.reward_percentage) and competition.reward_percentage >= 0):
             raise IncentiveError(
-                f"competition {competition.id!r} has reward_percentage {competition.reward_percentage}; "
+                f"competition {competition.id!r} has reward_percentage {_shown(competition.reward_percentage)}; "
                 "it must be a number that is not negative"
             )
     if len(set(hotkeys.values())) != len(hotkeys):
@@ -311,18 +312,30 @@ def _check(hotkeys: Mapping[int, str], competitions: Sequence[Competition], alph
 
 def _score(competition: Competition, uid: int, ledger: _Ledger) -> float:
     score = competition.scores.get(uid, 0.0)
-    if math.isfinite(score):
+    if _is_number(score):
         return score
-    ledger.warnings.append(f"competition {competition.id}: the score of UID {uid} is {score}; it counts as 0")
+    ledger.warnings.append(f"competition {competition.id}: the score of UID {uid} is {_shown(score)}; it counts as 0")
     return 0.0
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value from outside, whatever its annotation says, is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def _shown(value: object) -> str:
+    """A value for a message, whatever it is: 80 characters at most."""
+    return f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else ascii(value)[:80]
+
+
 def _reputation(known: float | None) -> float:
-    return known if known is not None and math.isfinite(known) else UNKNOWN_REPUTATION
+    return known if _is_number(known) else UNKNOWN_REPUTATION
 
 
 def _number(weight: float) -> float:
-    return weight if math.isfinite(weight) and weight > 0 else 0.0
+    return weight if _is_number(weight) and weight > 0 else 0.0
 
 
 def _normalised(weights: Mapping[int, float]) -> dict[int, float]:

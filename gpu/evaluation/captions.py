@@ -1,11 +1,11 @@
-"""Any to any (o1): a caption of each video, compared with the video's embedding (specs/models.md)."""
+"""Any to any (o1): a caption of each video, compared with the video's embedding."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.settings import Settings
+from gpu.evaluation.blame import judged
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, Score
 from gpu.evaluation.datasets_hub import DataSource, chosen_rows, column, first_line
-from gpu.evaluation.interview import interview, sample_row
-from gpu.evaluation.model_client import ModelClient
+from gpu.evaluation.interview import Reply, interview, sample_row
+from gpu.evaluation.model_client import BadAnswer, ModelClient
 from gpu.evaluation.speech_quality import resolved_device
 
 WIDTH: Final = 1024
@@ -27,6 +28,7 @@ _POOL: Final = 1024
 # words of one piece of a caption: CLIP's 77 tokens hold about so many, and drop what is beyond
 _PIECE_WORDS: Final = 40
 _WORD: Final = re.compile(r"\S{1,40}")
+_HARMLESS_CAPTION: Final = "A dog runs across a field."
 _INSTALL: Final = "'pip install git+https://github.com/facebookresearch/ImageBind.git'"
 
 Vector = npt.NDArray[np.float32]
@@ -145,10 +147,7 @@ class CaptionBenchmark:
         """See ``Benchmark.evaluate``."""
         with ModelClient(base_url, self._answer_limit, deadline) as client:
             replies = interview(client, self.videos(), lambda client, one: client.caption(one.embedding.tolist()))
-        cosines = [
-            None if reply.answer is None else cosine(self._embedder.embed(reply.answer), reply.sample.embedding)
-            for reply in replies
-        ]
+        replies, cosines = zip(*map(self._compared, replies), strict=True)
         score = sum(max(0.0, one) for one in cosines if one is not None) / len(cosines)
         usable = sum(one is not None for one in cosines)
         rows = tuple(
@@ -157,6 +156,20 @@ class CaptionBenchmark:
         )
         metrics = {"o1": score, "samples": len(replies), "usable": usable, "success_rate": usable / len(replies)}
         return Score(score=min(score, 1.0), metric_scores=metrics, samples=rows)
+
+    def _compared(self, reply: Reply[Video, str]) -> tuple[Reply[Video, str], float | None]:
+        """The cosine between caption and video; None, with the reason in the reply, where there is none."""
+        caption, video = reply.answer, reply.sample.embedding
+        if caption is None:
+            return reply, None
+        try:
+            return reply, judged(
+                lambda: cosine(self._embedder.embed(caption), video),
+                lambda: cosine(self._embedder.embed(_HARMLESS_CAPTION), video),
+                "the text embedder (IMAGEBIND_WEIGHTS)",
+            )
+        except BadAnswer as bad:
+            return replace(reply, error=str(bad)), None
 
 
 def pieces(text: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""How good is an open answer? A language model behind any OpenAI-compatible API says 1 to 5 (specs/models.md)."""
+"""How good is an open answer? A language model behind any OpenAI-compatible API says 1 to 5."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -24,7 +24,14 @@ _RATING: Final = re.compile(r"\s*([1-5])\.?\s*")
 _ROUNDS: Final = 4
 _SET_ASIDE_AFTER: Final = 3
 _REQUEST_SECONDS: Final = 30.0
-_NEVER_RETRIED: Final = frozenset({400, 401, 403, 404, 422})
+_NEVER_RETRIED: Final = frozenset({400, 401, 403, 404, 413, 422, 451})
+_LOWEST: Final = 1
+
+# A question that no judge has a reason to refuse.
+_HARMLESS: Final = ("What is the capital of France?", "It is Paris.")
+
+# How a judge fails that has no time, no room or no connection for anybody: never a matter of what it was asked.
+_NOBODYS_ANSWER: Final = frozenset({Fault.CONNECTION, Fault.TIMEOUT, Fault.RATE_LIMITED})
 
 _RULES: Final = """\
 You grade one reply that a voice assistant gave to one spoken request. Both are transcripts.
@@ -59,10 +66,15 @@ class JudgeEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A judge's word: ``points`` 1 to 5, ``judge`` the model that said so."""
+    """A judge's word: ``points`` 1 to 5, ``judge`` the model that said so.
+
+    ``refusal`` says how the judge refused this reply where it did (a content filter, a sentence instead of a digit):
+    it then has the lowest points.
+    """
 
     points: int
     judge: str
+    refusal: str | None = None
 
 
 class _Unusable(Exception):
@@ -74,6 +86,15 @@ class _Unusable(Exception):
         self.final = final
 
 
+class _NoRating(Exception):
+    """No endpoint gave a rating: each one's last failure."""
+
+    def __init__(self, failures: Mapping[JudgeEndpoint, _Unusable]) -> None:
+        said = "; ".join(f"{endpoint.place} {failure}" for endpoint, failure in failures.items())
+        super().__init__(said or "the time was over")
+        self.failures = failures
+
+
 def rating_in(text: str) -> int | None:
     """The rating that the judge's whole answer is: one digit 1 to 5; white space around it and one full stop after it
     are let pass. ``10``, ``4/5``, ``Score: 4`` and sentences are no ratings: None."""
@@ -81,7 +102,10 @@ def rating_in(text: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def question(request: str, reply: str) -> tuple[dict[str, str], dict[str, str]]:
+Messages = tuple[dict[str, str], dict[str, str]]
+
+
+def question(request: str, reply: str) -> Messages:
     """System and user message about one reply.
 
     The marker's code is drawn from the texts that it encloses, so a reply cannot hold it, and yet every validator asks
@@ -120,69 +144,115 @@ class Judge:
                 "no judge is set for the open answers: set JUDGE_URL and JUDGE_MODEL (and JUDGE_KEY) to an "
                 "OpenAI-compatible API"
             )
-        self.rating("What is the capital of France?", "It is Paris.", Deadline(4 * _REQUEST_SECONDS))
+        try:
+            self._rated(question(*_HARMLESS), Deadline(4 * _REQUEST_SECONDS))
+        except _NoRating as error:
+            raise _impossible(error) from None
 
     def rating(self, request: str, reply: str, deadline: Deadline) -> Rating:
-        """How well ``reply`` answers ``request``.
+        """How well ``reply`` answers ``request``. A reply that a working judge refuses has the lowest rating.
 
         Raises:
-            EvaluationImpossible: no endpoint gave a rating, after all retries or at the deadline.
+            EvaluationImpossible: no endpoint gave a rating, after all retries or at the deadline, and none works.
         """
         messages = question(request, reply)
-        reasons: dict[str, str] = {}
+        try:
+            return self._rated(messages, deadline)
+        except _NoRating as error:
+            for endpoint, failure in error.failures.items():
+                if failure.fault not in _NOBODYS_ANSWER:
+                    found = self._asked_once_more(endpoint, messages, failure, deadline)
+                    if found is not None:
+                        return found
+            raise _impossible(error) from None
+
+    def _rated(self, messages: Messages, deadline: Deadline) -> Rating:
+        failures: dict[JudgeEndpoint, _Unusable] = {}
         for round_number in range(_ROUNDS):
             if round_number:
                 self.sleep(min(self.pause * 2 ** (round_number - 1), deadline.remaining()))
-            final = True
             for endpoint in self._in_order():
-                left = deadline.remaining()
-                if left <= 0:
-                    reasons.setdefault("the time", "was over")
-                    break
                 try:
-                    points = self._ask(endpoint, messages, min(left, _REQUEST_SECONDS))
+                    return Rating(self._ask(endpoint, messages, deadline), endpoint.model)
                 except _Unusable as unusable:
-                    service_asked(Service.JUDGE, unusable.fault)
-                    self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
-                    reasons[endpoint.place] = str(unusable)
-                    final = final and unusable.final
+                    failures[endpoint] = unusable
                     _LOG.warning("judge %s: %s", endpoint.place, unusable)
-                else:
-                    service_asked(Service.JUDGE)
-                    self._failures[endpoint] = 0
-                    return Rating(points, endpoint.model)
-            if final or deadline.remaining() <= 0:
+                except TimeoutError:
+                    break
+            if deadline.remaining() <= 0 or all(failure.final for failure in failures.values()):
                 break
-        said = "; ".join(f"{place} {reason}" for place, reason in reasons.items())
-        raise EvaluationImpossible(f"no judge gave a rating ({said}): check JUDGE_URL, JUDGE_MODEL and JUDGE_KEY")
+        raise _NoRating(failures)
+
+    def _asked_once_more(
+        self, endpoint: JudgeEndpoint, messages: Messages, failure: _Unusable, deadline: Deadline
+    ) -> Rating | None:
+        """The rating from an endpoint that works, which a harmless reply shows; None where it does not."""
+        try:
+            self._ask(endpoint, question(*_HARMLESS), deadline)
+        except (_Unusable, TimeoutError):
+            return None
+        try:
+            return Rating(self._ask(endpoint, messages, deadline), endpoint.model)
+        except TimeoutError:
+            return None
+        except _Unusable as again:
+            if again.fault in _NOBODYS_ANSWER:
+                return None
+            _LOG.warning("judge %s %s over this reply, not over others: the lowest rating", endpoint.place, failure)
+            return Rating(_LOWEST, endpoint.model, str(failure))
 
     def _in_order(self) -> list[JudgeEndpoint]:
         return sorted(self.endpoints, key=lambda endpoint: self._failures.get(endpoint, 0) >= _SET_ASIDE_AFTER)
 
-    def _ask(self, endpoint: JudgeEndpoint, messages: tuple[dict[str, str], dict[str, str]], seconds: float) -> int:
-        import openai
+    def _ask(self, endpoint: JudgeEndpoint, messages: Messages, deadline: Deadline) -> int:
+        """One endpoint's rating; the request is counted.
 
+        Raises:
+            TimeoutError: the deadline is over.
+            _Unusable: it gave none.
+        """
+        left = deadline.remaining()
+        if left <= 0:
+            raise TimeoutError
         try:
-            content = asyncio.run(_completion(endpoint, messages, seconds))
-        except openai.APIStatusError as error:
-            status = error.status_code
-            fault = fault_of_status(status)
-            raise _Unusable(f"answered with status {status}", fault, final=status in _NEVER_RETRIED) from None
-        except (TimeoutError, openai.APITimeoutError):
-            raise _Unusable(f"did not answer within {seconds:.0f} s", Fault.TIMEOUT) from None
-        except openai.APIConnectionError:
-            raise _Unusable("does not accept connections", Fault.CONNECTION) from None
-        except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError):
-            raise _Unusable("answered with something that is no chat completion", Fault.MALFORMED) from None
-        points = rating_in(content) if isinstance(content, str) else None
-        if points is None:
-            raise _Unusable("wrote something that is no rating from 1 to 5", Fault.MALFORMED)
+            points = _points(endpoint, messages, min(left, _REQUEST_SECONDS))
+        except _Unusable as unusable:
+            service_asked(Service.JUDGE, unusable.fault)
+            # what a reply provokes must not change which judge the others get
+            if unusable.fault in _NOBODYS_ANSWER or unusable.fault is Fault.SERVER_ERROR:
+                self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
+            raise
+        service_asked(Service.JUDGE)
+        self._failures[endpoint] = 0
         return points
 
 
-async def _completion(
-    endpoint: JudgeEndpoint, messages: tuple[dict[str, str], dict[str, str]], seconds: float
-) -> object:
+def _impossible(error: _NoRating) -> EvaluationImpossible:
+    return EvaluationImpossible(f"no judge gave a rating ({error}): check JUDGE_URL, JUDGE_MODEL and JUDGE_KEY")
+
+
+def _points(endpoint: JudgeEndpoint, messages: Messages, seconds: float) -> int:
+    import openai
+
+    try:
+        content = asyncio.run(_completion(endpoint, messages, seconds))
+    except openai.APIStatusError as error:
+        status = error.status_code
+        fault = fault_of_status(status)
+        raise _Unusable(f"answered with status {status}", fault, final=status in _NEVER_RETRIED) from None
+    except (TimeoutError, openai.APITimeoutError):
+        raise _Unusable(f"did not answer within {seconds:.0f} s", Fault.TIMEOUT) from None
+    except openai.APIConnectionError:
+        raise _Unusable("does not accept connections", Fault.CONNECTION) from None
+    except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError):
+        raise _Unusable("answered with something that is no chat completion", Fault.MALFORMED) from None
+    points = rating_in(content) if isinstance(content, str) else None
+    if points is None:
+        raise _Unusable("wrote something that is no rating from 1 to 5", Fault.MALFORMED)
+    return points
+
+
+async def _completion(endpoint: JudgeEndpoint, messages: Messages, seconds: float) -> object:
     """What the service writes. Asynchronous, for the SDK's own limit is one of each read, not of the whole answer."""
     import openai
 

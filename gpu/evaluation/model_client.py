@@ -1,5 +1,4 @@
-"""The HTTP contract of a model's container, spoken to a server that may do anything (specs/models.md, 'Evaluating
-one model')."""
+"""The HTTP contract of a model's container, spoken to a server that may do anything."""
 
 from __future__ import annotations
 
@@ -54,6 +53,7 @@ class BadAnswerCode(StrEnum):
     WRONG_TYPE = "wrong_type"
     EMPTY = "empty"
     AUDIO = "audio"
+    UNJUDGEABLE = "unjudgeable"
 
 
 class BadAnswer(ValidatorError):

@@ -6,20 +6,18 @@ import hashlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
+from chain.huggingface import FileAbsent, HubClient, HubUnavailable, NotOnHub
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode
 
 T = TypeVar("T")
 
-_ATTEMPTS: Final = 3
-_PAUSE_SECONDS: Final = 1.0
-_ANSWER_SECONDS: Final = 20.0
 _MOST_FILES: Final = 20_000
 _LONGEST_PATH: Final = 1024
 _LONGEST_NAME: Final = 255
@@ -61,8 +59,8 @@ class ModelHub:
     """The hub at ``endpoint``, asked without an account unless a token is given: a model to be scored is public."""
 
     def __init__(self, endpoint: str, token: str | None = None, free: DiskFree = disk_free) -> None:
-        self._endpoint = endpoint.rstrip("/")
-        self._token = token
+        self._client = HubClient(endpoint, token)
+        self._endpoint = self._client.endpoint
         self._free = free
 
     def listing(self, repository: str, revision: str | None, deadline: Deadline) -> Listing:
@@ -76,14 +74,8 @@ class ModelHub:
         if revision is not None and not _REVISION.fullmatch(revision):
             raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{revision!r:.80} is no revision of a repository")
 
-        def ask() -> Any:
-            from huggingface_hub import HfApi
-
-            api = HfApi(self._endpoint, token=self._token or False)
-            seconds = min(_ANSWER_SECONDS, deadline.check(f"the files of {where} were listed"))
-            return api.model_info(repository, revision=revision, files_metadata=True, timeout=seconds)
-
-        info = self._asked(f"the files of {where}", ask, deadline)
+        left = partial(deadline.check, f"the files of {where} were listed")
+        info = self._attributed(lambda: self._client.model(repository, revision, left))
         commit = str(info.sha or "")
         if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
             raise EvaluationImpossible(f"Hugging Face ({self._endpoint}) names no commit for {where}")
@@ -186,57 +178,21 @@ class ModelHub:
         self, listing: Listing, file: RepositoryFile, offset: int, deadline: Deadline
     ) -> Iterator[tuple[bool, Iterator[bytes]]]:
         """Whether the answer goes on at ``offset``, and the bytes as they come."""
-        from httpx2 import Timeout
-        from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-        seconds = min(_ANSWER_SECONDS, deadline.check(f"{file.path} of {listing.repository} was downloaded"))
-        headers = {"Accept-Encoding": "identity"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        url = hf_hub_url(listing.repository, str(file.path), revision=listing.commit, endpoint=self._endpoint)
-        with get_session().stream("GET", url, headers=headers, timeout=Timeout(seconds)) as response:
-            if response.is_error:
-                hf_raise_for_status(response)
-            yield offset > 0 and response.status_code == 206, response.iter_raw()
+        seconds = deadline.check(f"{file.path} of {listing.repository} was downloaded")
+        with self._client.stream(listing.repository, listing.commit, str(file.path), offset, seconds) as answer:
+            yield answer
 
     def _asked(self, what: str, call: Callable[[], T], deadline: Deadline) -> T:
-        from httpx2 import HTTPError
-        from huggingface_hub.errors import (
-            DisabledRepoError,
-            EntryNotFoundError,
-            HfHubHTTPError,
-            HFValidationError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        return self._attributed(lambda: self._client.ask(what, call, left=deadline.remaining))
 
-        fault = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(min(_PAUSE_SECONDS * 2 ** (attempt - 1), deadline.remaining()))
-            try:
-                return call()
-            except (DisabledRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-                # a gated repository is a RepositoryNotFoundError of the client's
-                fault = _first_line(error)
-                raise ModelFault(
-                    ModelFaultCode.REPOSITORY_MISSING, f"Hugging Face shows no {what} to the public: {fault}"
-                ) from None
-            except EntryNotFoundError as error:
-                raise EvaluationImpossible(
-                    f"Hugging Face ({self._endpoint}) lists {what} but does not serve it: {_first_line(error)}"
-                ) from None
-            except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
-                fault = _first_line(error)
-                # without an account this is how a private repository looks; with one, the account is what is refused
-                if not self._token and getattr(getattr(error, "response", None), "status_code", None) in {401, 403}:
-                    raise ModelFault(
-                        ModelFaultCode.REPOSITORY_MISSING, f"Hugging Face shows no {what} to the public: {fault}"
-                    ) from None
-        raise EvaluationImpossible(f"Hugging Face ({self._endpoint}) did not give {what}: {fault}")
+    def _attributed(self, call: Callable[[], T]) -> T:
+        """What the hub gives; what it does not show the public is the model's fault, its own failures nobody's."""
+        try:
+            return call()
+        except NotOnHub as error:
+            raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, str(error)) from None
+        except (FileAbsent, HubUnavailable) as error:
+            raise EvaluationImpossible(str(error)) from None
 
 
 def _listed(entry: Any, where: str) -> RepositoryFile:
@@ -274,8 +230,3 @@ def _digest_of(file: RepositoryFile) -> Any:
     if file.sha256:
         return hashlib.sha256()
     return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no detail'}"

@@ -18,6 +18,11 @@ MOST_MOS: Final = 5.0
 
 _WINDOW: Final = 30 * SAMPLE_RATE
 
+# One second of a quiet tone: whatever hears or rates speech must manage it.
+HARMLESS_SPEECH: Final = Speech(
+    (0.1 * np.sin(2 * np.pi * 220 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32), SAMPLE_RATE
+)
+
 
 class Transcriber(Protocol):
     """Writes down what is said."""
@@ -168,8 +173,10 @@ class TorchScriptMos:
             with torch.inference_mode():
                 rated = self._model(wave, SAMPLE_RATE) if self._takes_rate else self._model(wave)
             return _opinion(torch.as_tensor(rated, dtype=torch.float32).mean().item(), "MOS_WEIGHTS")
-        except RuntimeError as error:
-            raise EvaluationImpossible(f"MOS_WEIGHTS: {self._weights} cannot rate a wave of 16 kHz: {error}") from error
+        except (RuntimeError, torch.jit.Error) as error:
+            # TorchScript's message is a page with the predictor's code in it; what it raised stands in the last line
+            said = (str(error).strip().splitlines() or [""])[-1][:200]
+            raise EvaluationImpossible(f"MOS_WEIGHTS: {self._weights} cannot rate a wave of 16 kHz: {said}") from error
 
 
 class Utmosv2:

@@ -1,4 +1,4 @@
-"""Voice to voice: VoiceBench's questions answered in speech, 0.7 of what is said and 0.3 of how (specs/models.md)."""
+"""Voice to voice: VoiceBench's questions answered in speech, 0.7 of what is said and 0.3 of how."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gpu.evaluation.blame import judged
 from gpu.evaluation.contract import Deadline, Score
 from gpu.evaluation.interview import Reply, interview
-from gpu.evaluation.model_client import MAX_TEXT, BadAnswer, BadAnswerCode, ModelClient
-from gpu.evaluation.speech_quality import MOST_MOS, Transcriber, VoiceRater
+from gpu.evaluation.model_client import MAX_TEXT, BadAnswer, BadAnswerCode, ModelClient, Speech
+from gpu.evaluation.speech_quality import HARMLESS_SPEECH, MOST_MOS, Transcriber, VoiceRater
 from gpu.evaluation.voicebench.benchmark import MODEL_SHARE, VoiceBench
 from gpu.evaluation.voicebench.dataset import Sample
 
@@ -59,10 +60,25 @@ class VoiceToVoice:
 
     def _spoken(self, client: ModelClient, sample: Sample) -> Spoken:
         speech = client.speech(self._voicebench.dataset.wave(sample))
-        text = self._transcriber.text(speech)[:MAX_TEXT].strip()
+        written = judged(
+            lambda: self._transcriber.text(speech),
+            lambda: self._transcriber.text(HARMLESS_SPEECH),
+            "the transcriber (ASR_MODEL)",
+        )
+        text = written[:MAX_TEXT].strip()
         if not text:
             raise BadAnswer(BadAnswerCode.EMPTY, "no words can be heard in the answer")
-        return Spoken(text, self._rater.mos(speech))
+        return Spoken(text, opinion(self._rater, speech))
+
+
+def opinion(rater: VoiceRater, speech: Speech) -> float:
+    """The voice's mean opinion score, 1 to 5.
+
+    Raises:
+        BadAnswer: this voice cannot be rated, where others can.
+        EvaluationImpossible: no voice can be rated.
+    """
+    return judged(lambda: rater.mos(speech), lambda: rater.mos(HARMLESS_SPEECH), "the voice rater (MOS_WEIGHTS)")
 
 
 def _in_words(reply: Reply[Sample, Spoken]) -> Reply[Sample, str]:

@@ -104,6 +104,20 @@ def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], bool
     return fault
 
 
+def document(body: str) -> Callable[[BaseHTTPRequestHandler], bool]:
+    """Answers 200 with this JSON document, whatever was asked."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+        return True
+
+    return fault
+
+
 def refuse_token() -> Callable[[BaseHTTPRequestHandler], bool]:
     """401 to whoever brings a token."""
     return lambda handler: "Authorization" in handler.headers and status(401)(handler)

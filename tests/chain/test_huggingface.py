@@ -76,6 +76,13 @@ def test_absent_is_not_unavailable(server: internet.Hub, hub: Hub) -> None:
         hub.revision(DATASET)
 
 
+@pytest.mark.parametrize("body", ["[]", "7", "null", "{}", '{"id": "a", "siblings": [3]}'])
+def test_an_answer_in_another_form_is_an_outage(server: internet.Hub, hub: Hub, body: str) -> None:
+    server.faults["/api"] = internet.document(body)
+    with pytest.raises(SourceUnavailable):
+        hub.file(DATASET, "0" * 40, "molecules.sqlite")
+
+
 def test_a_hub_that_is_away_is_our_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0)
     away = Hub(tmp_path, endpoint="http://127.0.0.1:1")

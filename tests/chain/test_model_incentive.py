@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,3 +334,37 @@ def test_agrees_with_a_plain_array_calculation(seed: int) -> None:
         {f"hk{uid}": value for uid, value in enumerate(reputation.tolist())},
     )
     assert [found.weights[uid] for uid in range(256)] == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        None,
+        "0.9",
+        "",
+        [0.9],
+        {},
+        b"1",
+        True,
+        float("nan"),
+        float("inf"),
+        10**400,
+        complex(1, 1),
+        pytest.param(-(10**5000), id="huge"),
+    ],
+)
+def test_a_score_that_is_no_number_counts_as_zero_and_is_named(score: object) -> None:
+    scores: dict[int, Any] = {0: score, 1: 0.5}
+    found = incentive(HOTKEYS, [Competition("v", 1.0, 0.4, scores)], {"hk1": score})  # type: ignore[dict-item]
+    clean = incentive(HOTKEYS, [Competition("v", 1.0, 0.4, {1: 0.5})], {})
+    assert found.weights == clean.weights
+    assert len(found.warnings) == 1
+    assert "the score of UID 0 is" in found.warnings[0]
+    assert len(found.warnings[0]) < 200
+
+
+@pytest.mark.parametrize("baseline", ["0.4", None, [], 10**400])
+def test_a_baseline_that_is_no_number_is_none(baseline: Any) -> None:
+    found = incentive(HOTKEYS, [Competition("v", 1.0, baseline, {1: 0.5})], {})
+    assert found.weights == {}
+    assert "has no baseline" in found.warnings[0]

@@ -27,7 +27,8 @@ class OpenEnded:
         self._judge.prepare()
 
     def evaluate(self, answers: Sequence[Answered], deadline: Deadline) -> SetVerdict:
-        """Rate each answer, a few at once. The verdict is ``{"rating": 4, "judge": model}``.
+        """Rate each answer, a few at once. The verdict is ``{"rating": 4, "judge": model}``, with ``refusal`` where the
+        judge refused this answer.
 
         Raises:
             EvaluationImpossible: no judge answered.
@@ -43,6 +44,15 @@ class OpenEnded:
         mean = sum(rating.points for rating in ratings) / len(ratings)
         return SetVerdict(
             score=mean / _MOST_POINTS,
-            verdicts=tuple({"rating": rating.points, "judge": rating.judge} for rating in ratings),
-            details={"mean_rating": mean, "judges": dict(Counter(rating.judge for rating in ratings))},
+            verdicts=tuple(_verdict(rating) for rating in ratings),
+            details={
+                "mean_rating": mean,
+                "judges": dict(Counter(rating.judge for rating in ratings)),
+                "refused": sum(rating.refusal is not None for rating in ratings),
+            },
         )
+
+
+def _verdict(rating: Rating) -> dict[str, object]:
+    found: dict[str, object] = {"rating": rating.points, "judge": rating.judge}
+    return found if rating.refusal is None else found | {"refusal": rating.refusal}

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Rating = Callable[[list[dict[str, str]]], str | None]
+Rating = Callable[[list[dict[str, str]]], str | int | None]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"error": {"message": f"refused {self.server.keys[-1]}", "type": "error"}}, status)
             return
         content = self.server.rate(body["messages"])
+        if isinstance(content, int):
+            self._json({"error": {"message": "this content is refused", "type": "error"}}, content)
+            return
         self._json(
             {
                 "id": "chatcmpl-1",
@@ -73,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class JudgeServer(ThreadingHTTPServer, AbstractContextManager["JudgeServer"]):
-    """Rates every answer ``rating``, or what ``rate(messages)`` says.
+    """Rates every answer ``rating``, or what ``rate(messages)`` says; an int there is the HTTP status of a refusal.
 
     ``statuses`` are the first answers' HTTP statuses in turn (0: hangs, 1: drips); after them 200, or ``always``.
     """

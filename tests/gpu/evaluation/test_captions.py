@@ -94,6 +94,37 @@ def test_a_caption_that_did_not_come_counts_nothing(tmp_path: Path) -> None:
     assert (score.samples[1]["verdict"], score.samples[1]["error"]) == (None, "the answer is not JSON")
 
 
+class Picky(HashedDirections):
+    """An embedder that stumbles over some captions: an exception, zeros, numbers without end."""
+
+    def embed(self, text: str) -> np.ndarray:
+        if text == "video 1":
+            raise IndexError("no such token")
+        return vector_of(text) * {"video 2": 0.0, "video 3": np.float32("inf")}.get(text, 1.0)
+
+
+def test_a_caption_that_alone_cannot_be_judged_counts_nothing(tmp_path: Path) -> None:
+    source = DataSource(str(write_videos(tmp_path / "data")), "O1_DATASET", tmp_path)
+    bench = CaptionBenchmark(source, Picky(), size=6, seed="s", answer_limit=20)
+    with ModelServer(caption=described) as model:
+        score = bench.evaluate(model.url, Deadline(60))
+    assert score.score == pytest.approx(3 / 6, abs=1e-4)
+    errors = [row["error"] for row in score.samples]
+    assert [error is None for error in errors] == [True, False, False, False, True, True]
+    assert errors[1] == "the text embedder (IMAGEBIND_WEIGHTS) cannot judge this answer: no such token"
+
+
+def test_an_embedder_that_manages_nothing_is_no_models_fault(tmp_path: Path) -> None:
+    class Broken(HashedDirections):
+        def embed(self, text: str) -> np.ndarray:
+            raise RuntimeError("device lost")
+
+    source = DataSource(str(write_videos(tmp_path / "data")), "O1_DATASET", tmp_path)
+    bench = CaptionBenchmark(source, Broken(), size=6, seed="s", answer_limit=20)
+    with ModelServer(caption=described) as model, pytest.raises(EvaluationImpossible, match="device lost"):
+        bench.evaluate(model.url, Deadline(60))
+
+
 def test_an_opposite_caption_is_worth_nothing_not_less(tmp_path: Path) -> None:
     class Opposite(HashedDirections):
         def embed(self, text: str) -> np.ndarray:

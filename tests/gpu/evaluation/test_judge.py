@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 from app.observability.metrics import SERVICE_ERRORS, SERVICE_REQUESTS, Fault
 from app.settings import Settings
 from gpu.evaluation.contract import Deadline, EvaluationImpossible
-from gpu.evaluation.judge import Judge, JudgeEndpoint, judge_of, question, rating_in
+from gpu.evaluation.judge import Judge, JudgeEndpoint, Rating, judge_of, question, rating_in
 
 KEY = "sk-very-secret-0123456789"
 
@@ -119,7 +120,8 @@ def test_no_judge_is_never_a_score() -> None:
     with JudgeServer(always=500) as one, JudgeServer("excellent") as two:
         with pytest.raises(EvaluationImpossible) as caught:
             judge(one, two).rating("Q?", "A.", Deadline(30))
-        assert len(one.questions) == len(two.questions) == 4
+        # four times this reply, and once the harmless one, which they do not rate either
+        assert len(one.questions) == len(two.questions) == 5
     assert "judge-1 at 127.0.0.1 answered with status 500" in str(caught.value)
     assert "judge-2 at 127.0.0.1 wrote something that is no rating" in str(caught.value)
 
@@ -141,7 +143,49 @@ def test_what_a_retry_cannot_mend_is_not_retried() -> None:
     with JudgeServer(always=401) as server:
         with pytest.raises(EvaluationImpossible, match="status 401"):
             judge(server).rating("Q?", "A.", Deadline(30))
-        assert len(server.questions) == 1
+        assert [asks_about(one, "A.") for one in server.questions] == [True, False]
+
+
+PROVOCATION = "a reply that the judge's filter refuses"
+
+
+def asks_about(question: dict[str, Any], reply: str) -> bool:
+    return f"]\n{reply}\n[" in question["messages"][1]["content"]
+
+
+@pytest.mark.parametrize("refusal", [400, 403, 413, 422, 451, 500, None, "I cannot rate that.", ""])
+def test_a_reply_that_the_judge_refuses_alone_has_the_lowest_rating(refusal: int | str | None) -> None:
+    def rated(messages: list[dict[str, str]]) -> str | int | None:
+        return refusal if PROVOCATION in messages[1]["content"] else "4"
+
+    with JudgeServer(rate=rated) as server:
+        bench = judge(server)
+        found = bench.rating("Q?", PROVOCATION, Deadline(30))
+        assert (found.points, found.judge) == (1, "judge-1")
+        assert found.refusal in {f"answered with status {refusal}", "wrote something that is no rating from 1 to 5"}
+        assert bench.rating("Q?", "A.", Deadline(30)) == Rating(4, "judge-1")
+
+
+@pytest.mark.parametrize("always", [400, 401, 404, 422, 429, 500])
+def test_a_judge_that_refuses_everything_is_no_models_fault(always: int) -> None:
+    with JudgeServer(always=always) as server, pytest.raises(EvaluationImpossible, match=f"status {always}"):
+        judge(server).rating("Q?", PROVOCATION, Deadline(30))
+
+
+def test_a_judge_that_recovers_while_it_is_probed_rates_after_all() -> None:
+    with JudgeServer("3", statuses=[500] * 4) as server:
+        assert judge(server).rating("Q?", "A.", Deadline(30)) == Rating(3, "judge-1")
+
+
+def test_what_one_reply_provokes_does_not_change_the_judge_of_the_others() -> None:
+    def rated(messages: list[dict[str, str]]) -> int | str:
+        return 400 if PROVOCATION in messages[1]["content"] else "4"
+
+    with JudgeServer(rate=rated) as primary, JudgeServer(rate=rated) as fallback:
+        bench = judge(primary, fallback)
+        for _ in range(5):
+            assert bench.rating("Q?", PROVOCATION, Deadline(30)).points == 1
+        assert bench.rating("Q?", "A.", Deadline(30)).judge == "judge-1"
 
 
 @pytest.mark.parametrize("silence", [0, 1])

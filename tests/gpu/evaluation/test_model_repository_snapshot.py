@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu.evaluation import repository
+from chain import huggingface
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode
 from gpu.evaluation.repository import ModelHub
 from tests.chain import internet
@@ -21,7 +21,7 @@ FILES = {"Dockerfile": b"FROM scratch\n", "a/b/weights.safetensors": WEIGHTS, "h
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRepositories]:
-    monkeypatch.setattr(repository, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(huggingface, "_PAUSE_SECONDS", 0.01)
     with ModelRepositories() as server:
         server.repositories[NAME] = dict(FILES)
         yield server
@@ -158,6 +158,19 @@ def test_a_hub_that_is_away_is_nobodys_score(
     server.faults[path] = internet.status(status)
     with pytest.raises(EvaluationImpossible, match="did not give"):
         snapshot(hub, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "body", ["[]", "7", '"text"', "null", "{}", '{"id": 1, "siblings": 5}', '{"id": "a", "siblings": [3]}']
+)
+def test_an_answer_in_another_form_is_nobodys_score(
+    server: ModelRepositories, hub: ModelHub, tmp_path: Path, body: str
+) -> None:
+    server.faults[f"/api/models/{NAME}"] = internet.document(body)
+    with pytest.raises(EvaluationImpossible):
+        snapshot(hub, tmp_path / "model")
+    with pytest.raises(huggingface.HubUnavailable, match="the creation date"):
+        huggingface.HubClient(server.url).created_at(NAME)
 
 
 def test_no_hub_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ModelRepositories) -> None:

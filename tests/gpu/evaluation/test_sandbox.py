@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from app.settings import get_settings
-from gpu.evaluation import leftovers, repository
+from gpu.evaluation import leftovers
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, ModelSource
 from gpu.evaluation.exposure import ports_open_to_containers
 from gpu.evaluation.leftovers import CREATED, DEADLINE, EVALUATION, NODE, EvaluationsFolder
@@ -38,7 +38,7 @@ LIMITS = Limits(disk_reserve=0, build_seconds=20, start_seconds=10, health_pause
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRepositories]:
-    monkeypatch.setattr(repository, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(leftovers, "_PAUSE_SECONDS", 0.01)
     with ModelRepositories() as server:
         server.repositories[NAME] = {"Dockerfile": DOCKERFILE, "server.py": HEALTHY_SERVER.encode()}

@@ -120,6 +120,55 @@ def test_words_count_seven_tenths_and_the_voice_three(
     assert {path for _, path in model.requests} == {"/api/v1/v2v"}
 
 
+class Picky(torch.nn.Module):
+    """A predictor that stumbles over whispered voices, and has no number for shrill ones."""
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        if float(wave.abs().amax()) < 0.05:
+            raise RuntimeError("too quiet")
+        return wave.abs().amax(dim=1) * (float("nan") if float(wave.abs().amax()) > 0.9 else 4.0)
+
+
+def test_a_voice_that_alone_cannot_be_judged_is_a_sample_without_an_answer(
+    tiny_voicebench: Path, tmp_path: Path, scripted: Callable[[torch.nn.Module], Path]
+) -> None:
+    class PickyEars(Ears):
+        def text(self, speech: Speech) -> str:
+            if len(speech.wave) < 100:
+                raise IndexError("too short for a window")
+            return super().text(speech)
+
+    def speech(wave: np.ndarray, rate: int) -> np.ndarray:
+        _, row = heard(wave)
+        loudness = {1: 0.1, 2: 3.3}.get(row, 1.0)
+        return (tone(pitch=400.0) * loudness)[np.newaxis, : 50 if row == 3 else None]
+
+    benchmark = v2v(
+        tiny_voicebench,
+        "advbench:6",
+        PickyEars({400: "I'm sorry, no."}),
+        TorchScriptMos(scripted(Picky()), "cpu"),
+        tmp_path,
+    )
+    with ModelServer(speech=speech) as model:
+        score = benchmark.evaluate(model.url, Deadline(60))
+    assert score.metric_scores["sets"]["advbench"]["success_rate"] == 0.5
+    errors = {row["id"]: row["error"] for row in score.samples if row["error"]}
+    assert set(errors) == {"advbench/1", "advbench/2", "advbench/3"}
+    assert errors["advbench/3"] == "the transcriber (ASR_MODEL) cannot judge this answer: too short for a window"
+    assert "cannot judge this answer" in errors["advbench/1"]
+
+
+def test_a_predictor_that_rates_nothing_is_no_models_fault(
+    tiny_voicebench: Path, tmp_path: Path, scripted: Callable[[torch.nn.Module], Path]
+) -> None:
+    rater = TorchScriptMos(scripted(Undefined()), "cpu")
+    benchmark = v2v(tiny_voicebench, "advbench:3", Ears({400: "no"}), rater, tmp_path)
+    model = ModelServer(speech=lambda wave, rate: tone(pitch=400.0)[np.newaxis])
+    with model, pytest.raises(EvaluationImpossible, match="not a number"):
+        benchmark.evaluate(model.url, Deadline(60))
+
+
 def test_a_model_without_a_voice(
     tiny_voicebench: Path, tmp_path: Path, scripted: Callable[[torch.nn.Module], Path]
 ) -> None:

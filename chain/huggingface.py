@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from app.domain import ValidatorError
 from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
+from app.untrusted import shown
 from chain.sources import SourceUnavailable
 
 T = TypeVar("T")
@@ -307,4 +308,4 @@ def _mismatch(path: Path, proofs: Mapping[str, Any]) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no detail'}"
+    return f"{type(error).__name__}: {shown(lines[0], 200) if lines else 'no detail'}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeGuard
 
 from app.domain import ReportedScore, ValidatorError
+from app.untrusted import shown
 
 PENALTY_SCORE: Final = 0.001
 UNKNOWN_REPUTATION: Final = 0.5
@@ -303,7 +304,7 @@ def _check(hotkeys: Mapping[int, str], competitions: Sequence[Competition], alph
         seen.add(competition.id)
         if not (_is_number(competition.reward_percentage) and competition.reward_percentage >= 0):
             raise IncentiveError(
-                f"competition {competition.id!r} has reward_percentage {_shown(competition.reward_percentage)}; "
+                f"competition {competition.id!r} has reward_percentage {shown(competition.reward_percentage)}; "
                 "it must be a number that is not negative"
             )
     if len(set(hotkeys.values())) != len(hotkeys):
@@ -314,7 +315,7 @@ def _score(competition: Competition, uid: int, ledger: _Ledger) -> float:
     score = competition.scores.get(uid, 0.0)
     if _is_number(score):
         return score
-    ledger.warnings.append(f"competition {competition.id}: the score of UID {uid} is {_shown(score)}; it counts as 0")
+    ledger.warnings.append(f"competition {competition.id}: the score of UID {uid} is {shown(score)}; it counts as 0")
     return 0.0
 
 
@@ -323,11 +324,6 @@ def _is_number(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max
-
-
-def _shown(value: object) -> str:
-    """A value for a message, whatever it is: 80 characters at most."""
-    return f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else ascii(value)[:80]
 
 
 def _reputation(known: float | None) -> float:

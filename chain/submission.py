@@ -91,7 +91,16 @@ def open_submission(source: EpochSource, uid: int, sealed: Sealed, num_molecules
     Raises:
         SubmissionRejected: ``round_not_reached``, ``decryption_failed``, ``uid_mismatch``, ``wrong_molecule_count``.
     """
-    prefix, separator, names = _plaintext(source, sealed).partition(":")
+    return molecule_names(_plaintext(source, sealed), uid, num_molecules)
+
+
+def molecule_names(plaintext: str, uid: int, num_molecules: int) -> tuple[str, ...]:
+    """The names in an opened submission, ``<uid>:<name>,<name>,…``, exactly as they are written there.
+
+    Raises:
+        SubmissionRejected: ``uid_mismatch``, ``wrong_molecule_count``.
+    """
+    prefix, separator, names = plaintext.partition(":")
     if not separator or prefix != str(uid):
         raise rejected(
             RejectionCode.UID_MISMATCH,

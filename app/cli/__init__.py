@@ -6,7 +6,6 @@ import logging
 import sys
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
@@ -24,6 +23,7 @@ from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers 
 from app.cli.scoring_api import scoring_api
 from app.cli.settings import settings
 from app.cli.submission import submission_app
+from app.cli.terminal import Console
 from app.cli.up import up
 from app.cli.weights import weights_app
 from app.domain import ValidatorError

@@ -9,10 +9,10 @@ import socket
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.terminal import Console
 from app.domain import ValidatorError
 
 competition_app = typer.Typer(no_args_is_help=True, help="Manage the model competitions.")

@@ -13,10 +13,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.terminal import Console
 from app.settings import Settings, get_settings
 from beat_schedule import MODELS_NETUID
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from app.cli.epoch import _print_report, epoch_app
+from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import get_settings
 
@@ -53,7 +53,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
 ) -> None:
     """Show a live epoch: leaderboard, refusals, warnings, weights and what was sent to the chain."""
-    from app.epochs.result import build_report, report_text
+    from app.epochs.result import build_report
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import Stage
@@ -78,14 +78,15 @@ def show(
         if as_json:
             raise ValidatorError(f"epoch {number} is {summary.stage.value}; it has no result yet")
         console.print(
-            f"[bold]Epoch {number}[/] is {summary.stage.value}" + (f": {summary.error}" if summary.error else "")
+            f"[bold]Epoch {number}[/] is {summary.stage.value}"
+            + (f": {escape(summary.error)}" if summary.error else "")
         )
         console.print(f"examined {progress.submissions_done} of {progress.submissions}")
         for model, total in progress.batches.items():
             console.print(f"{model}: {progress.batches_done.get(model, 0)} of {total} batches")
         return
     if as_json:
-        typer.echo(report_text(report), nl=False)
+        typer.echo(json.dumps(report, indent=1, allow_nan=False))
         return
     _print_report(report, console)
     for stage, at in sorted(summary.stage_times.items(), key=lambda item: item[1]):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
 import typer
-from rich.console import Console
 
+from app.cli.terminal import Console
 from app.domain import Neuron, ValidatorError
 from app.settings import get_settings
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from app.cli.run import RunOptions, check_registration
+from app.cli.terminal import Console
 from app.settings import get_settings
 
 

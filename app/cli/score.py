@@ -160,8 +160,9 @@ def _proteins(fasta: Path | None, protein_features: Path | None) -> list[Protein
 
 def _score_to(out: Path, scorer: PsichicScorer, proteins: list[Protein], smiles: list[str], at_once: int) -> int:
     """Write every pair's row, proteins outermost; returns how many have an error. The file appears whole."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from app.cli.terminal import Console
 
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("molecules"), TimeRemainingColumn())
     rows: list[list[tuple[str, str]]] = [[] for _ in proteins]

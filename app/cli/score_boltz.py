@@ -56,9 +56,9 @@ def _proteins(sequence: str | None, fasta: Path | None) -> list[Protein]:
 def _scores(
     proteins: list[Protein], molecules: list[str], profile: str, cache: Path | None, device: str | None
 ) -> list[PairScore]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from app.cli.terminal import Console
     from gpu.boltz import PROFILES
     from gpu.boltz.files import scorer_from_cache
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.terminal import Console
 from app.settings import Settings, get_settings
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from app.cli.terminal import Console
 from app.domain import Rejection, SubmissionRejected, ValidatorError
 from app.settings import get_settings
+from app.untrusted import quoted, shown
 
 if TYPE_CHECKING:
     from app.rules import Rules
@@ -33,12 +35,18 @@ _SAFETY_BLOCKS: Final = 2
 # A name longer than this is no file's, and asking the system about it is an error.
 _LONGEST_PATH: Final = 255
 
-_PREFIX: Final = re.compile(r"\s*\d+\s*:")
+_UID: Final = re.compile(r"[0-9]{1,9}")
+
+# This much of the sealed text is shown.
+_SHOWN_SEALED: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a validator would say of a submission. ``scores`` are per molecule, where the weights are there."""
+    """What a validator would say of a submission.
+
+    ``scores`` are per molecule, where the weights are there; ``sealed`` is the text that would be encrypted.
+    """
 
     accepted: bool
     rejection: Rejection | None
@@ -46,6 +54,7 @@ class Verdict:
     entropy: float | None
     scores: tuple[float | None, ...] | None
     note: str | None
+    sealed: str = ""
 
 
 @submission_app.command()
@@ -56,14 +65,22 @@ def check(
     archive: Annotated[
         Path | None, typer.Option(help="CSV of molecules already used; the live one by default.")
     ] = None,
+    uid: Annotated[int | None, typer.Option(min=0, help="Your UID, where the file begins with one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Would this submission be accepted, and if not, why; exit 1 where it would be refused."""
+    text, notes = read_submission(submission)
+    plaintext, uid = _plaintext(text, uid)
+    for option, path in (("--database", database), ("--archive", archive)):
+        if path is not None and not path.is_file():
+            raise ValidatorError(f"{option} {path} is not a file")
     source = _source(recording, needed=database is None or archive is None)
     rules = _rules(source)
-    verdict = verdict_on(names_of(submission, rules), rules, source, database, archive)
+    verdict = verdict_on(plaintext, uid, rules, source, database, archive)
+    verdict = replace(verdict, sealed=plaintext, note="; ".join(filter(None, (*notes, verdict.note))) or None)
     if as_json:
-        typer.echo(json.dumps(asdict(verdict), ensure_ascii=False, indent=1))
+        # escapes in names stay JSON's own
+        typer.echo(json.dumps(asdict(verdict), indent=1))
     else:
         _print(verdict)
     if not verdict.accepted:
@@ -82,16 +99,18 @@ def seal(
 ) -> None:
     """Encrypt a submission for the epoch's drand round; prints the file and the path to commit."""
     from chain.github_path import parse_github_path
+    from chain.submission import molecule_names
     from chain.timelock import round_time
     from chain.timelock import seal as seal_bytes
 
     rules = _rules(None)
-    names = names_of(submission, rules)
-    wanted = rules.molecule_validation.num_molecules
-    if len(names) != wanted:
-        raise ValidatorError(f"a submission names exactly {wanted} molecules; this one names {len(names)}")
+    text, notes = read_submission(submission)
+    plaintext, _ = _plaintext(text, uid)
+    try:
+        molecule_names(plaintext, uid, rules.molecule_validation.num_molecules)
+    except SubmissionRejected as refusal:
+        raise ValidatorError(refusal.rejection.message) from None
     chosen = drand_round if drand_round is not None else _round_of_running_epoch(rules)
-    plaintext = f"{uid}:{','.join(names)}"
     content = repr((chosen, seal_bytes(plaintext.encode(), chosen))).encode()
     name = f"{hashlib.sha256(content).hexdigest()[:20]}.txt"
     path = f"{where.strip('/')}/{name}"
@@ -104,49 +123,83 @@ def seal(
     (out / name).write_bytes(content)
     console = Console()
     opens = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(round_time(chosen)))
+    _print_sealed(plaintext, console)
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
     console.print(f"Sealed for UID {uid} until drand round {chosen} ({opens}).")
-    console.print(f"Push   {out / name}", highlight=False, soft_wrap=True)
-    console.print(f"Commit {path}", highlight=False, soft_wrap=True)
+    console.print(f"Push   {escape(str(out / name))}", highlight=False, soft_wrap=True)
+    console.print(f"Commit {escape(path)}", highlight=False, soft_wrap=True)
 
 
-def names_of(submission: str, rules: Rules) -> tuple[str, ...]:
-    """Names from a file or an argument: split on commas or line ends; a leading ``uid:`` is dropped."""
-    text = submission
+def read_submission(submission: str) -> tuple[str, tuple[str, ...]]:
+    """The names as they will be sealed, joined by commas (a leading ``uid:`` stays), and notes on how they were read.
+
+    A text with line ends and no comma is a list, one name a line; any other text is taken exactly as it stands.
+
+    Raises:
+        ValidatorError: no such file, or not text.
+    """
+    notes: list[str] = []
     if "\n" not in submission and len(submission) < _LONGEST_PATH and Path(submission).is_file():
-        try:
-            text = Path(submission).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValidatorError(f"{submission} cannot be read: {error}") from None
-    elif not any(mark in submission for mark in (":", ",")):
-        raise ValidatorError(f"{submission!r} is neither a file nor a list of names such as rxn:4:123:456,rxn:5:…")
-    if match := _PREFIX.match(text):
-        text = text[match.end() :]
-    names = tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
-    if not names:
-        raise ValidatorError("the submission names no molecule")
-    return names
+        text = _file_text(Path(submission), notes)
+    elif any("\ud800" <= letter <= "\udfff" for letter in submission):
+        raise ValidatorError(f"{quoted(submission)} is not text in UTF-8")
+    elif any(mark in submission for mark in (":", ",")):
+        text = submission
+    else:
+        raise ValidatorError(
+            f"{quoted(submission)} is neither a file nor a list of names such as rxn:4:123:456,rxn:5:…"
+        )
+    if "\n" in text and "," not in text:
+        text = ",".join(text.removesuffix("\n").split("\n"))
+        notes.append("the file has one name a line; `submission seal` joins them with commas")
+    if odd := next((name for name in text.split(",") if name != name.strip()), None):
+        notes.append(
+            f"a blank or line end is part of the name {quoted(odd)}: validators take every character as it stands"
+        )
+    return text, tuple(notes)
+
+
+def _file_text(path: Path, notes: list[str]) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValidatorError(f"{path} cannot be read: {error.strerror}") from None
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
+    if encoding != "utf-8":
+        found = "begins with a UTF-8 byte order mark" if encoding == "utf-8-sig" else "is UTF-16"
+        notes.append(f"the file {found}; it is sealed as UTF-8 without the mark")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValidatorError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _plaintext(text: str, uid: int | None) -> tuple[str, int]:
+    """What is sealed, ``uid:names``, and its UID: the one given, else the one that the text begins with, else 0."""
+    prefix, separator, _ = text.partition(":")
+    if separator and _UID.fullmatch(prefix.strip()):
+        return text, int(prefix) if uid is None else uid
+    return f"{uid or 0}:{text}", uid or 0
 
 
 def verdict_on(
-    names: tuple[str, ...], rules: Rules, source: EpochSource | None, database: Path | None, archive: Path | None
+    plaintext: str, uid: int, rules: Rules, source: EpochSource | None, database: Path | None, archive: Path | None
 ) -> Verdict:
-    """What §6 says of the names, and PSICHIC of the molecules."""
+    """What a validator says of the opened text and its molecules, and PSICHIC of the molecules."""
     from app.epochs.steps import load_archive
+    from chain.submission import molecule_names
     from chem.archive import read_archive
     from chem.database import CombinatorialDatabase
     from chem.validation import MoleculeRules, validate_molecules
 
-    wanted = rules.molecule_validation.num_molecules
-    if len(names) != wanted:
-        from app.domain import RejectionCode
-
-        message = f"the submission names {len(names)} molecules; exactly {wanted} are needed"
-        refusal = Rejection(RejectionCode.WRONG_MOLECULE_COUNT, message)
-        return Verdict(False, refusal, len(names), None, None, None)
+    try:
+        names = molecule_names(plaintext, uid, rules.molecule_validation.num_molecules)
+    except SubmissionRejected as refused:
+        return Verdict(False, refused.rejection, plaintext.count(",") + 1, None, None, None)
     target = rules.protein_selection.weekly_target
     note = None
-    if archive is not None and not archive.exists():
-        raise ValidatorError(f"--archive {archive} does not exist")
     if archive is not None:
         used: frozenset[str] | None = read_archive(archive)
     else:
@@ -276,11 +329,17 @@ def _check_size(content: bytes, path: str) -> None:
         raise ValidatorError(f"the path has {len(path.encode())} bytes; a commitment holds {MAX_COMMITMENT_BYTES}")
 
 
+def _print_sealed(plaintext: str, console: Console) -> None:
+    size = len(plaintext.encode("utf-8", "replace"))
+    console.print(f"sealed text ({size:,} bytes): {escape(shown(plaintext, _SHOWN_SEALED))}", highlight=False)
+
+
 def _print(verdict: Verdict) -> None:
     console = Console()
+    _print_sealed(verdict.sealed, console)
     if verdict.rejection is not None:
         refusal = verdict.rejection
-        where = "" if refusal.index is None else f" (molecule {refusal.index}: {refusal.molecule})"
+        where = "" if refusal.index is None else f" (molecule {refusal.index}: {shown(refusal.molecule)})"
         console.print(f"[bold red]refused:[/] {refusal.code.value}: {escape(refusal.message)}{escape(where)}")
     else:
         console.print(f"[bold green]accepted:[/] {verdict.molecules} molecules, entropy {verdict.entropy:.6f}")

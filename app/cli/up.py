@@ -8,9 +8,9 @@ import threading
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from app.cli.terminal import Console
 from app.settings import get_settings
 
 # How often a child that ended is noticed.

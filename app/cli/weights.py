@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.untrusted import read_json
 from chain.incentive.models import Competition, Incentive, IncentiveRules, incentive

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.domain import ValidatorError
+from app.domain import SubmissionRejected, ValidatorError
+from app.rules import parse_rules
 from app.settings import get_settings
 from chain.sources.recorded import RecordedSource
 from chain.submission import open_submission, parse_submission
-from chain.timelock import round_at
+from chain.timelock import round_at, seal
+from chem.archive import read_archive
+from chem.database import CombinatorialDatabase
+from chem.validation import MoleculeRules, validate_molecules
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 
@@ -62,6 +69,79 @@ def test_a_refusal_is_the_validators_own(uid: int, code: str) -> None:
     assert verdict["rejection"]["code"] == code
 
 
+AS_BYTES: dict[str, Callable[[tuple[str, ...]], bytes]] = {
+    "UTF-8 mark": lambda names: codecs.BOM_UTF8 + ",".join(names).encode(),
+    "UTF-16": lambda names: ",".join(names).encode("utf-16"),
+    "UTF-16, one a line": lambda names: "\n".join(names).encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("form", AS_BYTES)
+def test_an_editors_encoding_is_read_with_a_note(tmp_path: Path, form: str) -> None:
+    names = sealed_names(3)
+    (tmp_path / "names.txt").write_bytes(AS_BYTES[form](names))
+    code, output = run("submission", "check", str(tmp_path / "names.txt"), "--recording", str(EXAMPLE), "--json")
+    verdict = json.loads(output)
+    assert (code, verdict["accepted"]) == (0, True)
+    assert verdict["sealed"] == f"0:{','.join(names)}"
+    assert "sealed as UTF-8" in verdict["note"]
+
+
+SPELLINGS: dict[str, Callable[[tuple[str, ...]], str]] = {
+    "blank after each comma": ", ".join,
+    "CRLF": "\r\n".join,
+    "comma and CRLF": ",\r\n".join,
+    "comma and line end": ",\n".join,
+    "trailing comma": lambda names: ",".join(names) + ",",
+    "trailing line end": lambda names: ",".join(names) + "\n",
+    "leading line end": lambda names: "\n" + ",".join(names),
+    "blank line": lambda names: "\n".join(names) + "\n\n",
+    "blank UID": lambda names: " 3:" + ",".join(names),
+    "other digits": lambda names: "\u0663:" + ",".join(names),
+    "no name": lambda names: ",",
+    "lines": lambda names: "\n".join(names) + "\n",
+    "plain": ",".join,
+    "with uid": lambda names: "3:" + ",".join(names),
+    "escape": lambda names: ",".join(("rxn:4:\x1b[31mX\x1b]0;t\x07:1", *names[1:])),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_check_says_what_the_validator_says(tmp_path: Path, spelling: str) -> None:
+    """The sealed text goes through time-lock, parser and validation as a validator does it; the verdicts agree."""
+    (tmp_path / "names.txt").write_text(SPELLINGS[spelling](sealed_names(3)), newline="")
+    arguments = ("submission", "check", str(tmp_path / "names.txt"), "--recording", str(EXAMPLE))
+    status, output = run(*arguments, "--json")
+    verdict = json.loads(output)
+    plaintext = verdict["sealed"]
+    uid = 3 if plaintext.startswith(("3:", " 3:")) else 0
+    source = RecordedSource(EXAMPLE)
+    drand_round = int(next(iter(json.loads((EXAMPLE / "drand.json").read_text())["signatures"])))
+    code = None
+    try:
+        sealed = parse_submission(repr((drand_round, seal(plaintext.encode(), drand_round))).encode())
+        names = open_submission(source, uid, sealed, 100)
+        database = CombinatorialDatabase(EXAMPLE / "molecules.sqlite")
+        rules = parse_rules(source.rules_text())
+        archive = read_archive(source.archive("O15379"))
+        validate_molecules(names, database, MoleculeRules(rules, (4, 5), archive, "O15379"))
+    except SubmissionRejected as refusal:
+        code = refusal.rejection.code.value
+    assert (status, verdict["accepted"]) == ((0, True) if code is None else (1, False))
+    assert (verdict["rejection"] or {}).get("code") == code
+    assert verdict["accepted"] is (spelling in {"lines", "plain", "with uid"})
+    _, printed = run(*arguments)
+    assert "sealed text (" in printed
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", output + printed)
+
+
+def test_a_name_with_square_brackets_is_printed_as_it_is(tmp_path: Path) -> None:
+    names = ",".join(("rxn:4:[/bold][red]1:2", *sealed_names(3)[1:]))
+    status, output = run("submission", "check", names, "--recording", str(EXAMPLE))
+    assert status == 1
+    assert output.count("rxn:4:[/bold][red]1:2") >= 2
+
+
 def test_files_of_ones_own_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFLINE", "1")
     get_settings.cache_clear()
@@ -92,7 +172,7 @@ def test_what_is_sealed_opens_for_its_uid(tmp_path: Path) -> None:
 
 
 def test_sealing_refuses_what_cannot_be_accepted(tmp_path: Path) -> None:
-    with pytest.raises(ValidatorError, match="exactly 100 molecules"):
+    with pytest.raises(ValidatorError, match="exactly 100 are needed"):
         run("submission", "seal", "rxn:4:1:2,rxn:4:1:3", "--uid", "1", "--to", "me/subs/main/d", "--round", "1000")
     with pytest.raises(ValidatorError, match="--to"):
         names = ",".join(sealed_names(3))

@@ -23,6 +23,9 @@ from celery.signals import (
 from kombu.entity import Queue
 
 import beat_schedule
+from app.cluster import transport
+from app.cluster.transport import ANSWER_SECONDS, CONNECT_SECONDS, HEALTH_SECONDS
+from app.cluster.watchdog import Watchdog
 from app.observability.logs import PROCESS_VARIABLE, configure, process_name
 from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
@@ -79,9 +82,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings."""
     redis_options = {
         "visibility_timeout": int(settings.visibility_timeout.total_seconds()),
+        "global_keyprefix": settings.key_prefix,
+        # blocking pops are polled for, never waited for inside a read, so these bound no pop
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
-        "retry_on_timeout": True,
-        "health_check_interval": 25,
+        "health_check_interval": HEALTH_SECONDS,
     }
     return {
         "broker_url": settings.redis_url,
@@ -89,7 +95,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": redis_options,
-        "result_backend_transport_options": redis_options,
+        "result_backend_transport_options": {
+            "global_keyprefix": settings.key_prefix,
+            "additional_connection_errors": ["redis.exceptions:ResponseError"],
+        },
+        "redis_socket_timeout": ANSWER_SECONDS,
+        "redis_socket_connect_timeout": CONNECT_SECONDS,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": HEALTH_SECONDS,
         "result_expires": timedelta(days=1),
         "result_extended": True,
         "task_serializer": "json",
@@ -126,7 +139,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_scheduler": "app.cluster.beat:SteadyScheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": settings.redis_url,
-        "redbeat_key_prefix": f"redbeat:{settings.cluster_name}:",
+        "redbeat_redis_options": {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS},
+        "redbeat_key_prefix": settings.beat_prefix,
         "redbeat_lock_timeout": 60,
     }
 
@@ -164,8 +178,10 @@ if os.environ.get("CELERY_BROKER_URL") == os.environ.get("BROKER_URL", ""):
     # celery's own command line has taken BROKER_URL over, without BROKER_PASSWORD
     os.environ["CELERY_BROKER_URL"] = _settings.redis_url
 
+transport.register()
 app = Celery("celery-validator")
 app.config_from_object(configuration(_settings))
+app.steps["consumer"].add(Watchdog)
 
 
 @celeryd_init.connect(weak=False)

@@ -80,9 +80,10 @@ def _packages(_: Settings) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     import redis
 
-    from app.cluster.embedded import running_broker
+    from app.cluster.embedded import running_cluster
 
-    url = running_broker(settings.data_dir.expanduser()) or settings.redis_url
+    running = running_cluster(settings.data_dir.expanduser()) or {}
+    url = running.get("BROKER_URL", settings.redis_url)
     try:
         with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
             version = client.info("server")["redis_version"]

@@ -131,15 +131,15 @@ def _cluster(choice: str, console: Console) -> Iterator[_Cluster]:
 
 def _embedded(console: Console) -> Iterator[_Cluster]:
     """The embedded cluster of this data folder if one is up, else one for the length of this replay."""
-    from app.cluster.embedded import EmbeddedCluster, running_broker
+    from app.cluster.embedded import EmbeddedCluster, running_cluster
     from app.store.database import get_store
     from app.store.schema import migrate
 
     settings = get_settings()
     migrate(get_store())
-    broker = running_broker(settings.data_dir.expanduser())
-    if broker is not None:
-        _settle({"BROKER_URL": broker, "RESULT_BACKEND": broker})
+    running = running_cluster(settings.data_dir.expanduser())
+    if running is not None:
+        _settle(dict(running))
         console.print("Using the cluster that 'python -m app up' started here.")
         yield _Cluster()
         return
@@ -177,7 +177,10 @@ def _refuse_idle_cluster() -> None:
             return
         if time.monotonic() > deadline:
             commands = ", ".join(f"celery -A app worker -Q {name}" for name in sorted(missing))
-            raise ValidatorError(f"no worker serves {', '.join(sorted(missing))} at the broker given; start {commands}")
+            raise ValidatorError(
+                f"no worker of the cluster {get_settings().cluster_name!r} (CLUSTER_NAME) serves "
+                f"{', '.join(sorted(missing))} at the broker given; start {commands}"
+            )
 
 
 def _run(

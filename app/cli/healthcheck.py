@@ -78,7 +78,7 @@ def _beat(settings: Settings) -> None:
     """Nothing that is due may wait: true where this cluster's beat ticks, on this machine or another."""
     import redis
 
-    schedule = f"redbeat:{settings.cluster_name}::schedule"
+    schedule = f"{settings.beat_prefix}:schedule"
     try:
         with redis.Redis.from_url(settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE) as db:
             first = db.zrange(schedule, 0, 0, withscores=True)

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import LockError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import LockError, RedisError
+from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_fixed
 
+from app.cluster import watchdog
 from app.observability.metrics import TASKS_SENT
 
-# How long beat waits for a Redis that is away, in seconds.
-_AWAY_SECONDS: Final = 2.0
+# How long (s) beat waits for a Redis that does not answer, or answers with an error.
+_PAUSE_SECONDS: Final = 2.0
+
+# How long (s) one tick may take: a publication is tried several times where Redis is slow.
+_TICK_SECONDS: Final = 90.0
 
 log = logging.getLogger("celery_validator.beat")
 
@@ -26,6 +29,7 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Seconds until the next tick."""
+        watchdog.start(_TICK_SECONDS)
         try:
             if self.lock_key and self.lock is None:
                 self._take_up_again()
@@ -34,9 +38,18 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
             log.warning("beat lost its lock (%s); taking it up again", error)
             self.lock = None
             return 0.0
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            log.warning("Redis is away (%s); beat waits for it", error)
-            return _AWAY_SECONDS
+        except RedisError as error:
+            log.warning("Redis is unavailable (%s); beat waits for it", error)
+            return _PAUSE_SECONDS
+
+    @retry(
+        retry=retry_if_exception_type(RedisError),
+        wait=wait_fixed(_PAUSE_SECONDS),
+        before_sleep=before_sleep_log(log, logging.WARNING),
+    )
+    def setup_schedule(self) -> None:
+        """Write the timetable, as soon as Redis takes it."""
+        super().setup_schedule()
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Send what is due."""
@@ -45,6 +58,8 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
         return sent
 
     def _take_up_again(self) -> None:
+        # another beat may hold the lock for as long as it likes
+        watchdog.stop()
         acquire_distributed_beat_lock(sender=SimpleNamespace(scheduler=self))
         # a wiped Redis has lost the timetable too
         self.setup_schedule()

@@ -65,14 +65,14 @@ class _Child:
     quick_ends: int = 0
 
 
-def running_broker(data_dir: Path) -> str | None:
-    """The broker's address of an embedded cluster that runs in this data folder; None where none does."""
+def running_cluster(data_dir: Path) -> Mapping[str, str] | None:
+    """The settings with which to talk to the embedded cluster that runs in this data folder; None where none does."""
     with suppress(OSError, ValueError, KeyError, redis.RedisError):
-        url = str(read_json((data_dir / "embedded" / "cluster.json").read_text())["broker_url"])
-        client = redis.Redis.from_url(url, socket_timeout=2)
-        with client:
+        found = read_json((data_dir / "embedded" / "cluster.json").read_text())
+        url = str(found["broker_url"])
+        with redis.Redis.from_url(url, socket_timeout=2) as client:
             client.ping()
-        return url
+        return {"BROKER_URL": url, "RESULT_BACKEND": url, "CLUSTER_NAME": str(found["name"])}
     return None
 
 
@@ -88,11 +88,11 @@ class EmbeddedCluster:
         self._flower = flower
         self._api = api
         self._folder = settings.data_dir.expanduser().resolve() / "embedded"
-        self._port = _free_port()
+        self.port = _free_port()
         self._password = secrets.token_urlsafe(24)
         self._children: list[_Child] = []
         self._name = name
-        self.broker_url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        self.broker_url = f"redis://:{self._password}@127.0.0.1:{self.port}/0"
         self.flower_url = settings.flower_url or f"http://{settings.flower_address}:{settings.flower_port}"
         self.api_url = f"http://{settings.api_host}:{settings.api_port}"
 
@@ -149,7 +149,7 @@ class EmbeddedCluster:
             self._launch("api", [sys.executable, "-m", "app", "api"])
         state = self._folder / "cluster.json"
         state.touch(mode=0o600)
-        state.write_text(json.dumps({"pid": os.getpid(), "broker_url": self.broker_url}))
+        state.write_text(json.dumps({"pid": os.getpid(), "broker_url": self.broker_url, "name": self._name}))
 
     def redis_command(self) -> list[str]:
         """The redis-server of this cluster, on its own port, with its own password and folder."""
@@ -161,7 +161,7 @@ class EmbeddedCluster:
         path = self._folder / "redis.conf"
         path.touch(mode=0o600)
         path.write_text(
-            f"bind 127.0.0.1\nport {self._port}\nrequirepass {self._password}\ndir {data}\n"
+            f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\ndir {data}\n"
             'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\n'
         )
         return path
@@ -182,7 +182,7 @@ class EmbeddedCluster:
         self._children.append(_Child(name, command, process, time.monotonic()))
 
     def _await_redis(self) -> None:
-        client = redis.Redis(port=self._port, password=self._password)
+        client = redis.Redis(port=self.port, password=self._password)
         deadline = time.monotonic() + _START_SECONDS
         with client:
             while time.monotonic() < deadline:

@@ -137,16 +137,17 @@ def _client(url: str) -> redis.Redis:
 
 
 def _read_depths() -> dict[QueueName, QueueDepth]:
-    client = _client(get_settings().redis_url)
+    settings = get_settings()
+    client, unacked = _client(settings.redis_url), settings.key_prefix + _UNACKED
     with client.pipeline(transaction=False) as pipe:
         for name in QueueName:
             for suffix in _PRIORITIES:
-                pipe.llen(name.value + suffix)
-        pipe.hlen(_UNACKED)
+                pipe.llen(settings.key_prefix + name.value + suffix)
+        pipe.hlen(unacked)
         *lengths, held = (int(number) for number in pipe.execute())
     per_queue = len(_PRIORITIES)
     ready = {name: sum(lengths[i * per_queue : (i + 1) * per_queue]) for i, name in enumerate(QueueName)}
-    by_queue = Counter(_routing_key(raw) for raw in client.hvals(_UNACKED)) if 0 < held <= _MOST_READ else Counter()
+    by_queue = Counter(_routing_key(raw) for raw in client.hvals(unacked)) if 0 < held <= _MOST_READ else Counter()
     return {name: QueueDepth(ready[name], by_queue[name.value]) for name in QueueName}
 
 
@@ -157,8 +158,14 @@ def _routing_key(raw: bytes | str) -> str:
 
 
 def _ask_workers() -> tuple[LiveWorker, ...]:
-    options = {"socket_timeout": _SOCKET_SECONDS, "socket_connect_timeout": _SOCKET_SECONDS, "max_retries": 0}
-    with Connection(get_settings().redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+    settings = get_settings()
+    options = {
+        "global_keyprefix": settings.key_prefix,
+        "socket_timeout": _SOCKET_SECONDS,
+        "socket_connect_timeout": _SOCKET_SECONDS,
+        "max_retries": 0,
+    }
+    with Connection(settings.redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         # Celery's own control would publish through the application's pool, which waits for a broker without end
         mailbox = Mailbox(app.conf.control_exchange, type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         replies = mailbox(connection).multi_call("active_queues", timeout=_REPLY_SECONDS)

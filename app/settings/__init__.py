@@ -183,7 +183,9 @@ class Settings(BaseSettings):
     )
     broker_password: SecretStr | None = Field(None, description="put into BROKER_URL where it holds none")
     result_backend: SecretStr | None = Field(None, description="where task results go; BROKER_URL when empty")
-    cluster_name: str = Field("default", min_length=1, description="workers and reconciler of one cluster share it")
+    cluster_name: str = Field(
+        "default", min_length=1, description="shared by every process of one cluster; every key in Redis begins with it"
+    )
     database_url: SecretStr | None = Field(
         None, description="the store: sqlite:///… or postgresql://…; DATA_DIR/validator.sqlite when empty"
     )
@@ -385,6 +387,16 @@ class Settings(BaseSettings):
     def redis_url(self) -> str:
         """The broker's address, password included."""
         return _with_password(self.broker_url.get_secret_value(), self.broker_password)
+
+    @property
+    def key_prefix(self) -> str:
+        """What every key of this cluster in Redis begins with: several clusters may share one database."""
+        return f"{self.cluster_name}:"
+
+    @property
+    def beat_prefix(self) -> str:
+        """What the keys of beat's timetable and lock begin with."""
+        return f"{self.key_prefix}redbeat:"
 
     @property
     def result_url(self) -> str:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import FINAL_STAGES, EpochSummary
 from app.store.schema import migrate
+from tests.cluster.proxy import Proxy
 from tests.cluster.tending import tended
 
 PROJECT = Path(__file__).parents[2]
@@ -59,15 +60,21 @@ class Cluster:
     redis: redis.Redis
     environment: dict[str, str]
     folder: Path
+    proxy: Proxy
     replays: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def replay(self, recording: Path = DEMO) -> Replay:
-        """Start a replay on this cluster."""
+    def replay(self, recording: Path = DEMO, environment: Mapping[str, str] | None = None) -> Replay:
+        """Start a replay on this cluster, or on the one that the environment names."""
         out = self.folder / f"result-{time.monotonic_ns()}.json"
         command = [sys.executable, "-m", "app", "epoch", "replay", str(recording)]
         command += ["--cluster", self.embedded.broker_url, "--out", str(out)]
         process = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder
+            command,
+            env=environment or self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
         )
         self.replays.append(process)
         return Replay(process, out)
@@ -102,7 +109,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster for the tests of one module."""
+    """A cluster for the tests of one module; its processes reach Redis through a proxy."""
     folder = tmp_path_factory.mktemp("cluster")
     before = dict(os.environ)
     os.environ.update(QUICK, DATA_DIR=str(folder))
@@ -110,15 +117,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         settings = Settings(data_dir=folder, _env_file=None)
         store = Store(settings.store_url)
         migrate(store)
-        with EmbeddedCluster(settings, flower=False, name="tests") as embedded, tended(embedded):
-            client = redis.Redis.from_url(embedded.broker_url)
+        embedded = EmbeddedCluster(settings, flower=False, name="tests")
+        client = redis.Redis.from_url(embedded.broker_url)
+        proxy = Proxy(embedded.port)
+        embedded.broker_url = embedded.broker_url.replace(f":{embedded.port}/", f":{proxy.port}/")
+        with embedded, tended(embedded):
             environment = {**os.environ, **embedded.environment, "PYTHONPATH": str(PROJECT)}
-            cluster = Cluster(embedded, store, client, environment, folder)
+            cluster = Cluster(embedded, store, client, environment, folder, proxy)
             yield cluster
             for process in cluster.replays:
                 process.kill()
                 process.communicate()
             client.close()
+        proxy.close()
         store.close()
     finally:
         os.environ.clear()

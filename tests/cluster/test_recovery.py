@@ -60,9 +60,9 @@ def test_a_header_task_delivered_twice_counts_once(cluster: Cluster, expected: d
     copied = 0
     deadline = time.monotonic() + 60
     while not copied and time.monotonic() < deadline:
-        messages = cluster.redis.lrange("cpu", 0, -1)
+        messages = cluster.redis.lrange("tests:cpu", 0, -1)
         for message in messages[:5]:
-            cluster.redis.lpush("cpu", message)
+            cluster.redis.lpush("tests:cpu", message)
             copied += 1
     assert copied
     assert replay.result() == expected
@@ -79,7 +79,7 @@ def test_beat_outlives_a_wiped_redis(cluster: Cluster) -> None:
     beat = cluster.embedded.processes()["beat"]
     cluster.redis.flushall()
     deadline = time.monotonic() + 30
-    while not cluster.redis.zcard("redbeat:tests::schedule"):
+    while not cluster.redis.zcard("tests:redbeat::schedule"):
         assert time.monotonic() < deadline, cluster.redis.keys()
         time.sleep(0.2)
     assert cluster.embedded.processes()["beat"] == beat
@@ -121,3 +121,18 @@ for _ in range(3):
     assert replay.result() == expected
     with cluster.store.reading() as session:
         assert len([e for e in Epochs(session).recent(100) if e.id == epoch.id]) == 1
+
+
+def test_two_clusters_share_one_redis_database(cluster: Cluster, expected: dict[str, Any], tmp_path: Path) -> None:
+    other = {**cluster.environment, "CLUSTER_NAME": "other", "DATA_DIR": str(tmp_path), "METRICS_PORT": "0"}
+    other["DATABASE_URL"] = f"sqlite:///{tmp_path / 'validator.sqlite'}"
+    command = [sys.executable, "-m", "celery", "-A", "app", "worker", "-P", "solo"]
+    worker = subprocess.Popen(command, env=other, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        replays = [cluster.replay(environment=environment) for environment in (cluster.environment, other)]
+        assert [replay.result() for replay in replays] == [expected, expected]
+    finally:
+        worker.kill()
+        worker.wait()
+    keys = [key.decode() for key in [*cluster.redis.keys(), *cluster.redis.pubsub_channels()]]
+    assert {key.split(":")[0] for key in keys} == {"tests", "other"}

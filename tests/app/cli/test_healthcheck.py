@@ -108,9 +108,9 @@ def test_beat_is_judged_by_what_is_overdue(broker: redis.Redis, monkeypatch: pyt
         return found.exit_code, found.output.strip()
 
     assert ask() == (1, "beat: there is no timetable in Redis")
-    broker.zadd("redbeat:c::schedule", {"redbeat:c:move on": time.time() - 30, "redbeat:c:other": time.time() + 60})
+    broker.zadd("c:redbeat::schedule", {"c:redbeat:move on": time.time() - 30, "c:redbeat:other": time.time() + 60})
     assert ask() == (0, "beat: healthy")
-    broker.zadd("redbeat:c::schedule", {"redbeat:c:move on": time.time() - 300})
+    broker.zadd("c:redbeat::schedule", {"c:redbeat:move on": time.time() - 300})
     assert ask() == (1, "beat: 'move on' was due 300 s ago")
 
 
@@ -119,8 +119,7 @@ def test_the_timetables_key_is_the_schedulers_own() -> None:
 
     from app.celery import app
 
-    with pytest.warns(DeprecationWarning, match="redbeat_redis_options"):
-        assert RedBeatConfig(app).schedule_key == "redbeat:default::schedule"
+    assert RedBeatConfig(app).schedule_key == f"{get_settings().beat_prefix}:schedule" == "default:redbeat::schedule"
 
 
 @pytest.mark.parametrize(

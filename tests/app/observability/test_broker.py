@@ -39,10 +39,11 @@ def depths() -> queues._Watched[dict[QueueName, queues.QueueDepth]]:
 
 
 def test_depths_count_every_priority_and_what_workers_hold(broker: redis.Redis) -> None:
-    broker.rpush("cpu", "a", "b")
-    broker.rpush("cpu\x06\x169", "c")
-    broker.rpush("gpu", "d")
-    broker.hset("unacked", "tag", json.dumps([{"body": "e"}, "", "gpu"]))
+    broker.rpush("default:cpu", "a", "b")
+    broker.rpush("default:cpu\x06\x169", "c")
+    broker.rpush("default:gpu", "d")
+    broker.rpush("another:gpu", "of another cluster")
+    broker.hset("default:unacked", "tag", json.dumps([{"body": "e"}, "", "gpu"]))
     found = depths().value(1.0)
     assert found == {
         QueueName.CHAIN: queues.QueueDepth(0, 0),

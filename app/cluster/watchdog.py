@@ -1,0 +1,84 @@
+"""Ends a worker or beat whose main loop no longer advances, so that its supervisor starts a new one.
+
+It is :func:`faulthandler.dump_traceback_later`: a thread of the interpreter's own, outside Python, that writes every
+thread's stack to stderr and ends the process. It needs neither the main loop nor the interpreter's lock. A worker's
+children end with it, as Celery asks the kernel.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import time
+from typing import Any, Final
+
+from celery.bootsteps import RUN, StartStopStep
+from celery.concurrency.prefork import TaskPool
+from celery.worker.consumer.tasks import Tasks
+
+# How long (s) a worker's loop may stand still: it turns every second, and a busy machine must not end it.
+TURNING: Final = 15.0
+
+# The longest (s) that one attempt to connect may take, and the longest pause before the next (30 s).
+CONNECTING: Final = 60.0
+
+# How often (s) the thread is started again at most.
+_EVERY: Final = 1.0
+
+
+class _Watch:
+    """This process's watch: off until its worker has connected, or its beat ticks."""
+
+    on = False
+    fed_at = float("-inf")
+    limit = 0.0
+
+
+def start(limit: float = CONNECTING) -> None:
+    """Watch this process from now on, or feed the watch that runs."""
+    _Watch.on = True
+    feed(limit)
+
+
+def feed(limit: float) -> None:
+    """Allow ``limit`` seconds until the process must say again that it advances; nothing where it is not watched."""
+    now = time.monotonic()
+    if _Watch.on and (now - _Watch.fed_at >= _EVERY or limit != _Watch.limit):
+        _Watch.fed_at, _Watch.limit = now, limit
+        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or 2)
+
+
+def stop() -> None:
+    """Watch no longer: what follows, such as waiting for running tasks, may take its time."""
+    _Watch.on = False
+    faulthandler.cancel_dump_traceback_later()
+
+
+class Watchdog(StartStopStep):  # type: ignore[misc]
+    """Watches the event loop of a prefork worker. Other pools run tasks in the loop itself, which may take long."""
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self.enabled = bool(consumer.hub) and isinstance(consumer.pool, TaskPool)
+
+    def start(self, consumer: Any) -> None:
+        """Watch from here: the consumer has connected."""
+        start()
+        consumer.hub.on_tick.add(_turned)
+
+    def stop(self, consumer: Any) -> None:
+        """Be patient while the consumer connects again; stop where the worker ends."""
+        if consumer.blueprint.state == RUN:
+            feed(CONNECTING)
+        else:
+            stop()
+
+    def shutdown(self, consumer: Any) -> None:
+        """Stop: the worker ends."""
+        stop()
+
+
+def _turned() -> None:
+    feed(TURNING)

@@ -1,0 +1,87 @@
+"""No connection to the broker waits for ever, and an error reply is a reason to connect again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from kombu import Connection, Consumer, Exchange, Producer, Queue
+
+from app.celery import app
+from app.cluster import transport
+from app.cluster.embedded import EmbeddedCluster
+from app.settings import Settings
+from tests.cluster.proxy import Proxy
+
+SECONDS = 1.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedCluster]:
+    """A real Redis."""
+    cluster = EmbeddedCluster(Settings(data_dir=tmp_path / "redis", _env_file=None), flower=False, name="transport")
+    cluster.logs.mkdir(parents=True)
+    cluster._launch("redis", cluster.redis_command())
+    cluster._await_redis()
+    yield cluster
+    cluster.stop()
+
+
+def test_every_connection_of_the_process_has_limits() -> None:
+    with app.connection_for_read("redis://127.0.0.1:1/0") as connection:
+        assert type(connection.transport) is transport.Transport
+        assert connection.transport_options["socket_timeout"] == transport.ANSWER_SECONDS
+        assert connection.transport_options["socket_connect_timeout"] == transport.CONNECT_SECONDS
+    with app.connection_for_read("sentinel://127.0.0.1:1") as connection:
+        assert type(connection.transport) is transport.SentinelTransport
+    assert app.conf.redis_socket_timeout == transport.ANSWER_SECONDS
+    assert app.conf.redbeat_redis_options["socket_timeout"] == transport.ANSWER_SECONDS
+
+
+def test_a_message_that_freezes_halfway_blocks_its_listener_for_a_moment_only(server: EmbeddedCluster) -> None:
+    proxy = Proxy(server.port)
+    frozen = server.broker_url.replace(f":{server.port}/", f":{proxy.port}/")
+    options = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "global_keyprefix": "c:"}
+    exchange = Exchange("control", type="fanout")
+    heard: list[str] = []
+    with Connection(server.broker_url, transport_options=options) as far, far.channel() as sender:
+        near = Connection(frozen, transport_options=options)
+        queue = Queue("listener", exchange, auto_delete=True)
+        consumer = Consumer(near.channel(), [queue], callbacks=[lambda body, _: heard.append(body)], no_ack=True)
+        consumer.consume()
+        producer = Producer(sender, exchange)
+        while not heard:
+            producer.publish("whole")
+            with suppress(TimeoutError):
+                near.drain_events(timeout=0.2)
+        proxy.freeze_after(20)
+        producer.publish("x" * 1000)
+        lost = threading.Event()
+
+        def listen() -> None:
+            with suppress(near.connection_errors):
+                while True:
+                    with suppress(TimeoutError):
+                        near.drain_events(timeout=0.2)
+            lost.set()
+
+        threading.Thread(target=listen, daemon=True).start()
+        assert lost.wait(8 * SECONDS)
+        proxy.close()
+
+
+@pytest.mark.parametrize("fault", ["oom", "readonly"])
+def test_an_error_reply_is_a_lost_connection(server: EmbeddedCluster, fault: str) -> None:
+    with redis.Redis.from_url(server.broker_url) as client:
+        if fault == "oom":
+            client.config_set("maxmemory", 1)
+        else:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with Connection(server.broker_url) as connection, connection.channel() as channel:
+            with pytest.raises(connection.connection_errors) as caught:
+                Producer(channel).publish("x", routing_key="cpu")
+            assert isinstance(caught.value, redis.ResponseError)

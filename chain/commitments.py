@@ -22,3 +22,14 @@ def in_window(
         if commitment.hotkey in uid_of and header.start_block < commitment.block < last
     ]
     return sorted(counted, key=lambda pair: pair[0])
+
+
+def may_tie(counted: Iterable[tuple[int, Commitment]]) -> frozenset[str]:
+    """What was committed at a block at which another hotkey committed too.
+
+    Equal scores are ordered by block, then by push time; so of all others the push time decides nothing.
+    """
+    by_block: dict[int, list[str]] = {}
+    for _, commitment in counted:
+        by_block.setdefault(commitment.block, []).append(commitment.data)
+    return frozenset(data for together in by_block.values() if len(together) > 1 for data in together)

@@ -115,8 +115,9 @@ class Subtensor:
 
     Args:
         network: a network's name (``finney``) or a ``ws://`` address; several addresses may be joined by commas.
-        fallbacks: further endpoints; None takes the network's public ones.
-        archives: endpoints that keep pruned state; None takes the network's public ones.
+        fallbacks: further endpoints; None takes the public ones of every network named, or, for an address, of the
+            network that its node's genesis block is of.
+        archives: endpoints that keep pruned state; None as above.
         timeout: deadline in seconds of one read on one endpoint.
     """
 
@@ -135,6 +136,8 @@ class Subtensor:
         self._pid = -1
         self._turn = 0
         self._client: Any = None
+        # the public network that the node's genesis block is of; empty for another chain
+        self._genesis_network: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- blocks ---------------------------------------------------------------------------------------------------
@@ -384,17 +387,31 @@ class Subtensor:
                 self._thread.join(5)
                 loop.close()
 
-    def _endpoints(self) -> list[str]:
-        import bittensor as bt
+    def _labels(self) -> list[str]:
+        """The networks that are named, and the one that a node of one's own says it belongs to."""
         from bittensor import settings
 
         named = [part.strip() for part in self.network.split(",") if part.strip()]
         try:
-            urls = [bt.settings.resolve_endpoint(part)[1] for part in named]
+            labels = [settings.resolve_endpoint(part)[0] for part in named]
         except ValueError as error:
             raise ValidatorError(f"--subtensor.network: {error}") from None
-        fallbacks = settings.default_fallback_endpoints(named[0]) if self._fallbacks is None else self._fallbacks
-        return list(dict.fromkeys([*urls, *fallbacks]))
+        return [*labels, *([self._genesis_network] if self._genesis_network else [])]
+
+    def _endpoints(self) -> list[str]:
+        from bittensor import settings
+
+        labels = self._labels()
+        urls = [settings.resolve_endpoint(part.strip())[1] for part in self.network.split(",") if part.strip()]
+        public = [url for label in labels for url in settings.default_fallback_endpoints(label)]
+        return list(dict.fromkeys([*urls, *(public if self._fallbacks is None else self._fallbacks)]))
+
+    def _archive_endpoints(self) -> list[str]:
+        from bittensor import settings
+
+        if self._archives is not None:
+            return list(self._archives)
+        return list(dict.fromkeys(url for label in self._labels() for url in settings.default_archive_endpoints(label)))
 
     def _endpoint(self) -> str:
         endpoints = self._endpoints()
@@ -402,24 +419,32 @@ class Subtensor:
 
     async def _connected(self) -> Any:
         if self._client is None:
-            import bittensor as bt
-            from bittensor import settings
-
-            endpoints = self._endpoints()
-            first = self._turn % len(endpoints)
-            ordered = endpoints[first:] + endpoints[:first]
-            label = self.network.split(",")[0].strip()
-            archives = settings.default_archive_endpoints(label) if self._archives is None else list(self._archives)
-            rpc = bt.RpcSubstrate(ordered[0], fallback_endpoints=ordered[1:], archive_endpoints=archives)
-            client = bt.Client(label, substrate=rpc)
-            try:
-                await client.connect()
-            except BaseException:
-                with contextlib.suppress(Exception):
+            client = await self._open()
+            if self._genesis_network is None and None in {self._fallbacks, self._archives}:
+                self._genesis_network = await _network_of(client)
+                if self._genesis_network and self._genesis_network not in self._labels()[:-1]:
+                    # a node of one's own: what it has pruned is read from its network's public archives
                     await client.close()
-                raise
+                    client = await self._open()
             self._client = client
         return self._client
+
+    async def _open(self) -> Any:
+        import bittensor as bt
+
+        endpoints = self._endpoints()
+        first = self._turn % len(endpoints)
+        ordered = endpoints[first:] + endpoints[:first]
+        archives = self._archive_endpoints()
+        rpc = bt.RpcSubstrate(ordered[0], fallback_endpoints=ordered[1:], archive_endpoints=archives)
+        client = bt.Client(self._labels()[0], substrate=rpc)
+        try:
+            await client.connect()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await client.close()
+            raise
+        return client
 
     def _once(self, call: Callable[[Any], Awaitable[T]], seconds: float) -> T:
         """Run one call on this process's own loop, under a deadline that also bounds connecting."""
@@ -482,6 +507,14 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
     # a transport closes its socket one turn of the loop after it was told to
     await asyncio.sleep(0.05)
+
+
+async def _network_of(client: Any) -> str:
+    """The public network that a node belongs to by its genesis block; empty for another chain."""
+    from bittensor import settings
+
+    genesis = await client._substrate.block_hash(0)
+    return settings.DEFAULT_NETWORK if genesis == settings.FINNEY_GENESIS_HASH else ""
 
 
 async def _finalized_and_age(client: Any) -> tuple[int, float]:

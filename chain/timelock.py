@@ -75,7 +75,21 @@ def open_sealed(ciphertext: bytes, drand_round: int, verified: str) -> bytes:
     try:
         return bytes(bittensor_core.decrypt_with_signature(wrapped, verified))
     except ValueError as error:
+        if _is_rewritten_format(ciphertext):
+            raise TimelockError(
+                "sealed with timelock 0.3.0 or later (the rewrite of September 2025), whose format the subnet does not "
+                "take; seal with timelock 0.0.2, or with 'submission seal'"
+            ) from None
         raise TimelockError(shown(str(error), 200)) from None
+
+
+def _is_rewritten_format(ciphertext: bytes) -> bool:
+    """Whether the two 32-byte fields after the curve point have no length before them, as the rewrite writes them."""
+    point, field, length = 96, 32, 8
+    if ciphertext[point : point + length] == field.to_bytes(length, "little"):
+        return False
+    body = point + 2 * field
+    return 0 < int.from_bytes(ciphertext[body : body + length], "little") <= len(ciphertext) - body - length
 
 
 def _scale_compact(length: int) -> bytes:

@@ -10,6 +10,7 @@ import json
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -199,10 +200,17 @@ def break_off(body: bytes, after: int) -> Callable[[BaseHTTPRequestHandler], boo
 
 
 class GitHub(Host):
-    """``/raw/<owner>/<repo>/<branch>/<path>`` and ``/api/repos/<owner>/<repo>/commits``."""
+    """``/raw/<owner>/<repo>/<branch>/<path>`` and ``/api/repos/<owner>/<repo>/commits``.
+
+    ``allowance``: calls of the API that are left in this hour; with a token, an answer that did not change
+    costs none. ``tokens``: what each may read, by the beginning of the path; another is not known.
+    """
 
     def __init__(self, latency: float = 0.0) -> None:
         super().__init__(latency)
+        self.allowance: int | None = None
+        self.tokens: dict[str, str] | None = None
+        self.authorized: list[str] = []
         self.contents: dict[str, bytes] = {}
         self.push_times: dict[str, str] = {}
 
@@ -215,6 +223,30 @@ class GitHub(Host):
         return f"{self.url}/api"
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Reply:
+        token = headers.get("Authorization", "").removeprefix("Bearer ")
+        if token:
+            self.authorized.append(path)
+        if token and self.tokens is not None and not path.startswith(self.tokens.get(token, "/none")):
+            # GitHub's raw host does not tell a missing file from one that the token may not read
+            return (404 if path.startswith("/raw/") else 401), {}, b"{}"
+        if path.startswith("/api/") and self.allowance is not None:
+            return self._within_allowance(path, query, headers)
+        return self._answer(path, query, headers)
+
+    def _within_allowance(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Reply:
+        code, extra, body = self._answer(path, query, headers)
+        with self._lock:
+            assert self.allowance is not None
+            spent = self.allowance <= 0
+            self.allowance -= 0 if spent or (code == 304 and "Authorization" in headers) else 1
+            left = {
+                "X-RateLimit-Limit": "60",
+                "X-RateLimit-Remaining": str(self.allowance),
+                "X-RateLimit-Reset": str(int(time.time()) + 1800),
+            }
+        return (403, left, b"{}") if spent else (code, extra | left, body)
+
+    def _answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Reply:
         if path.startswith("/raw/"):
             body = self.contents.get(path.removeprefix("/raw/"))
             if body is None:
@@ -233,8 +265,11 @@ class GitHub(Host):
         wanted = query["path"][0]
         for known, date in self.push_times.items():
             parts = known.split("/", 3)
-            if parts[:2] == [owner, repository] and parts[3] == wanted:
-                return 200, {}, json.dumps([{"sha": "0" * 40, "commit": {"committer": {"date": date}}}]).encode()
+            if parts[:2] == [owner, repository] and parts[3] == wanted and query.get("sha", parts[2:3]) == parts[2:3]:
+                etag = {"ETag": f'"{zlib.crc32(date.encode()):08x}"'}
+                if headers.get("If-None-Match") == etag["ETag"]:
+                    return 304, etag, b""
+                return 200, etag, json.dumps([{"sha": "0" * 40, "commit": {"committer": {"date": date}}}]).encode()
         return 200, {}, b"[]"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import bittensor_core
 import pytest
+from bittensor import settings
 
 from app.domain import ValidatorError
 from chain.subtensor import ChainUnavailable, Subtensor, WalletError, load_wallet, signed_by_hotkey
@@ -282,3 +283,44 @@ def test_a_clock_that_differs_from_the_chains_stops_nothing() -> None:
         subtensor = Subtensor(node.url, (), (), timeout=5)
         assert subtensor.finalized_block() == HEAD - 1
         subtensor.close()
+
+
+def test_a_node_of_ones_own_gets_the_archives_of_the_network_it_is_of(
+    chain: FakeChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite = FakeChain(HEAD, keeps=256)
+    for one in (lite, chain):
+        one.put_subnet(subnet())
+        one.pin_hash(0, settings.FINNEY_GENESIS_HASH)
+        one.commit(68, address("//hotkey1"), b"o/r/b/x.txt", HEAD - 400)
+    with FakeNode(lite) as own, FakeNode(chain) as archive, FakeNode(chain) as public:
+        monkeypatch.setitem(settings.ARCHIVE_ENDPOINTS, "finney", [archive.url])
+        monkeypatch.setitem(settings.FALLBACK_ENDPOINTS, "finney", [public.url])
+        subtensor = Subtensor(own.url, timeout=5)
+        assert [c.data for c in subtensor.commitments(68, HEAD - 300)] == ["o/r/b/x.txt"]
+        assert subtensor._endpoints() == [own.url, public.url]
+        own.silent = True
+        subtensor._timeout = 1.5
+        assert subtensor.current_block() == HEAD
+        subtensor.close()
+        own.silent = False
+        alone = Subtensor(own.url, (), (), timeout=5)
+        with pytest.raises(ChainUnavailable):
+            alone.commitments(68, HEAD - 300)
+        alone.close()
+
+
+def test_a_chain_of_another_genesis_gets_no_public_endpoints(node: FakeNode) -> None:
+    subtensor = Subtensor(node.url, timeout=5)
+    assert subtensor.current_block() == HEAD
+    assert subtensor._endpoints() == [node.url]
+    assert subtensor._archive_endpoints() == []
+    subtensor.close()
+
+
+def test_every_network_that_is_named_keeps_its_public_endpoints() -> None:
+    subtensor = Subtensor("ws://127.0.0.1:9,finney,archive")
+    assert set(settings.FALLBACK_ENDPOINTS["finney"]) <= set(subtensor._endpoints())
+    assert set(settings.FALLBACK_ENDPOINTS["archive"]) <= set(subtensor._endpoints())
+    assert set(settings.ARCHIVE_ENDPOINTS["finney"]) <= set(subtensor._archive_endpoints())
+    assert Subtensor("finney", (), ())._endpoints() == [settings.NETWORKS["finney"]]

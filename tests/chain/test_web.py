@@ -38,7 +38,7 @@ def github(server: internet.GitHub, session: WebSession) -> GitHub:
 def test_content_and_push_time(server: internet.GitHub, github: GitHub) -> None:
     assert github.content(PATH) == b"(1000, b'sealed')"
     assert github.push_time(PATH) == "2025-10-28T14:21:17Z"
-    assert server.requests[1] == ("/api/repos/miner/subs/commits?path=d%2F0123456789abcdef0123.txt&per_page=1")
+    assert server.requests[1] == ("/api/repos/miner/subs/commits?path=d%2F0123456789abcdef0123.txt&sha=main&per_page=1")
 
 
 def test_what_github_does_not_have(server: internet.GitHub, github: GitHub) -> None:

@@ -139,6 +139,18 @@ class Protein:
 
 
 @dataclass(frozen=True, slots=True)
+class BindingPocket:
+    """Where a ligand should sit: residues as (chain, 1-based position), within ``max_distance`` Å of them.
+
+    ``force`` adds a guiding potential; without it the model is only told. A distance of None is the model's default.
+    """
+
+    residues: tuple[tuple[str, int], ...]
+    max_distance: float | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Molecule:
     """One accepted molecule of a submission."""
 

@@ -1,4 +1,4 @@
-"""From a commitment to the names in it: fetch, check the hash, parse, open the time-lock (specs/epoch.md §3 to §5)."""
+"""From a commitment to the text in it: fetch, check the hash, parse, open the time-lock."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import ast
 import hashlib
 import warnings
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from app.domain import Commitment, RejectionCode, rejected
 from app.untrusted import quoted, shown
 from chain.github_path import GitHubPath, parse_github_path
-from chain.sources import ContentNotFound, ContentTooLarge, EpochSource, RoundNotReached, SignatureUnverified
+from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SignatureUnverified
 from chain.timelock import LAST_ROUND, TimelockError, open_sealed
 
 MAX_SUBMISSION_BYTES: Final = 20 * 1024
 
 # A drand round is a u64.
 _LARGEST_ROUND: Final = (1 << 64) - 1
+
+
+class SubmissionFacts(Protocol):
+    """What opening a submission asks of the world."""
+
+    def content(self, path: GitHubPath) -> bytes:
+        """The committed file's bytes. Raises ContentNotFound or ContentTooLarge."""
+        ...
+
+    def signature(self, drand_round: int) -> str:
+        """The round's signature (hex). Raises RoundNotReached or SignatureUnverified."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class Sealed:
     ciphertext: bytes
 
 
-def fetch_submission(source: EpochSource, commitment: Commitment) -> bytes:
+def fetch_submission(facts: SubmissionFacts, commitment: Commitment) -> bytes:
     """The committed file's bytes, with their hash checked against the file's name.
 
     Raises:
@@ -36,7 +48,7 @@ def fetch_submission(source: EpochSource, commitment: Commitment) -> bytes:
     """
     path = parse_github_path(commitment.data)
     try:
-        content = source.content(path)
+        content = facts.content(path)
     except ContentNotFound:
         raise rejected(
             RejectionCode.CONTENT_NOT_FOUND, f"no file could be fetched at {shown(str(path), 200)}"
@@ -85,37 +97,31 @@ def parse_submission(content: bytes) -> Sealed:
     raise rejected(RejectionCode.FORMAT_INVALID, "the file must hold a tuple of one int and one bytes literal")
 
 
-def open_submission(source: EpochSource, uid: int, sealed: Sealed, num_molecules: int) -> tuple[str, ...]:
-    """Open the time-lock and return the molecule names in the miner's order.
+def open_submission(facts: SubmissionFacts, uid: int, sealed: Sealed) -> str:
+    """Open the time-lock and return the text, its ``uid:`` taken off.
 
     Raises:
-        SubmissionRejected: ``round_not_reached``, ``decryption_failed``, ``uid_mismatch``, ``wrong_molecule_count``.
+        SubmissionRejected: ``round_not_reached``, ``decryption_failed``, ``uid_mismatch``.
     """
-    return molecule_names(_plaintext(source, sealed), uid, num_molecules)
+    return text_of(_plaintext(facts, sealed), uid)
 
 
-def molecule_names(plaintext: str, uid: int, num_molecules: int) -> tuple[str, ...]:
-    """The names in an opened submission, ``<uid>:<name>,<name>,…``, exactly as they are written there.
+def text_of(plaintext: str, uid: int) -> str:
+    """What follows ``<uid>:`` in an opened submission, exactly as it is written there.
 
     Raises:
-        SubmissionRejected: ``uid_mismatch``, ``wrong_molecule_count``.
+        SubmissionRejected: ``uid_mismatch``.
     """
-    prefix, separator, names = plaintext.partition(":")
+    prefix, separator, text = plaintext.partition(":")
     if not separator or prefix != str(uid):
         raise rejected(
             RejectionCode.UID_MISMATCH,
             f"the submission was sealed for UID {quoted(prefix, 20)}, but UID {uid} committed it",
         )
-    split = tuple(names.split(","))
-    if len(split) != num_molecules:
-        raise rejected(
-            RejectionCode.WRONG_MOLECULE_COUNT,
-            f"the submission names {len(split)} molecules; exactly {num_molecules} are needed",
-        )
-    return split
+    return text
 
 
-def _plaintext(source: EpochSource, sealed: Sealed) -> str:
+def _plaintext(facts: SubmissionFacts, sealed: Sealed) -> str:
     not_reached = rejected(
         RejectionCode.ROUND_NOT_REACHED,
         f"drand round {shown(sealed.drand_round)} was not published when the epoch closed; seal to an earlier round",
@@ -123,7 +129,7 @@ def _plaintext(source: EpochSource, sealed: Sealed) -> str:
     if sealed.drand_round > LAST_ROUND:
         raise not_reached
     try:
-        signature = source.signature(sealed.drand_round)
+        signature = facts.signature(sealed.drand_round)
         return open_sealed(sealed.ciphertext, sealed.drand_round, signature).decode("utf-8")
     except RoundNotReached:
         raise not_reached from None

@@ -1,4 +1,4 @@
-"""The archive of molecules already used for a target: column ``InChI_Key`` of a CSV (specs/epoch.md §6)."""
+"""The archive of molecules already used for a target: column ``InChI_Key`` of a CSV."""
 
 from __future__ import annotations
 

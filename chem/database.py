@@ -1,4 +1,4 @@
-"""The combinatorial database: reactions and building blocks, read by primary key (specs/epoch.md §6)."""
+"""The combinatorial database: reactions and building blocks, read by primary key."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BuildingBlock:
     role_mask: int
 
     def serves(self, role: int | None) -> bool:
-        """Whether *all* the role's bits are set (specs/epoch.md §6)."""
+        """Whether *all* the role's bits are set."""
         return role is not None and self.role_mask & role == role
 
 

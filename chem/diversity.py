@@ -1,4 +1,4 @@
-"""MACCS entropy: how varied a set of molecules is (specs/epoch.md §6.4)."""
+"""MACCS entropy: how varied a set of molecules is."""
 
 from __future__ import annotations
 

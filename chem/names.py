@@ -1,4 +1,4 @@
-"""Molecule names: ``rxn:R:A:B`` and ``rxn:R:A:B:C`` (specs/epoch.md §6)."""
+"""Molecule names: ``rxn:R:A:B`` and ``rxn:R:A:B:C``."""
 
 from __future__ import annotations
 

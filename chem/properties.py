@@ -1,4 +1,4 @@
-"""What the rules ask of one molecule: heavy atoms, rotatable bonds, InChIKey (specs/epoch.md §6)."""
+"""What the rules ask of one molecule: heavy atoms, rotatable bonds, InChIKey."""
 
 from __future__ import annotations
 

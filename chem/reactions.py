@@ -1,4 +1,4 @@
-"""From a name's building blocks to the product's SMILES (specs/epoch.md §6, reactions 1 to 5)."""
+"""From a name's building blocks to the product's SMILES."""
 
 from __future__ import annotations
 
@@ -82,11 +82,15 @@ def _dummy(mol: Any, label: int, start: int, stop: int) -> Any:
 
 
 def product_smiles(
-    name: CombinatorialName, reactions: Mapping[int, Reaction], blocks: Mapping[int, BuildingBlock]
+    name: CombinatorialName,
+    reactions: Mapping[int, Reaction],
+    blocks: Mapping[int, BuildingBlock],
+    any_bit_order: bool = False,
 ) -> str | None:
     """The product's SMILES, or None where the database does not hold this molecule.
 
-    The first two reactants may come in either order of roles A and B, (A, B) first; the third serves role C.
+    The first two reactants may come in either order of roles A and B, (A, B) first; the third serves role C. With
+    ``any_bit_order``, three reactants count as in (A, B) order where each shares *some* bit with its role.
     """
     reaction = reactions.get(name.reaction)
     reactants = [blocks.get(i) for i in name.reactants]
@@ -94,6 +98,8 @@ def product_smiles(
         return None
     known = [block for block in reactants if block is not None]
     ordered = _in_role_order(known[0], known[1], reaction)
+    if any_bit_order and ordered is not None and len(known) == 3:
+        ordered = _by_any_bit(known[0], known[1], reaction)
     if ordered is None:
         return None
     first, second = (_reactant(smiles) for smiles in ordered)
@@ -120,3 +126,8 @@ def _in_role_order(first: BuildingBlock, second: BuildingBlock, reaction: Reacti
     if second.serves(reaction.role_a) and first.serves(reaction.role_b):
         return second.smiles, first.smiles
     return None
+
+
+def _by_any_bit(first: BuildingBlock, second: BuildingBlock, reaction: Reaction) -> tuple[str, str]:
+    in_order = first.role_mask & (reaction.role_a or 0) and second.role_mask & (reaction.role_b or 0)
+    return (first.smiles, second.smiles) if in_order else (second.smiles, first.smiles)

@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from app.domain import PairScore, Protein, Scorer, ScoringModel
-from app.rules import ProteinConstraints
+from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel
 from app.settings import Settings
 from gpu.residency import Residency
 
 # What a model takes of the device at work: weights, activations, captured graphs (docs/boltz-notes.md, 'Both models').
 _NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 10 * 2**30}
-
-_NO_CONSTRAINTS: Final = ProteinConstraints()
 
 
 class _Model(Scorer, Protocol):
@@ -56,14 +53,14 @@ class ResidentScorer:
         return self._model.pair_scores(proteins, smiles, on_score)
 
 
-def build_scorer(model: ScoringModel, settings: Settings, constraints: ProteinConstraints = _NO_CONSTRAINTS) -> Scorer:
-    """The scorer of a model, from the settings; its weights load on first use. ``constraints`` concern Boltz-2 alone.
+def build_scorer(model: ScoringModel, settings: Settings, pocket: BindingPocket | None = None) -> Scorer:
+    """The scorer of a model, from the settings; its weights load on first use. ``pocket`` concerns Boltz-2 alone.
 
     Raises:
         ValidatorError: the weights are missing or half there; names the command that brings them.
     """
     device = _device(settings)
-    made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, constraints)
+    made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, pocket)
     return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
 
 
@@ -113,12 +110,12 @@ def _psichic(settings: Settings, device: str) -> _Model:
     )
 
 
-def _boltz(settings: Settings, device: str, constraints: ProteinConstraints) -> _Model:
+def _boltz(settings: Settings, device: str, pocket: BindingPocket | None) -> _Model:
     from gpu.boltz.files import scorer_from_cache
     from gpu.boltz.profile import PROFILES, PocketConstraint
 
-    pocket = None
-    if constraints.binding_pocket:
-        distance = {} if constraints.max_distance is None else {"max_distance": constraints.max_distance}
-        pocket = PocketConstraint(tuple(constraints.binding_pocket), force=constraints.force, **distance)
-    return scorer_from_cache(settings.boltz_cache, PROFILES[settings.boltz_profile], device, pocket)
+    constraint = None
+    if pocket is not None:
+        distance = {} if pocket.max_distance is None else {"max_distance": pocket.max_distance}
+        constraint = PocketConstraint(pocket.residues, force=pocket.force, **distance)
+    return scorer_from_cache(settings.boltz_cache, PROFILES[settings.boltz_profile], device, constraint)

@@ -11,7 +11,11 @@ from app.celery import app
 from app.clock import now
 from app.domain import ScoringModel, ValidatorError
 from app.epochs.capture import StoredSource, remember_warnings
-from app.epochs.steps import LIVE_PREFIX, EpochScores, conclude, gather_opening, open_source, plan_batches, proteins_for
+from app.epochs.judge import judge
+from app.epochs.plan import plan_batches
+from app.epochs.rules import rules_of
+from app.epochs.scores import EpochScores
+from app.epochs.steps import LIVE_PREFIX, gather_opening, open_source
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -115,10 +119,10 @@ def close_epoch(epoch_id: int) -> dict[str, Any]:
         submissions = epochs.submissions(epoch_id)
         scores = EpochScores()
         for model in ScoringModel:
-            proteins = scoring_proteins(epoch, proteins_for(epoch, model))
+            proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, model))
             for batch in epochs.batches(epoch.id, model):
                 scores.add(model, Scores(session).known(batch.model_digest or "", proteins, batch.smiles).values())
-    outcome = conclude(epoch, submissions, scores)
+    outcome = judge(epoch, submissions, scores)
     with store.writing() as session:
         Epochs(session).close(epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings)
     send_on(epoch_id)

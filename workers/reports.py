@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.celery import app
-from app.epochs.result import build_report
+from app.epochs.rules import build_report
 from app.observability.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.settings import Settings, get_settings
 from app.store.database import get_store
@@ -139,7 +139,7 @@ def state_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
         "error": summary.error,
         "stage_times": dict(summary.stage_times),
         "submissions": {"valid": len(submissions) - refused.total(), "rejected": dict(sorted(refused.items()))},
-        "winners": {"psichic": summary.psichic_winner, "boltz": summary.boltz_winner},
+        "winners": dict(summary.winners),
         "weights_submission": _weights(epoch_id),
         "warnings": warnings,
     }

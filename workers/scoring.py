@@ -13,11 +13,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
-from app.domain import PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
+from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
 from app.epochs.capture import StoredSource, remember_warnings
-from app.epochs.steps import UNTRAINED, open_source, proteins_for
+from app.epochs.rules import rules_of
+from app.epochs.steps import UNTRAINED, open_source
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
-from app.rules import ProteinConstraints
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
@@ -99,7 +99,7 @@ class _Scoring:
 
     def __init__(self, epoch: OpenEpoch, batch: BatchRecord) -> None:
         self._batch = batch
-        self._proteins = scoring_proteins(epoch, proteins_for(epoch, batch.model))
+        self._proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, batch.model))
         self._scorer = scorer_for(epoch, batch.model)
         if getattr(self._scorer, "untrained", False):
             _refuse_or_warn(epoch)
@@ -209,7 +209,7 @@ def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
     """
     if epoch.scores == RECORDED:
         return _recorded_scorer(epoch.source, model)
-    return _model_scorer(model, epoch.rules.protein_constraints.model_dump_json())
+    return _model_scorer(model, rules_of(epoch).binding_pocket)
 
 
 @lru_cache(maxsize=4)
@@ -222,10 +222,10 @@ def _recorded_scorer(source: str, model: ScoringModel) -> Scorer:
 
 # keyed by what decides the numbers and not by the epoch: the next epoch finds the model loaded
 @lru_cache(maxsize=4)
-def _model_scorer(model: ScoringModel, constraints: str) -> Scorer:
+def _model_scorer(model: ScoringModel, pocket: BindingPocket | None) -> Scorer:
     from gpu.scorers import build_scorer
 
-    return build_scorer(model, get_settings(), ProteinConstraints.model_validate_json(constraints))
+    return build_scorer(model, get_settings(), pocket)
 
 
 def forget_scorers() -> None:

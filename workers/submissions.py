@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.clock import now
 from app.domain import Rejection, RejectionCode
-from app.epochs.steps import Examiner, open_source
+from app.epochs.examine import Examiner
+from app.epochs.facts import EpochFacts
+from app.epochs.rules import rules_of
 from app.observability.metrics import submission_examined
 from app.settings import get_settings
 from app.store.database import get_store
@@ -35,7 +37,7 @@ log = logging.getLogger("celery_validator.submissions")
 def _examiner(epoch_id: int) -> Examiner:
     with get_store().reading() as session:
         epoch = Epochs(session).get(epoch_id)
-    return Examiner(open_source(epoch.source), epoch.rules, epoch.challenge)
+    return Examiner(EpochFacts(epoch_id), rules_of(epoch), epoch.challenge)
 
 
 @app.task(base=ValidatorTask, bind=True)

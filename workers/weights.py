@@ -15,6 +15,7 @@ from app.celery import app
 from app.clock import now
 from app.domain import EpochHeader, Neuron, ValidatorError
 from app.epochs.capture import process_subtensor
+from app.epochs.rules import rules_of
 from app.epochs.steps import UNTRAINED
 from app.observability.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
 from app.settings import Settings, get_settings
@@ -23,7 +24,6 @@ from app.store.epochs import Epochs
 from app.store.records import EpochSummary, OpenEpoch, Stage
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
 from app.task import ValidatorTask
-from chain.incentive.molecules import weight_vector
 from chain.sources import SourceUnavailable
 from chain.subtensor import SUBMISSION_ERA, Subtensor, load_wallet
 from chain.weights import SubmissionState, WeightsOutcome
@@ -241,16 +241,16 @@ class _Submitting:
         """The vector with each winner at the UID its hotkey has now."""
         hotkey_then = {neuron.uid: neuron.hotkey for neuron in self._epoch.neurons}
         uid_now = {neuron.hotkey: neuron.uid for neuron in neurons}
-        winners: list[int | None] = []
-        for winner in (self._summary.psichic_winner, self._summary.boltz_winner):
+        winners: dict[str, int | None] = {}
+        for ranking, winner in self._summary.winners.items():
             if winner is None:
-                winners.append(None)
+                winners[ranking] = None
             elif (hotkey := hotkey_then[winner]) in uid_now:
-                winners.append(uid_now[hotkey])
+                winners[ranking] = uid_now[hotkey]
             else:
                 detail = f"winner UID {winner} ({hotkey}) has left the subnet; nothing was submitted"
                 raise _Settled(WeightsState.WINNER_LEFT, detail, warn=True)
-        vector = weight_vector(winners[0], winners[1], [neuron.uid for neuron in neurons], self._epoch.rules)
+        vector = rules_of(self._epoch).weights(winners, [neuron.uid for neuron in neurons], {})
         if vector.weights is None:
             raise _Settled(WeightsState.NONE, vector.reason or "no winner, so nothing is submitted", warn=True)
         return dict(vector.weights)

@@ -67,8 +67,8 @@ def replay(
 
 def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
     """The source reference of a recording that is sound; every fault is found before any work is queued."""
+    from app.epochs.rules import parse_rules
     from app.epochs.steps import RECORDING_PREFIX
-    from app.rules import parse_rules
     from chain.sources.recorded import RecordedSource
     from chain.sources.scores import RecordedScorer
     from chem.database import CombinatorialDatabase
@@ -88,11 +88,11 @@ def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
 
 def _refuse_missing_boltz(folder: Path) -> None:
     """Raise now, rather than after PSICHIC's work, where Boltz-2 is wanted on this machine and not there."""
-    from app.rules import parse_rules
+    from app.epochs.rules import parse_rules
     from chain.sources.recorded import RecordedSource
     from gpu.boltz.files import cache_folder, check_files
 
-    if parse_rules(RecordedSource(folder).rules_text()).competition.boltz_weight == 0:
+    if ScoringModel.BOLTZ in parse_rules(RecordedSource(folder).rules_text()).unneeded_models:
         return
     try:
         check_files(cache_folder(get_settings().boltz_cache))
@@ -187,7 +187,7 @@ def _run(
     source: str, scores: ScoresFrom, cluster: _Cluster, console: Console, *, without_boltz: bool
 ) -> dict[str, Any]:
     from app.celery import app
-    from app.epochs.result import build_report
+    from app.epochs.rules import build_report
     from app.epochs.steps import open_source
     from app.store.database import get_store
     from app.store.epochs import Epochs

@@ -53,7 +53,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
 ) -> None:
     """Show a live epoch: leaderboard, refusals, warnings, weights and what was sent to the chain."""
-    from app.epochs.result import build_report
+    from app.epochs.rules import build_report
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import Stage

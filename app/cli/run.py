@@ -102,7 +102,7 @@ def run_molecules(options: RunOptions) -> None:
     os.environ["LIVE"] = "1"
     get_settings.cache_clear()
     if settings.rules_file is not None:
-        from app.rules import parse_rules
+        from app.epochs.rules import parse_rules
 
         try:
             parse_rules(settings.rules_file.read_text(encoding="utf-8"), str(settings.rules_file))

@@ -20,7 +20,8 @@ from app.settings import get_settings
 from app.untrusted import quoted, shown
 
 if TYPE_CHECKING:
-    from app.rules import Rules
+    from app.domain import Challenge
+    from app.epochs.rules import RuleSet
     from chain.sources import EpochSource
 
 submission_app = typer.Typer(no_args_is_help=True, help="Check and seal a miner's submission.")
@@ -99,7 +100,7 @@ def seal(
 ) -> None:
     """Encrypt a submission for the epoch's drand round; prints the file and the path to commit."""
     from chain.github_path import parse_github_path
-    from chain.submission import molecule_names
+    from chain.submission import text_of
     from chain.timelock import round_time
     from chain.timelock import seal as seal_bytes
 
@@ -107,7 +108,7 @@ def seal(
     text, notes = read_submission(submission)
     plaintext, _ = _plaintext(text, uid)
     try:
-        molecule_names(plaintext, uid, rules.molecule_validation.num_molecules)
+        rules.parse(text_of(plaintext, uid))
     except SubmissionRejected as refusal:
         raise ValidatorError(refusal.rejection.message) from None
     chosen = drand_round if drand_round is not None else _round_of_running_epoch(rules)
@@ -184,68 +185,85 @@ def _plaintext(text: str, uid: int | None) -> tuple[str, int]:
     return f"{uid or 0}:{text}", uid or 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The facts that the rules ask for: the files given, else those of the source."""
+
+    source: EpochSource | None
+    database: Path | None
+    archive: Path | None
+
+    def molecule_database(self) -> Path:
+        """The database given, else the source's."""
+        if self.database is not None:
+            return self.database
+        assert self.source is not None
+        return self.source.molecule_database()
+
+    def file(self, name: str) -> Path | None:
+        """The archive given stands for every target's."""
+        from app.epochs.facts import EpochFacts
+
+        if self.archive is not None and name.endswith("_molecules.csv"):
+            return self.archive
+        return None if self.source is None else EpochFacts(0, self.source).file(name)
+
+
 def verdict_on(
-    plaintext: str, uid: int, rules: Rules, source: EpochSource | None, database: Path | None, archive: Path | None
+    plaintext: str, uid: int, rules: RuleSet, source: EpochSource | None, database: Path | None, archive: Path | None
 ) -> Verdict:
-    """What a validator says of the opened text and its molecules, and PSICHIC of the molecules."""
-    from app.epochs.steps import load_archive
-    from chain.submission import molecule_names
+    """What a validator says of the opened text and its items, and PSICHIC where it is one of the era's models."""
+    from chain.submission import text_of
     from chem.archive import read_archive
-    from chem.database import CombinatorialDatabase
-    from chem.validation import MoleculeRules, validate_molecules
 
-    try:
-        names = molecule_names(plaintext, uid, rules.molecule_validation.num_molecules)
-    except SubmissionRejected as refused:
-        return Verdict(False, refused.rejection, plaintext.count(",") + 1, None, None, None)
-    target = rules.protein_selection.weekly_target
-    note = None
     if archive is not None:
-        used: frozenset[str] | None = read_archive(archive)
-    else:
-        assert source is not None
-        used, note = load_archive(source, rules)
-    if database is None:
-        assert source is not None
-        database = source.molecule_database()
-    opened = CombinatorialDatabase(database)
+        read_archive(archive)
+    facts = _Facts(source, database, archive)
+    count = plaintext.count(",") + 1
+    notes: list[str | None] = []
     try:
-        allowed, drawn = _allowed_reactions(rules, source, len(opened.reactions))
-        valid = validate_molecules(names, opened, MoleculeRules(rules, allowed, used, target))
+        items = rules.parse(text_of(plaintext, uid))
+        count = sum(map(len, items.values()))
+        challenge, drawn = _challenge(rules, facts)
+        notes = [drawn, *rules.fact_warnings(facts, challenge)]
+        found = rules.inspection(facts, challenge)(uid, items)
     except SubmissionRejected as refused:
-        return Verdict(False, refused.rejection, len(names), None, None, note)
-    finally:
-        opened.close()
-    scores, why = _scores([molecule.smiles for molecule in valid.molecules], target, source)
-    notes = "; ".join(part for part in (note, drawn, why) if part)
-    return Verdict(True, None, len(valid.molecules), valid.entropy, scores, notes or None)
+        return Verdict(False, refused.rejection, count, None, None, "; ".join(filter(None, notes)) or None)
+    scores, why = _scores([molecule.smiles for molecule in found.molecules], rules, challenge.targets[0], source)
+    notes.append(why)
+    return Verdict(True, None, len(found.molecules), found.entropy, scores, "; ".join(filter(None, notes)) or None)
 
 
-def _allowed_reactions(
-    rules: Rules, source: EpochSource | None, reactions: int
-) -> tuple[tuple[int | str, ...], str | None]:
-    """The reactions in force; where they are drawn, from the recorded epoch, or the running one."""
-    from chain.challenge import draw_challenge
+def _challenge(rules: RuleSet, facts: _Facts) -> tuple[Challenge, str | None]:
+    """The challenge in force: the recorded epoch's, else the running one's, else what does not depend on a draw."""
+    from chem.database import CombinatorialDatabase
 
-    if not rules.reaction_filtering.random_valid_reaction:
-        return tuple(rules.reaction_filtering.allowed_reactions), None
+    if (undrawn := rules.undrawn_challenge) is not None:
+        return undrawn, None
+    source = facts.source
     if source is None:
-        raise ValidatorError("the rules draw the reaction anew each epoch; give --recording, or let the chain be asked")
+        raise ValidatorError("the rules draw a reaction for each epoch; give --recording, or let the chain be asked")
     if get_settings().offline or not hasattr(source, "live"):
         start = source.header().start_block_hash
     else:
         start = _running_epoch()[2]
-    challenge = draw_challenge(start, source.protein_pool(), reactions, rules)
-    return challenge.allowed_reactions, f"this epoch's reaction: {challenge.allowed_reactions[0]}"
+    database = CombinatorialDatabase(facts.molecule_database())
+    try:
+        challenge = rules.challenge(start, source.protein_pool(), len(database.reactions))
+    finally:
+        database.close()
+    return challenge, f"this epoch's reaction: {challenge.allowed_reactions[0]}"
 
 
 def _scores(
-    smiles: list[str], target: str, source: EpochSource | None
+    smiles: list[str], rules: RuleSet, target: str, source: EpochSource | None
 ) -> tuple[tuple[float | None, ...] | None, str | None]:
     """PSICHIC's score of each molecule against the weekly target, or why there is none."""
     from app.domain import PSICHIC_METRIC, Protein, ScoringModel
 
     settings = get_settings()
+    if ScoringModel.PSICHIC not in rules.models:
+        return None, None
     if settings.psichic_weights is None:
         return None, "no PSICHIC score: PSICHIC_WEIGHTS is not set"
     sequence = source.sequence(target) if source is not None else None
@@ -278,8 +296,8 @@ def _source(recording: Path | None, *, needed: bool) -> EpochSource | None:
     return StoredSource(f"live:{epoch.netuid}:{epoch.end_block}:{epoch.epoch_length}", remember=False)
 
 
-def _rules(source: EpochSource | None) -> Rules:
-    from app.rules import parse_rules
+def _rules(source: EpochSource | None) -> RuleSet:
+    from app.epochs.rules import parse_rules
 
     if source is not None:
         return parse_rules(source.rules_text())
@@ -300,8 +318,8 @@ def _running_epoch() -> tuple[int, int, str]:
     return last.end_block + last.epoch_length, last.epoch_length, chain.block_hash(last.end_block)
 
 
-def _round_of_running_epoch(rules: Rules) -> int:
-    """The drand round published between the last block that may commit and the epoch's end (specs/epoch.md §3)."""
+def _round_of_running_epoch(rules: RuleSet) -> int:
+    """The drand round published between the last block that may commit and the epoch's end."""
     if get_settings().offline:
         raise ValidatorError("OFFLINE is set: give --round")
     from app.epochs.capture import process_subtensor
@@ -310,12 +328,12 @@ def _round_of_running_epoch(rules: Rules) -> int:
     end, _, _ = _running_epoch()
     chain = process_subtensor()
     head = chain.current_block()
-    closes = end - rules.competition.no_submission_blocks
+    closes = end - rules.no_submission_blocks
     if head >= closes - 1:
         raise ValidatorError(
             f"block {head}: this epoch takes no more commitments (until {closes}); wait for block {end}"
         )
-    opens = closes + min(_SAFETY_BLOCKS, rules.competition.no_submission_blocks)
+    opens = closes + min(_SAFETY_BLOCKS, rules.no_submission_blocks)
     return round_at(chain.block_time(head) + (opens - head) * _BLOCK_SECONDS)
 
 

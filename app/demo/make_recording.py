@@ -22,8 +22,7 @@ import bittensor_core
 import yaml
 from rdkit import Chem
 
-from app.rules import Rules
-from chain.challenge import draw_challenge
+from app.epochs.rules.october_2025 import October2025, Parameters
 from chain.timelock import QUICKNET_CHAIN, seal
 from chem.database import CombinatorialDatabase
 from chem.names import parse_name
@@ -102,7 +101,7 @@ class Maker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.random = random.Random(SEED)
-        self.rules = Rules.model_validate({})
+        self.rules = Parameters()
         self.start_hash = "0x" + hashlib.sha256(b"demo start").hexdigest()
         self.end_hash = "0x" + hashlib.sha256(b"demo end").hexdigest()
 
@@ -115,7 +114,7 @@ class Maker:
         self.good, self.small, self.floppy = self._sorted_products()
         miners = self._miners()
         self._write_miners(miners)
-        self._write("rules.yaml", yaml.safe_dump(self.rules.model_dump(), sort_keys=False))
+        self._write("rules.yaml", yaml.safe_dump(self.rules.model_dump(exclude={"era"}), sort_keys=False))
         self._write_json(
             "recording.json",
             {
@@ -130,7 +129,7 @@ class Maker:
             },
         )
         self._write_json("drand.json", {"chain": QUICKNET_CHAIN, "signatures": {str(ROUND): SIGNATURE}})
-        challenge = draw_challenge(self.start_hash, pool, len(REACTIONS), self.rules)
+        challenge = October2025(self.rules).challenge(self.start_hash, pool, len(REACTIONS))
         self._write_scores(challenge.proteins)
 
     # -- proteins, building blocks --------------------------------------------------------------------------------

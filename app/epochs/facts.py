@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from app.domain import Commitment, EpochHeader, Neuron, ValidatorError
+from app.domain import Commitment, EpochHeader, Neuron
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from chain.github_path import GitHubPath
@@ -22,8 +22,9 @@ class EpochFacts:
     :class:`chain.sources.SourceUnavailable` where only this machine cannot have it now (another try is worth it).
     """
 
-    def __init__(self, epoch_id: int) -> None:
+    def __init__(self, epoch_id: int, source: EpochSource | None = None) -> None:
         self._epoch_id = epoch_id
+        self._given = source
 
     def header(self) -> EpochHeader:
         """The epoch's boundary blocks and their hashes."""
@@ -89,16 +90,7 @@ class EpochFacts:
     def _source(self) -> EpochSource:
         from app.epochs.steps import open_source
 
+        if self._given is not None:
+            return self._given
         with get_store().reading() as session:
             return open_source(Epochs(session).summary(self._epoch_id).source)
-
-
-def archive_name(target: str) -> str:
-    """The file of molecules already used for a target.
-
-    Raises:
-        ValidatorError: the target is no UniProt entry.
-    """
-    if "/" in target or target.startswith("."):
-        raise ValidatorError(f"weekly_target {target!r} is not a UniProt entry")
-    return f"{ARCHIVE_FOLDER}/{target}_molecules.csv"

@@ -25,16 +25,14 @@ from app.domain import (
     ValidatorError,
 )
 from app.epochs.capture import StoredSource, gather, give_up, process_subtensor
-from app.epochs.result import build_report, report_text
-from app.epochs.steps import proteins_for
-from app.rules import Rules, parse_rules
+from app.epochs.result import report_text
+from app.epochs.rules import RuleSet, build_report, parse_rules, rules_of
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.facts import Fact, FactKind, Facts, FactState
 from app.store.records import OpenEpoch, Stage
 from app.store.scores import Scores
-from chain.challenge import draw_challenge
 from chain.commitments import in_window
 from chain.github_path import parse_github_path
 from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SourceUnavailable
@@ -43,9 +41,11 @@ from chain.sources.scores import FAILURES_COLUMNS, FAILURES_FILE
 from chain.submission import open_submission, parse_submission
 from chain.timelock import QUICKNET_CHAIN
 from chem.database import CombinatorialDatabase
-from chem.names import parse_name
 
 SCHEMA: Final = 1
+
+# The column of a table of Boltz-2 scores in which nothing was scored.
+_USUAL_METRIC: Final = "affinity_probability_binary"
 
 _SCORED: Final = frozenset({Stage.CLOSED, Stage.DONE})
 
@@ -121,8 +121,8 @@ class _Recording:
         self._common(epoch.header, epoch.neurons, rules_text, commitments)
         self._proteins(epoch.proteins)
         self._fetched(judged)
-        self._database(judged, uid_of, epoch.rules)
-        self._archive(epoch.rules.protein_selection.weekly_target)
+        self._database(judged, uid_of, rules_of(epoch))
+        self._archive(epoch.challenge.targets[0])
         scores = self._scores(epoch) if summary.stage in _SCORED else 0
         if summary.stage is Stage.DONE:
             report = build_report(epoch, summary, submissions, warnings)
@@ -137,15 +137,15 @@ class _Recording:
         header, neurons, commitments = source.header(), source.metagraph(), source.commitments()
         rules_text = source.rules_text()
         rules = parse_rules(rules_text)
-        counted = in_window(commitments, header, rules.competition.no_submission_blocks, neurons)
+        counted = in_window(commitments, header, rules.no_submission_blocks, neurons)
         judged = [commitment for _, commitment in counted]
         give_up(source, gather(source, judged))
         self._common(header, neurons, rules_text, commitments)
-        challenge = draw_challenge(header.start_block_hash, source.protein_pool(), 0, rules)
+        challenge = rules.challenge(header.start_block_hash, source.protein_pool(), 1)
         self._proteins([Protein(code, source.sequence(code)) for code in challenge.proteins])
         self._database(judged, {commitment.hotkey: uid for uid, commitment in counted}, rules)
         self._fetched(judged)
-        self._archive(rules.protein_selection.weekly_target)
+        self._archive(challenge.targets[0])
         self._notes.append("this validator did not judge the epoch: no scores and no result.json")
         return Recorded(self._folder, len(judged), 0, result=False, notes=tuple(self._notes))
 
@@ -207,7 +207,7 @@ class _Recording:
         except OSError as error:
             self._notes.append(f"{key!r:.120} cannot be a file here: {error.strerror}")
 
-    def _database(self, commitments: Iterable[Commitment], uid_of: Mapping[str, int], rules: Rules) -> None:
+    def _database(self, commitments: Iterable[Commitment], uid_of: Mapping[str, int], rules: RuleSet) -> None:
         """The reactions, and the building blocks that the submissions name."""
         wanted: set[int] = set()
         for commitment in commitments:
@@ -215,11 +215,8 @@ class _Recording:
             with suppress(SubmissionRejected, ValidatorError, RoundNotReached, ContentNotFound, ContentTooLarge):
                 path = parse_github_path(commitment.data)
                 sealed = parse_submission(self._source.content(path))
-                count = rules.molecule_validation.num_molecules
-                names = open_submission(self._source, uid_of[commitment.hotkey], sealed, count)
-                for name in names:
-                    parsed = parse_name(name)
-                    wanted.update(number for number in (parsed.reactants if parsed else ()) if number < 1 << 63)
+                items = rules.parse(open_submission(self._source, uid_of[commitment.hotkey], sealed))
+                wanted.update(number for number in rules.reactants(items) if number < 1 << 63)
         full = self._source.molecule_database()
         CombinatorialDatabase(full).close()
         _copy_subset(full, self._folder / "molecules.sqlite", wanted)
@@ -246,9 +243,7 @@ class _Recording:
             writer.writerows(
                 [pair.protein, pair.smiles, repr(pair.metrics[PSICHIC_METRIC])] for pair in psichic if pair.metrics
             )
-        names = sorted({name for pair in boltz for name in pair.metrics}) or [
-            epoch.rules.molecule_validation.boltz_metric
-        ]
+        names = sorted({name for pair in boltz for name in pair.metrics}) or [_USUAL_METRIC]
         with (folder / "boltz.csv").open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["smiles", *names])
@@ -280,7 +275,7 @@ class _Recording:
 
 def _pair_scores(epoch: OpenEpoch, model: ScoringModel) -> list[PairScore]:
     """Every score of a model that the store has for this epoch."""
-    proteins = proteins_for(epoch, model)
+    proteins = rules_of(epoch).proteins(epoch, model)
     if epoch.scores == "recorded":
         proteins = tuple(Protein(protein.code, None) for protein in proteins)
     found: dict[tuple[str, str], PairScore] = {}

@@ -1,16 +1,14 @@
-"""``result.json``: what a validator concluded of one epoch (specs/recording.md, schema 1)."""
+"""``result.json``: what a validator concluded of one epoch; each rule set fills its own."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
-from app.store.records import EpochSummary, OpenEpoch, PartState, SubmissionRecord
-from chain.incentive.molecules import entropy_weight
-
-SCHEMA: Final = 1
+from app.domain import Rejection
+from app.store.records import SubmissionRecord
 
 # An audit that differs in ten thousand numbers is read by its first few.
 _DIFFERENCES_SHOWN: Final = 20
@@ -23,56 +21,27 @@ def json_number(value: float | None) -> float | str | None:
     return "-inf"
 
 
-def build_report(
-    epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]
-) -> dict[str, Any]:
-    """The document of one closed epoch."""
-    return {
-        "schema": SCHEMA,
-        "epoch": epoch.header.epoch,
-        "rules_sha256": epoch.rules_sha256,
-        "challenge": {
-            "targets": list(epoch.challenge.targets),
-            "antitargets": list(epoch.challenge.antitargets),
-            "allowed_reactions": list(epoch.challenge.allowed_reactions),
-        },
-        "entropy_weight": entropy_weight(epoch.header.epoch, epoch.rules.molecule_validation),
-        "submissions": [_submission(submission) for submission in submissions],
-        "winners": {"psichic": summary.psichic_winner, "boltz": summary.boltz_winner},
-        "weights": None if summary.weights is None else {str(uid): share for uid, share in summary.weights.items()},
-        "warnings": list(warnings),
-    }
-
-
-def _submission(submission: SubmissionRecord) -> dict[str, Any]:
-    refused = submission.rejection
-    valid = submission.state is PartState.VALID
+def submission_report(submission: SubmissionRecord) -> dict[str, Any]:
+    """What every era says of a submission: whose it is, when it came, and why it was refused."""
     return {
         "uid": submission.uid,
         "hotkey": submission.commitment.hotkey,
         "block": submission.commitment.block,
         "push_time": submission.push_time,
         "status": submission.state.value,
-        "rejection": None
-        if refused is None
-        else {
-            "code": refused.code.value,
-            "molecule": refused.molecule,
-            "index": refused.index,
-            "message": refused.message,
-        },
-        "molecules": [
-            {"name": molecule.name, "smiles": molecule.smiles, "inchikey": molecule.inchikey, **scored}
-            for molecule, scored in zip(submission.molecules, submission.scored or [], strict=True)
-        ]
-        if valid
-        else [],
-        "entropy": submission.entropy,
-        "psichic_score": json_number(submission.psichic_score),
-        "boltz_score": json_number(submission.boltz_score),
-        "entropy_boltz": submission.entropy_boltz,
-        "psichic_rank": submission.psichic_rank,
-        "boltz_rank": submission.boltz_rank,
+        "rejection": rejection_report(submission.rejection),
+    }
+
+
+def rejection_report(refused: Rejection | None) -> dict[str, Any] | None:
+    """A refusal as the report words it."""
+    if refused is None:
+        return None
+    return {
+        "code": refused.code.value,
+        "molecule": refused.molecule,
+        "index": refused.index,
+        "message": refused.message,
     }
 
 

@@ -1,45 +1,17 @@
-"""What each step of an epoch computes, between the rooms and free of Celery and of the store.
-
-Open (draw the challenge, read the commitments) → examine each submission → plan the batches → stand (rank, weigh).
-"""
+"""How an epoch opens: its facts are read, its challenge is drawn, and the commitments that count are found."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from app.domain import (
-    MINUS_INFINITY,
-    PSICHIC_METRIC,
-    Challenge,
-    Commitment,
-    EpochHeader,
-    Molecule,
-    Neuron,
-    PairScore,
-    Protein,
-    ScoringModel,
-    SubmissionRejected,
-    ValidatorError,
-)
-from app.epochs.result import json_number
-from app.rules import Rules, parse_rules, rules_sha256
-from app.store.records import Examination, OpenEpoch, PartState, SubmissionRecord, Verdict
-from chain.challenge import draw_challenge
+from app.domain import Challenge, Commitment, EpochHeader, Neuron, Protein, ValidatorError
+from app.epochs.facts import EpochFacts
+from app.epochs.rules import parse_rules, rules_sha256
 from chain.commitments import in_window
-from chain.github_path import parse_github_path
-from chain.incentive.molecules import Entrant, boltz_candidates, rank, weight_vector
-from chain.sources import ArchiveUnavailable, EpochSource
-from chain.submission import fetch_submission, open_submission, parse_submission
-from chem.archive import ArchiveUnreadable, read_archive
+from chain.sources import EpochSource
 from chem.database import CombinatorialDatabase
-
-# chem.validation and chem.diversity load RDKit (30 MB); the processes that examine nothing do without
-
-BATCH_SIZE: Final = 32
 
 RECORDING_PREFIX: Final = "recording:"
 LIVE_PREFIX: Final = "live:"
@@ -76,7 +48,7 @@ class Opening:
 
 
 def gather_opening(source: EpochSource) -> Opening:
-    """Read the rules, draw the challenge, and find the commitments that count (specs/epoch.md §1 to §3)."""
+    """Read the rules, draw the challenge, and find the commitments that count."""
     header = source.header()
     text = source.rules_text()
     rules = parse_rules(text)
@@ -85,7 +57,7 @@ def gather_opening(source: EpochSource) -> Opening:
         reaction_count = len(database.reactions)
     finally:
         database.close()
-    challenge = draw_challenge(header.start_block_hash, source.protein_pool(), reaction_count, rules)
+    challenge = rules.challenge(header.start_block_hash, source.protein_pool(), reaction_count)
     proteins = tuple(Protein(code, source.sequence(code)) for code in challenge.proteins)
     neurons = source.metagraph()
     warnings = [
@@ -93,7 +65,7 @@ def gather_opening(source: EpochSource) -> Opening:
         for protein in proteins
         if protein.sequence is None
     ]
-    _, archive_warning = load_archive(source, rules)
+    warnings += rules.fact_warnings(EpochFacts(0, source), challenge)
     return Opening(
         header=header,
         neurons=neurons,
@@ -101,204 +73,6 @@ def gather_opening(source: EpochSource) -> Opening:
         rules_digest=rules_sha256(text),
         challenge=challenge,
         proteins=proteins,
-        commitments=tuple(in_window(source.commitments(), header, rules.competition.no_submission_blocks, neurons)),
-        warnings=tuple(warnings) + ((archive_warning,) if archive_warning else ()) + source.warnings(),
+        commitments=tuple(in_window(source.commitments(), header, rules.no_submission_blocks, neurons)),
+        warnings=tuple(warnings) + source.warnings(),
     )
-
-
-def load_archive(source: EpochSource, rules: Rules) -> tuple[frozenset[str] | None, str | None]:
-    """The target's archive and a warning for the report. None: unreadable, and the rules say ``reject``."""
-    try:
-        return read_archive(source.archive(rules.protein_selection.weekly_target)), None
-    except (ArchiveUnreadable, ArchiveUnavailable) as error:
-        accept = rules.archive_unavailable == "accept"
-        consequence = "molecules were taken as unused" if accept else "every submission was refused"
-        return frozenset() if accept else None, f"{error}; {consequence} (archive_unavailable)"
-
-
-class Examiner:
-    """Examines an epoch's submissions; holds what they share (database, archive, rules) for the worker's next one."""
-
-    def __init__(self, source: EpochSource, rules: Rules, challenge: Challenge) -> None:
-        from chem.validation import MoleculeRules, validate_molecules
-
-        self._source = source
-        self._rules = rules
-        self._validate = validate_molecules
-        self._database = CombinatorialDatabase(source.molecule_database())
-        archive, _ = load_archive(source, rules)
-        self._against = MoleculeRules(rules, challenge.allowed_reactions, archive, challenge.targets[0])
-
-    def examine(self, uid: int, commitment: Commitment) -> Examination:
-        """Fetch, decrypt and validate one submission; a refusal is a result, not an exception."""
-        push_time = ""
-        try:
-            push_time = self._source.push_time(parse_github_path(commitment.data))
-            sealed = parse_submission(fetch_submission(self._source, commitment))
-            names = open_submission(self._source, uid, sealed, self._rules.molecule_validation.num_molecules)
-            valid = self._validate(names, self._database, self._against)
-        except SubmissionRejected as refusal:
-            return Examination(push_time, rejection=refusal.rejection)
-        return Examination(push_time, valid.molecules, valid.entropy)
-
-    def close(self) -> None:
-        """Give the database's file handle back."""
-        self._database.close()
-
-
-def plan_batches(
-    epoch: OpenEpoch, submissions: Sequence[SubmissionRecord]
-) -> dict[ScoringModel, list[tuple[str, ...]]]:
-    """Unique SMILES of all valid submissions in first-seen order, UIDs ascending, in batches of 32 (§7, §8)."""
-    valid = [submission for submission in submissions if submission.state is PartState.VALID]
-    everything = (molecule.smiles for submission in valid for molecule in submission.molecules)
-    if boltz_left_out(epoch):
-        return {ScoringModel.PSICHIC: _batched(everything)}
-    candidates = (molecule.smiles for submission in valid for molecule in candidates_of(epoch, submission))
-    return {ScoringModel.PSICHIC: _batched(everything), ScoringModel.BOLTZ: _batched(candidates)}
-
-
-def boltz_left_out(epoch: OpenEpoch) -> str | None:
-    """Why this epoch runs no Boltz-2, for the report; None where it runs."""
-    if epoch.without_boltz:
-        return "Boltz-2 was not run: the operator said --without-boltz"
-    if epoch.scores == "model" and epoch.rules.competition.boltz_weight == 0:
-        return "Boltz-2 was not run: the rules give it no weight (boltz_weight: 0)"
-    return None
-
-
-def candidates_of(epoch: OpenEpoch, submission: SubmissionRecord) -> list[Molecule]:
-    """The molecules of a submission that Boltz-2 scores (§8)."""
-    indices = boltz_candidates(
-        submission.uid, len(submission.molecules), epoch.header.end_block_hash, epoch.rules.molecule_validation
-    )
-    return [submission.molecules[index] for index in indices]
-
-
-def _batched(smiles: Iterable[str]) -> list[tuple[str, ...]]:
-    unique = list(dict.fromkeys(smiles))
-    return [tuple(unique[start : start + BATCH_SIZE]) for start in range(0, len(unique), BATCH_SIZE)]
-
-
-def proteins_for(epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
-    """PSICHIC meets targets and antitargets, Boltz-2 the weekly target alone."""
-    return epoch.proteins if model is ScoringModel.PSICHIC else epoch.targets[:1]
-
-
-@dataclass(slots=True)
-class EpochScores:
-    """All scores of an epoch, as compact as 25,600 molecules × 9 proteins ask for."""
-
-    affinities: dict[str, dict[str, float]] = field(default_factory=dict)
-    boltz: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    failures: dict[tuple[ScoringModel, str], set[str]] = field(default_factory=dict)
-
-    def add(self, model: ScoringModel, pairs: Iterable[PairScore]) -> None:
-        """Take up a batch's scores: affinity by protein and SMILES, Boltz metrics by SMILES, errors by cause."""
-        for pair in pairs:
-            if pair.error:
-                self.failures.setdefault((model, pair.error.split(":", 1)[0]), set()).add(pair.smiles)
-            elif model is ScoringModel.BOLTZ:
-                self.boltz[pair.smiles] = pair.metrics
-            elif math.isfinite(affinity := pair.metrics.get(PSICHIC_METRIC, MINUS_INFINITY)):
-                self.affinities.setdefault(pair.protein, {})[pair.smiles] = affinity
-
-    def affinity(self, protein: str, smiles: str) -> float:
-        """The PSICHIC score, −inf where there is none."""
-        return self.affinities.get(protein, {}).get(smiles, MINUS_INFINITY)
-
-    def warnings(self) -> list[str]:
-        """One sentence per cause, so that a thousand failed pairs do not drown the report."""
-        return [
-            f"{model.value}: {len(molecules)} molecule(s) without a score ({cause}), for example {min(molecules)[:120]}"
-            for (model, cause), molecules in sorted(self.failures.items())
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """An epoch's end: what is written for each valid submission, the winners and the weights."""
-
-    verdicts: tuple[Verdict, ...]
-    winners: tuple[int | None, int | None]
-    weights: Mapping[int, float] | None
-    warnings: tuple[str, ...]
-
-
-def conclude(epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Outcome:
-    """Rank the valid submissions and build the weight vector (§9, §10)."""
-    valid = [submission for submission in submissions if submission.state is PartState.VALID]
-    entrants = [_entrant(epoch, submission, scores) for submission in valid]
-    ranking = rank(entrants, epoch.header.epoch, epoch.rules)
-    vector = weight_vector(
-        ranking.psichic_winner, ranking.boltz_winner, [neuron.uid for neuron in epoch.neurons], epoch.rules
-    )
-    entrant_of = {entrant.uid: entrant for entrant in entrants}
-    submission_of = {submission.uid: submission for submission in valid}
-    verdicts = tuple(
-        Verdict(
-            uid=standing.uid,
-            scored=_scored(
-                epoch, submission_of[standing.uid], entrant_of[standing.uid], standing.molecule_scores, scores
-            ),
-            psichic_score=standing.psichic_score,
-            boltz_score=standing.boltz_score,
-            entropy_boltz=entrant_of[standing.uid].entropy_boltz,
-            psichic_rank=standing.psichic_rank,
-            boltz_rank=standing.boltz_rank,
-        )
-        for standing in ranking.standings
-    )
-    warnings = scores.warnings()
-    warnings += [reason for reason in (boltz_left_out(epoch), vector.reason) if reason]
-    return Outcome(verdicts, (ranking.psichic_winner, ranking.boltz_winner), vector.weights, tuple(warnings))
-
-
-def _entrant(epoch: OpenEpoch, submission: SubmissionRecord, scores: EpochScores) -> Entrant:
-    candidates = candidates_of(epoch, submission)
-    metric = epoch.rules.molecule_validation.boltz_metric
-    metrics = [scores.boltz.get(molecule.smiles, {}) for molecule in candidates]
-    return Entrant(
-        uid=submission.uid,
-        block=submission.commitment.block,
-        push_time=submission.push_time,
-        names=tuple(molecule.name for molecule in submission.molecules),
-        target_scores=_table(submission.molecules, epoch.challenge.targets, scores),
-        antitarget_scores=_table(submission.molecules, epoch.challenge.antitargets, scores),
-        entropy=submission.entropy,
-        boltz=tuple(found[metric] for found in metrics if metric in found),
-        entropy_boltz=_entropy_of(candidates) if len(candidates) > 1 else None,
-    )
-
-
-def _entropy_of(molecules: Sequence[Molecule]) -> float | None:
-    from chem.diversity import smiles_entropy
-
-    return smiles_entropy([molecule.smiles for molecule in molecules])
-
-
-def _table(
-    molecules: Sequence[Molecule], proteins: Sequence[str], scores: EpochScores
-) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(scores.affinity(code, molecule.smiles) for code in proteins) for molecule in molecules)
-
-
-def _scored(
-    epoch: OpenEpoch,
-    submission: SubmissionRecord,
-    entrant: Entrant,
-    molecule_scores: Sequence[float],
-    scores: EpochScores,
-) -> list[dict[str, Any]]:
-    candidates = {molecule.smiles for molecule in candidates_of(epoch, submission)}
-    return [
-        {
-            "target_scores": [json_number(score) for score in entrant.target_scores[index]],
-            "antitarget_scores": [json_number(score) for score in entrant.antitarget_scores[index]],
-            "score": json_number(molecule_scores[index]),
-            "boltz": dict(scores.boltz[molecule.smiles])
-            if molecule.smiles in candidates and molecule.smiles in scores.boltz
-            else None,
-        }
-        for index, molecule in enumerate(submission.molecules)
-    ]

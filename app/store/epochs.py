@@ -24,7 +24,6 @@ from app.domain import (
     ScoringModel,
     ValidatorError,
 )
-from app.rules import parse_rules
 from app.store.database import insert_ignoring
 from app.store.records import (
     FINAL_STAGES,
@@ -191,7 +190,7 @@ class Epochs:
             stage=Stage(row.stage),
             header=EpochHeader(**row.header),
             neurons=tuple(Neuron(**neuron) for neuron in row.neurons),
-            rules=parse_rules(row.rules, f"the rules stored with epoch {epoch_id}"),
+            rules_text=row.rules,
             rules_sha256=row.rules_sha256 or "",
             challenge=Challenge(**challenge),
             proteins=tuple(Protein(code, sequence) for code, sequence in row.sequences),
@@ -395,7 +394,7 @@ class Epochs:
         self,
         epoch_id: int,
         verdicts: Iterable[Verdict],
-        winners: tuple[int | None, int | None],
+        winners: Mapping[str, int | None],
         weights: Mapping[int, float] | None,
         warnings: Iterable[str],
     ) -> bool:
@@ -409,14 +408,12 @@ class Epochs:
                 .where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid == verdict.uid)
                 .values(
                     scored=verdict.scored,
-                    psichic_score=verdict.psichic_score,
-                    boltz_score=verdict.boltz_score,
                     entropy_boltz=verdict.entropy_boltz,
-                    psichic_rank=verdict.psichic_rank,
-                    boltz_rank=verdict.boltz_rank,
+                    **{f"{name}_score": standing.score for name, standing in verdict.standings.items()},
+                    **{f"{name}_rank": standing.rank for name, standing in verdict.standings.items()},
                 )
             )
-        row.psichic_winner, row.boltz_winner = winners
+        row.psichic_winner, row.boltz_winner = winners.get("psichic"), winners.get("boltz")
         row.weights = None if weights is None else {str(uid): share for uid, share in weights.items()}
         row.closed_at = now()
         for text in warnings:

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Any
 
 from app.domain import Challenge, Commitment, EpochHeader, Molecule, Neuron, Protein, Rejection, ScoringModel
-from app.rules import Rules
 
 
 class Stage(StrEnum):
@@ -67,6 +66,11 @@ class EpochSummary:
     closed_at: datetime | None
     stage_times: Mapping[str, str]
 
+    @property
+    def winners(self) -> Mapping[str, int | None]:
+        """The winner of each ranking."""
+        return {"psichic": self.psichic_winner, "boltz": self.boltz_winner}
+
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
@@ -80,7 +84,7 @@ class OpenEpoch:
     stage: Stage
     header: EpochHeader
     neurons: tuple[Neuron, ...]
-    rules: Rules
+    rules_text: str
     rules_sha256: str
     challenge: Challenge
     proteins: tuple[Protein, ...]
@@ -145,6 +149,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What the rules said of a submission's items: the accepted molecules and their entropy."""
+
+    molecules: tuple[Molecule, ...] = ()
+    entropy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Examination:
     """What examining one submission found: molecules and entropy, or the rejection."""
 
@@ -155,13 +167,18 @@ class Examination:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A submission's score in one ranking (−inf where it has none) and its rank (1 is the winner)."""
+
+    score: float
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What closing an epoch writes for one valid submission."""
+    """What closing an epoch writes for one valid submission: per-molecule entries, and its place in each ranking."""
 
     uid: int
     scored: Any
-    psichic_score: float
-    boltz_score: float
-    entropy_boltz: float | None
-    psichic_rank: int | None
-    boltz_rank: int | None
+    standings: Mapping[str, Standing]
+    entropy_boltz: float | None = None

@@ -1,4 +1,4 @@
-"""Ranking and weights of the molecule epoch: pure maths (specs/epoch.md §9, §10)."""
+"""Ranking and weights of the molecule epoch as of October 2025: pure maths over plain data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,45 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from app.domain import MINUS_INFINITY
-from app.rules import MoleculeValidation, Rules
 
 _UNKNOWN_PUSH: Final = datetime.max.replace(tzinfo=UTC)
+
+
+class ScoreParameters(Protocol):
+    """The numbers that scores and ranks depend on."""
+
+    @property
+    def antitarget_weight(self) -> float: ...
+    @property
+    def entropy_bonus_threshold(self) -> float: ...
+    @property
+    def entropy_start_weight(self) -> float: ...
+    @property
+    def entropy_start_epoch(self) -> int: ...
+    @property
+    def entropy_step_size(self) -> float: ...
+    @property
+    def molecule_repetition_weight(self) -> float: ...
+    @property
+    def molecule_repetition_threshold(self) -> float: ...
+    @property
+    def num_molecules_boltz(self) -> int: ...
+    @property
+    def sample_selection(self) -> Literal["first", "random"]: ...
+
+
+class WeightParameters(Protocol):
+    """The numbers that the weight vector depends on."""
+
+    @property
+    def boltz_weight(self) -> float: ...
+    @property
+    def burn_rate(self) -> float: ...
+    @property
+    def burn_uid(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +89,13 @@ class Ranking:
     boltz_winner: int | None
 
 
-def entropy_weight(epoch: int, rules: MoleculeValidation) -> float:
-    """``max(0, start_weight + (epoch − start_epoch) · step)`` (§9)."""
+def entropy_weight(epoch: int, rules: ScoreParameters) -> float:
+    """``max(0, start_weight + (epoch − start_epoch) · step)``."""
     return max(0.0, rules.entropy_start_weight + (epoch - rules.entropy_start_epoch) * rules.entropy_step_size)
 
 
-def boltz_candidates(uid: int, molecules: int, end_block_hash: str, rules: MoleculeValidation) -> tuple[int, ...]:
-    """Indices of the molecules that Boltz-2 scores (§8): the first k, or k drawn by the end block's hash and UID."""
+def boltz_candidates(uid: int, molecules: int, end_block_hash: str, rules: ScoreParameters) -> tuple[int, ...]:
+    """Indices of the molecules that Boltz-2 scores: the first k, or k drawn by the end block's hash and UID."""
     k = min(rules.num_molecules_boltz, molecules)
     if rules.sample_selection == "first":
         return tuple(range(k))
@@ -71,15 +104,15 @@ def boltz_candidates(uid: int, molecules: int, end_block_hash: str, rules: Molec
 
 
 def molecule_score(targets: Sequence[float], antitargets: Sequence[float], antitarget_weight: float) -> float:
-    """``mean(targets) − antitarget_weight · mean(antitargets)``; −inf if any part is not finite (§9)."""
+    """``mean(targets) − antitarget_weight · mean(antitargets)``; −inf if any part is not finite."""
     if not targets or not all(math.isfinite(score) for score in (*targets, *antitargets)):
         return MINUS_INFINITY
     selective = sum(antitargets) / len(antitargets) if antitargets else 0.0
     return sum(targets) / len(targets) - antitarget_weight * selective
 
 
-def repetition_adjusted(score: float, count: int, rules: MoleculeValidation) -> float:
-    """A molecule's score after the penalty for names that several UIDs submitted (§9); −inf stays −inf."""
+def repetition_adjusted(score: float, count: int, rules: ScoreParameters) -> float:
+    """A molecule's score after the penalty for names that several UIDs submitted; −inf stays −inf."""
     weight = rules.molecule_repetition_weight
     if weight == 0 or score == MINUS_INFINITY:
         return score
@@ -89,13 +122,15 @@ def repetition_adjusted(score: float, count: int, rules: MoleculeValidation) -> 
     return adjusted if math.isfinite(adjusted) else MINUS_INFINITY
 
 
-def rank(entrants: Sequence[Entrant], epoch: int, rules: Rules) -> Ranking:
-    """Score and rank all valid submissions of an epoch (§9), whatever their order."""
+def rank(entrants: Sequence[Entrant], epoch: int, limits: ScoreParameters, *, zero_is_missing: bool = False) -> Ranking:
+    """Score and rank all valid submissions of an epoch, whatever their order.
+
+    ``zero_is_missing``: a PSICHIC score of exactly 0.0 counts as −inf.
+    """
     entrants = sorted(entrants, key=lambda entrant: entrant.uid)
     occurrences = Counter(name for entrant in entrants for name in entrant.names)
-    limits = rules.molecule_validation
     weight = entropy_weight(epoch, limits)
-    by_molecule = [_molecule_scores(entrant, occurrences, rules) for entrant in entrants]
+    by_molecule = [_molecule_scores(entrant, occurrences, limits, zero_is_missing) for entrant in entrants]
     psichic = {
         entrant.uid: _with_entropy(_sum(scores), entrant.entropy, weight, limits.entropy_bonus_threshold)
         for entrant, scores in zip(entrants, by_molecule, strict=True)
@@ -120,10 +155,9 @@ def rank(entrants: Sequence[Entrant], epoch: int, rules: Rules) -> Ranking:
     )
 
 
-def _molecule_scores(entrant: Entrant, occurrences: Mapping[str, int], rules: Rules) -> tuple[float, ...]:
-    limits = rules.molecule_validation
-    zero_is_missing = rules.has_quirk("zero_is_missing")
-
+def _molecule_scores(
+    entrant: Entrant, occurrences: Mapping[str, int], limits: ScoreParameters, zero_is_missing: bool
+) -> tuple[float, ...]:
     def known(scores: Sequence[float]) -> list[float]:
         return [MINUS_INFINITY if zero_is_missing and score == 0.0 else score for score in scores]
 
@@ -147,7 +181,7 @@ def _with_entropy(score: float, entropy: float | None, weight: float, threshold:
     return score
 
 
-def _boltz_score(entrant: Entrant, weight: float, rules: MoleculeValidation) -> float:
+def _boltz_score(entrant: Entrant, weight: float, rules: ScoreParameters) -> float:
     scored = [value for value in entrant.boltz if math.isfinite(value)]
     if not scored:
         return MINUS_INFINITY
@@ -193,12 +227,16 @@ class WeightVector:
 
 
 def weight_vector(
-    psichic_winner: int | None, boltz_winner: int | None, metagraph_uids: Sequence[int], rules: Rules
+    psichic_winner: int | None,
+    boltz_winner: int | None,
+    metagraph_uids: Sequence[int],
+    competition: WeightParameters,
+    *,
+    uid_zero_never_wins: bool = False,
 ) -> WeightVector:
-    """The epoch's weights over the metagraph (§10)."""
-    competition = rules.competition
+    """The epoch's weights over the metagraph. ``uid_zero_never_wins``: UID 0 counts as no winner."""
     winners = [psichic_winner, boltz_winner]
-    if rules.has_quirk("uid_zero_never_wins"):
+    if uid_zero_never_wins:
         winners = [None if winner == 0 else winner for winner in winners]
     psichic, boltz = winners
     if psichic is None and boltz is None:

@@ -28,7 +28,7 @@ from app.domain import (
     ScoringModel,
 )
 from app.epochs.result import json_number
-from app.rules import Rules
+from app.epochs.rules.october_2025 import Parameters
 from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.epochs import Epochs
@@ -196,7 +196,7 @@ def refuse(store: Store, epoch_id: int, *uids: int) -> None:
 def _rules_text() -> str:
     import yaml
 
-    return str(yaml.safe_dump(Rules.model_validate({}).model_dump(), sort_keys=False))
+    return str(yaml.safe_dump(Parameters().model_dump(), sort_keys=False))
 
 
 def _verdict(uid: int, rank: int, molecules: int, chance: random.Random) -> Verdict:

@@ -18,15 +18,15 @@ from rdkit.Chem import rdChemReactions, rdMolDescriptors
 from rdkit.Chem.inchi import MolToInchiKey
 
 from app.demo import RECORDING
+from app.domain import Challenge
+from app.epochs.facts import EpochFacts
+from app.epochs.rules import parse_rules
 from app.epochs.steps import open_source
-from app.rules import parse_rules
 from chain.commitments import in_window
 from chain.submission import fetch_submission, open_submission, parse_submission
-from chem.archive import read_archive
 from chem.database import CombinatorialDatabase
 from chem.names import CombinatorialName, parse_name
 from chem.reactions import BROMIDE_SUZUKI_SMARTS, CHLORIDE_SUZUKI_SMARTS, _reactant
-from chem.validation import MoleculeRules, validate_molecules
 
 ROUNDS = 7
 WANTED = 0.8
@@ -38,21 +38,21 @@ def main() -> None:
     source = open_source(f"recording:{RECORDING}")
     rules = parse_rules(source.rules_text())
     header, neurons = source.header(), source.metagraph()
-    committed = dict(in_window(source.commitments(), header, rules.competition.no_submission_blocks, neurons))
+    committed = dict(in_window(source.commitments(), header, rules.no_submission_blocks, neurons))
     submissions = [
-        open_submission(source, uid, parse_submission(fetch_submission(source, committed[uid])), 100)
+        rules.parse(open_submission(source, uid, parse_submission(fetch_submission(source, committed[uid]))))
         for uid in VALID_UIDS
     ]
     database = CombinatorialDatabase(source.molecule_database())
-    against = MoleculeRules(rules, (4, 5), read_archive(source.archive("O15379")), "O15379")
-    steps = [_bare_reaction(name, database) for names in submissions for name in names]
+    inspect = rules.inspection(EpochFacts(0, source), Challenge(("O15379",), (), (4, 5)))
+    steps = [_bare_reaction(name, database) for items in submissions for name in items["molecule"]]
     molecules = len(steps)
 
     def validator() -> None:
         # each round meets its building blocks for the first time, as an epoch does
         _reactant.cache_clear()
-        for names in submissions:
-            validate_molecules(names, database, against)
+        for items in submissions:
+            inspect(1, items)
 
     floor_seconds, validator_seconds = [], []
     for _ in range(ROUNDS):

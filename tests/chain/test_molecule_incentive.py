@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,26 +12,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import Commitment, EpochHeader, Neuron
-from app.rules import Rules
-from chain.challenge import ChallengeError, draw_challenge
+from app.epochs.rules.october_2025 import October2025, Parameters
+from app.epochs.rules.rule_set import ChallengeError
 from chain.commitments import in_window
+from chain.incentive import molecules as incentive
 from chain.incentive.molecules import (
     Entrant,
+    Ranking,
+    WeightVector,
     boltz_candidates,
     entropy_weight,
     molecule_score,
-    rank,
     repetition_adjusted,
-    weight_vector,
 )
 
 INF = -math.inf
 
 
-def rules(quirks: list[str] | None = None, competition: dict[str, Any] | None = None, **molecule: Any) -> Rules:
-    return Rules.model_validate(
+def rules(quirks: list[str] | None = None, competition: dict[str, Any] | None = None, **molecule: Any) -> Parameters:
+    return Parameters.model_validate(
         {"quirks": quirks or [], "competition": competition or {}, "molecule_validation": molecule}
     )
+
+
+def rank(field: list[Entrant], epoch: int, given: Parameters) -> Ranking:
+    return incentive.rank(field, epoch, given.molecule_validation, zero_is_missing=given.has_quirk("zero_is_missing"))
+
+
+def weight_vector(psichic: int | None, boltz: int | None, uids: Sequence[int], given: Parameters) -> WeightVector:
+    return October2025(given).weights({"psichic": psichic, "boltz": boltz}, uids, {})
 
 
 def entrant(uid: int, targets: list[float], **more: Any) -> Entrant:
@@ -210,15 +220,15 @@ def test_candidates() -> None:
 
 def test_the_challenge_is_drawn_from_the_start_block() -> None:
     pool = [f"P{n}" for n in range(50)]
-    challenge = draw_challenge("0xff", pool, 5, rules())
+    challenge = October2025(rules()).challenge("0xff", pool, 5)
     assert challenge.antitargets == tuple(pool[n] for n in random.Random(255).sample(range(50), k=8))
     assert challenge.targets == ("O15379",)
     assert challenge.allowed_reactions == (4, 5)
     with pytest.raises(ChallengeError, match="has 3 entries"):
-        draw_challenge("0xff", pool[:3], 5, rules())
-    drawn = Rules.model_validate({"reaction_filtering": {"random_valid_reaction": True}})
-    assert draw_challenge("0x6", pool, 5, drawn).allowed_reactions == ("savi",)
-    assert draw_challenge("0x8", pool, 5, drawn).allowed_reactions == (2,)
+        October2025(rules()).challenge("0xff", pool[:3], 5)
+    drawn = Parameters.model_validate({"reaction_filtering": {"random_valid_reaction": True}})
+    assert October2025(drawn).challenge("0x6", pool, 5).allowed_reactions == ("savi",)
+    assert October2025(drawn).challenge("0x8", pool, 5).allowed_reactions == (2,)
 
 
 def test_the_window_is_open_at_both_ends() -> None:
@@ -226,6 +236,6 @@ def test_the_window_is_open_at_both_ends() -> None:
     neurons = [Neuron(uid, f"h{uid}", "c", 1.0, False) for uid in range(5)]
     blocks = {4: 100, 3: 101, 2: 189, 1: 190, 0: 150}
     commitments = [Commitment(f"h{uid}", block, "x") for uid, block in blocks.items()]
-    commitments.append(Commitment("stranger", 150, "x"))
+    commitments.append(Commitment("h99", 150, "x"))
     assert [uid for uid, _ in in_window(commitments, header, 10, neurons)] == [0, 2, 3]
     assert header.epoch == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import chain.web
-from app.epochs.result import build_report
+from app.epochs.rules import build_report
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs

@@ -19,7 +19,7 @@ from celery.exceptions import Retry
 import app.epochs.capture
 from app.celery import app as celery_app
 from app.domain import Challenge, EpochHeader, Neuron
-from app.rules import rules_sha256
+from app.epochs.rules import rules_sha256
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs

@@ -27,7 +27,8 @@ def write_small_recording(folder: Path, uids: Sequence[int] = (1,)) -> Path:
         if commitment.hotkey not in hotkeys:
             continue
         uid = hotkeys[commitment.hotkey]
-        names = open_submission(source, uid, parse_submission(fetch_submission(source, commitment)), 100)[:MOLECULES]
+        text = open_submission(source, uid, parse_submission(fetch_submission(source, commitment)))
+        names = text.split(",")[:MOLECULES]
         content = repr((1000, seal(f"{uid}:{','.join(names)}".encode(), 1000))).encode()
         path = f"miner{uid}/s/main/{hashlib.sha256(content).hexdigest()[:20]}.txt"
         (folder / "github" / "contents" / path).parent.mkdir(parents=True)

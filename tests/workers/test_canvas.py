@@ -16,8 +16,9 @@ import pytest
 from app.celery import app
 from app.demo import RECORDING
 from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
-from app.epochs.result import build_report, differences
-from app.epochs.steps import Examiner
+from app.epochs.examine import Examiner
+from app.epochs.result import differences
+from app.epochs.rules import build_report
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs

@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from app.celery import app
 from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
-from app.epochs.result import build_report
+from app.epochs.rules import build_report
+from app.epochs.rules.october_2025 import October2025, Parameters
 from app.epochs.steps import UNTRAINED
-from app.rules import Rules
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
@@ -119,7 +119,7 @@ def test_the_rules_pocket_reaches_boltz(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("gpu.boltz.files.scorer_from_cache", lambda *arguments: asked.append(arguments[3]))
     pocket = {"protein_constraints": {"binding_pocket": [["A", 5]], "max_distance": 4.0, "force": True}}
     for rules in ({}, pocket):
-        build_scorer(ScoringModel.BOLTZ, get_settings(), Rules.model_validate(rules).protein_constraints)
+        build_scorer(ScoringModel.BOLTZ, get_settings(), October2025(Parameters.model_validate(rules)).binding_pocket)
     assert asked == [None, PocketConstraint((("A", 5),), 4.0, force=True)]
 
 

@@ -13,15 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.domain import SubmissionRejected, ValidatorError
-from app.rules import parse_rules
+from app.domain import Challenge, SubmissionRejected, ValidatorError
+from app.epochs.facts import EpochFacts
+from app.epochs.rules import parse_rules
 from app.settings import get_settings
 from chain.sources.recorded import RecordedSource
 from chain.submission import open_submission, parse_submission
 from chain.timelock import round_at, seal
-from chem.archive import read_archive
-from chem.database import CombinatorialDatabase
-from chem.validation import MoleculeRules, validate_molecules
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 
@@ -33,8 +31,7 @@ def sealed_names(uid: int) -> tuple[str, ...]:
     source = RecordedSource(EXAMPLE)
     (path,) = (EXAMPLE / "github" / "contents" / f"miner{uid}").rglob("*.txt")
     sealed = parse_submission(path.read_bytes())
-    wanted = 99 if uid == 15 else 100
-    return open_submission(source, uid, sealed, wanted)
+    return tuple(open_submission(source, uid, sealed).split(","))
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -120,11 +117,9 @@ def test_the_check_says_what_the_validator_says(tmp_path: Path, spelling: str) -
     code = None
     try:
         sealed = parse_submission(repr((drand_round, seal(plaintext.encode(), drand_round))).encode())
-        names = open_submission(source, uid, sealed, 100)
-        database = CombinatorialDatabase(EXAMPLE / "molecules.sqlite")
         rules = parse_rules(source.rules_text())
-        archive = read_archive(source.archive("O15379"))
-        validate_molecules(names, database, MoleculeRules(rules, (4, 5), archive, "O15379"))
+        items = rules.parse(open_submission(source, uid, sealed))
+        rules.inspection(EpochFacts(0, source), Challenge(("O15379",), (), (4, 5)))(uid, items)
     except SubmissionRejected as refusal:
         code = refusal.rejection.code.value
     assert (status, verdict["accepted"]) == ((0, True) if code is None else (1, False))
@@ -168,7 +163,7 @@ def test_what_is_sealed_opens_for_its_uid(tmp_path: Path) -> None:
     assert f"Commit me/subs/main/d/{file.name}" in output
     sealed = parse_submission(content)
     assert sealed.drand_round == 1000
-    assert open_submission(RecordedSource(EXAMPLE), 12, sealed, 100) == names
+    assert open_submission(RecordedSource(EXAMPLE), 12, sealed) == ",".join(names)
 
 
 def test_sealing_refuses_what_cannot_be_accepted(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from app.api.pages.home import epoch_entry
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import paging
 from app.domain import ScoringModel
-from app.epochs.result import build_report, report_text
-from app.rules import Rules, RulesError, parse_rules
+from app.epochs.result import report_text
+from app.epochs.rules import RulesError, RuleSet, build_report, parse_rules
+from app.epochs.rules.october_2025 import October2025
 from app.store.database import get_store
 from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
 from app.store.epochs import Epochs
@@ -68,15 +69,17 @@ class EpochPage:
         return sorted(counts.items(), key=lambda item: (_CODE_ORDER.get(item[0], len(_CODE_ORDER)), item[0]))
 
     @property
-    def rules(self) -> Rules | None:
+    def rules(self) -> RuleSet | None:
         """The rules that the epoch was frozen with; None before it opened, and for those of another version."""
         return None if self.facts.rules_text is None else rules_of(self.facts.rules_text)
 
     @property
     def entropy_weight(self) -> float | None:
-        """What the epoch's entropy bonus is multiplied by (specs/epoch.md §9)."""
+        """What the epoch's entropy bonus is multiplied by; None where the rules know no bonus."""
         rules = self.rules
-        return None if rules is None else entropy_weight(self.line.summary.number, rules.molecule_validation)
+        if not isinstance(rules, October2025):
+            return None
+        return entropy_weight(self.line.summary.number, rules.parameters.molecule_validation)
 
     def leaders(self, model: ScoringModel) -> list[SubmissionLine]:
         """The first rows of a model's leaderboard."""
@@ -84,7 +87,7 @@ class EpochPage:
 
 
 @lru_cache(maxsize=64)
-def rules_of(text: str) -> Rules | None:
+def rules_of(text: str) -> RuleSet | None:
     """A frozen rules file, parsed once per text; None for one of another version, whose page is shown without it."""
     try:
         return parse_rules(text, "the rules stored with the epoch")

@@ -16,7 +16,7 @@ from app.api.pages.epochs.rejection_codes import Explanation, explanation_of
 from app.api.pages.errors import NotFound
 from app.api.pages.page import SECURITY_HEADERS, PageRouter, render
 from app.domain import MINUS_INFINITY, Molecule, ScoringModel
-from app.rules import MoleculeValidation
+from app.epochs.rules.october_2025 import MoleculeValidation, October2025
 from app.store.database import get_store
 from app.store.epoch_views import LARGEST_ID, EpochFacts, EpochLine, EpochViews, ScoreFailure
 from app.store.epochs import Epochs, UnknownEpoch
@@ -204,7 +204,7 @@ def submission_page(epoch_id: int, uid: int) -> SubmissionPage:
             raise NotFound(f"UID {uid} submitted nothing in epoch {line.summary.number}.") from None
         facts = views.facts(epoch_id)
         frozen = None if facts.rules_text is None else rules_of(facts.rules_text)
-        rules = None if frozen is None else frozen.molecule_validation
+        rules = frozen.parameters.molecule_validation if isinstance(frozen, October2025) else None
         candidates = _candidates(one, facts, rules)
         wanting = _wanting(one, candidates)
         failures = views.score_failures(epoch_id, facts.proteins, wanting)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.domain import RejectionCode, SubmissionRejected
-from app.rules import Rules
+from app.domain import Challenge, RejectionCode, SubmissionRejected
+from app.epochs.rules.october_2025 import October2025, Parameters
+from app.store.records import Findings
+from chain.sources import ArchiveUnavailable
 from chem.archive import ArchiveUnreadable, read_archive
 from chem.database import CombinatorialDatabase, DatabaseMalformed
 from chem.diversity import maccs_entropy, smiles_entropy
 from chem.properties import heavy_atoms_by_capitals
-from chem.validation import MoleculeRules, ValidatedMolecules, validate_molecules
 
 SUZUKI = "[#6:1][Br].[#6:2][B]([OH])[OH]>>[#6:1][#6:2]"
 BROMIDES = {1: "Brc1ccc(OC)cc1", 2: "Brc1ccc(CC)nc1", 3: "Brc1ccc(OCCOCCOCC)cc1", 4: "Brc1ccccc1"}
@@ -38,26 +40,61 @@ def database(tmp_path: Path) -> Iterator[CombinatorialDatabase]:
     opened.close()
 
 
-def against(
-    archive: frozenset[str] | None = frozenset(), quirks: list[str] | None = None, **limits: Any
-) -> MoleculeRules:
-    rules = Rules.model_validate({"molecule_validation": {"min_heavy_atoms": 14, **limits}, "quirks": quirks or []})
-    return MoleculeRules(rules, (4, 5), archive, "O15379")
+@dataclass(frozen=True)
+class Against:
+    """The rules, and the archive: InChIKeys, or None where it is unavailable."""
+
+    rules: October2025
+    archive: frozenset[str] | None
+
+    def judge(self, names: list[str], database: CombinatorialDatabase) -> Findings:
+        """What the rules say of one submission."""
+        inspect = self.rules.inspection(self._facts(database), Challenge(("O15379",), (), (4, 5)))
+        return inspect(1, {"molecule": tuple(names)})
+
+    def _facts(self, database: CombinatorialDatabase) -> Any:
+        archive = self.archive
+
+        class Facts:
+            def molecule_database(self) -> Path:
+                return database.path
+
+            def file(self, name: str) -> Path | None:
+                assert name == "archive/O15379_molecules.csv"
+                if archive is None:
+                    raise ArchiveUnavailable("no archive")
+                path = database.path.with_name("archive.csv")
+                path.write_text("".join(f"{line}\n" for line in ("InChI_Key", *sorted(archive))))
+                return path if archive else None
+
+        return Facts()
 
 
-def refusal(
-    names: list[str], database: CombinatorialDatabase, rules: MoleculeRules
-) -> tuple[str, str | None, int | None]:
+def against(archive: frozenset[str] | None = frozenset(), quirks: list[str] | None = None, **limits: Any) -> Against:
+    rules = Parameters.model_validate(
+        {
+            "molecule_validation": {"min_heavy_atoms": 14, "num_molecules": 2, **limits},
+            "archive_unavailable": "reject",
+            "quirks": quirks or [],
+        }
+    )
+    return Against(October2025(rules), archive)
+
+
+def judge(names: list[str], database: CombinatorialDatabase, rules: Against) -> Findings:
+    return rules.judge(names, database)
+
+
+def refusal(names: list[str], database: CombinatorialDatabase, rules: Against) -> tuple[str, str | None, int | None]:
     with pytest.raises(SubmissionRejected) as caught:
-        validate_molecules(names, database, rules)
+        judge(names, database, rules)
     rejection = caught.value.rejection
     assert rejection.message
     return rejection.code.value, rejection.molecule, rejection.index
 
 
 def test_a_valid_submission(database: CombinatorialDatabase) -> None:
-    found = validate_molecules(["rxn:4:1:11", "rxn:4:2:12"], database, against())
-    assert isinstance(found, ValidatedMolecules)
+    found = judge(["rxn:4:1:11", "rxn:4:2:12"], database, against())
     assert [m.smiles for m in found.molecules] == ["CNC(=O)c1ccc(-c2ccc(OC)cc2)cc1", "CCOc1ccc(-c2ccc(CC)nc2)cc1"]
     assert all(len(m.inchikey) == 27 for m in found.molecules)
     assert found.entropy == pytest.approx(smiles_entropy([m.smiles for m in found.molecules]))
@@ -81,7 +118,7 @@ def test_each_refusal(names: list[str], code: RejectionCode, index: int, databas
 
 
 def test_a_used_molecule_is_refused_with_its_key(database: CombinatorialDatabase) -> None:
-    key = validate_molecules(["rxn:4:1:11"], database, against()).molecules[0].inchikey
+    key = judge(["rxn:4:1:11"], database, against()).molecules[0].inchikey
     assert refusal(["rxn:4:2:12", "rxn:4:1:11"], database, against(frozenset({key}))) == (
         "already_used",
         "rxn:4:1:11",
@@ -103,9 +140,7 @@ def test_one_molecule_fails_by_the_first_rule_in_order(database: CombinatorialDa
 
 def test_bounds_are_inclusive(database: CombinatorialDatabase) -> None:
     # 4-methoxy-4'-(N-methylcarbamoyl)biphenyl: 18 heavy atoms, 3 rotatable bonds
-    validate_molecules(
-        ["rxn:4:1:11"], database, against(min_heavy_atoms=18, min_rotatable_bonds=3, max_rotatable_bonds=3)
-    )
+    judge(["rxn:4:1:11"], database, against(min_heavy_atoms=18, min_rotatable_bonds=3, max_rotatable_bonds=3))
     assert refusal(["rxn:4:1:11"], database, against(min_heavy_atoms=19))[0] == "too_few_heavy_atoms"
     assert refusal(["rxn:4:1:11"], database, against(min_rotatable_bonds=4))[0] == "rotatable_bonds"
     assert refusal(["rxn:4:1:11"], database, against(max_rotatable_bonds=2))[0] == "rotatable_bonds"
@@ -192,7 +227,7 @@ def test_compounds_without_an_inchikey_are_told_apart_by_their_smiles(tmp_path: 
     connection.close()
     database = CombinatorialDatabase(path)
     try:
-        found = validate_molecules(["rxn:4:1:11", "rxn:4:2:11"], database, against())
+        found = judge(["rxn:4:1:11", "rxn:4:2:11"], database, against())
         assert [molecule.inchikey for molecule in found.molecules] == ["", ""]
         code, molecule, index = refusal(["rxn:4:1:11", "rxn:4:3:11"], database, against())
         assert (code, molecule, index) == ("chemically_identical", "rxn:4:3:11", 1)

@@ -3,12 +3,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.demo import RECORDING
-from app.rules import Rules, RulesError, parse_rules, rules_sha256
+from app.epochs.rules import RulesError, parse_rules, rules_sha256
+from app.epochs.rules.october_2025 import Parameters
+
+# thirty lists, each nine times the one before
+ALIAS_BOMB = "a:\n" + "".join(f" b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9 if n else ['x'])}]\n" for n in range(30))
+
+
+def parameters(text: str) -> Parameters:
+    found = parse_rules(text).parameters
+    assert isinstance(found, Parameters)
+    return found
 
 
 def test_the_documents_values_are_the_defaults() -> None:
-    assert parse_rules("") == Rules.model_validate({}) == parse_rules((RECORDING / "rules.yaml").read_text())
-    rules = parse_rules("")
+    assert parameters("") == Parameters() == parameters((RECORDING / "rules.yaml").read_text())
+    rules = parameters("")
     assert rules.molecule_validation.antitarget_weight == 0.9
     assert rules.reaction_filtering.allowed_reactions == [4, 5]
     assert rules.competition.burn_rate == 0.5
@@ -33,6 +43,25 @@ def test_the_documents_values_are_the_defaults() -> None:
         ("{", "is not YAML"),
         ("a: !!python/object/apply:os.system [true]", "is not YAML"),
         ("[" * 5000, "is not YAML"),
+        ("a: 2024-99-99", "line 1: '2024-99-99' is not a timestamp"),
+        ("a: !!int x", "line 1: 'x' is not a int"),
+        ("a: !!float ''", "line 1: '' is not a float"),
+        ("a: !!bool x", "line 1: 'x' is not a bool"),
+        ("a: !!timestamp x", "line 1: 'x' is not a timestamp"),
+        ("a: 2024-01-01", "a is a date"),
+        ("a: !!set {b}", "a is a set"),
+        ("a: !!binary aGk=", "a is a bytes"),
+        ("? [1]\n: 2", "is not YAML"),
+        ("1: 2", "a key that is not a name: a int"),
+        ("0x" + "f" * 900 + ": 2", "a key that is not a name"),
+        ('"\\uD800": 2', "a key that is not a name"),
+        ("a" * 500 + ": 2", "a key that is not a name"),
+        ("competition: {burn_uid: 0x" + "f" * 5000 + "}", "competition.burn_uid is a number of 20000 bits"),
+        ("competition: {burn_uid: " + "1" * 6000 + "}", "is not YAML"),
+        ("a: &a [*a]", "a.0 contains itself"),
+        (ALIAS_BOMB, "unknown key 'a'"),
+        ("era: march-2031", "era: 'march-2031' is unknown; the eras are october-2025"),
+        ("protein_selection: {weekly_target: ../../x}", "weekly_target: is not a UniProt entry"),
     ],
 )
 def test_a_wrong_rules_file_is_a_sentence_that_names_the_key(text: str, message: str) -> None:
@@ -42,7 +71,7 @@ def test_a_wrong_rules_file_is_a_sentence_that_names_the_key(text: str, message:
 
 
 def test_a_binding_pocket_is_chains_and_positions() -> None:
-    rules = parse_rules("protein_constraints: {binding_pocket: [[A, 5], [A, 9]], max_distance: 6.0, force: true}")
+    rules = parameters("protein_constraints: {binding_pocket: [[A, 5], [A, 9]], max_distance: 6.0, force: true}")
     assert rules.protein_constraints.binding_pocket == [("A", 5), ("A", 9)]
     with pytest.raises(RulesError, match=r"protein_constraints\.binding_pocket"):
         parse_rules("protein_constraints: {binding_pocket: [[A, five]]}")
@@ -50,7 +79,7 @@ def test_a_binding_pocket_is_chains_and_positions() -> None:
 
 def test_rules_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parse_rules("").competition.burn_rate = 1.0  # type: ignore[misc]
+        parameters("").competition.burn_rate = 1.0  # type: ignore[misc]
 
 
 @given(st.text(max_size=100))

@@ -1,0 +1,163 @@
+"""What a subnet may change from one era to the next, as one object; the engine around it names no rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from app.domain import BindingPocket, Challenge, Protein, ScoringModel, ValidatorError
+from app.epochs.rules.document import Section
+from app.epochs.scores import EpochScores
+from app.store.records import EpochSummary, Findings, OpenEpoch, SubmissionRecord, Verdict
+from chain.incentive.molecules import WeightVector
+
+# Items by track, as a miner named them and in the miner's order.
+Items = Mapping[str, tuple[str, ...]]
+
+# Judges one submission's items, given its UID; raises SubmissionRejected where nothing of it counts.
+Inspection = Callable[[int, Items], Findings]
+
+
+class ChallengeError(ValidatorError):
+    """The challenge cannot be drawn from what was given; the epoch cannot be judged."""
+
+
+class FactsReader(Protocol):
+    """The facts that rules may read (:class:`app.epochs.facts.EpochFacts`)."""
+
+    def molecule_database(self) -> Path:
+        """The combinatorial database's file."""
+        ...
+
+    def file(self, name: str) -> Path | None:
+        """A named file of the epoch; None where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FactsNeeded:
+    """What must be captured for a challenge besides the submissions: named files, such as archives."""
+
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The end of an epoch: what is written for each valid submission, the winner of each ranking, and warnings.
+
+    ``unjudged`` names the rankings that this validator could not make, and why: nobody has won them, and weights must
+    not pretend that nobody entered.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    winners: Mapping[str, int | None]
+    warnings: tuple[str, ...] = ()
+    unjudged: Mapping[str, str] = field(default_factory=dict)
+
+
+class RuleSet(ABC):
+    """The rules of one era with one set of parameters: pure functions, and how the era's result is written."""
+
+    era: ClassVar[str]
+    """The name that ``era:`` in a rules file gives."""
+
+    models: ClassVar[tuple[ScoringModel, ...]]
+    """The models that this era's scores come from."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Section:
+        """The rules file with every default filled in."""
+
+    @property
+    @abstractmethod
+    def no_submission_blocks(self) -> int:
+        """How many blocks before the epoch's end a commitment comes too late."""
+
+    @property
+    def binding_pocket(self) -> BindingPocket | None:
+        """Where a structure model is told to place the ligand; None where it is not."""
+        return None
+
+    @abstractmethod
+    def parse(self, text: str) -> Items:
+        """The items of an opened submission, its ``uid:`` taken off.
+
+        Raises:
+            SubmissionRejected: the text is not of the era's grammar.
+        """
+
+    @abstractmethod
+    def challenge(self, start_block_hash: str, pool: Sequence[str], reactions: int) -> Challenge:
+        """Draw the challenge from the hash of the epoch's first block.
+
+        Args:
+            start_block_hash: with its ``0x``.
+            pool: UniProt entries of the protein pool, in the dataset's row order.
+            reactions: rows of the table ``reactions``.
+
+        Raises:
+            ChallengeError: nothing can be drawn from these.
+        """
+
+    @property
+    @abstractmethod
+    def undrawn_challenge(self) -> Challenge | None:
+        """The challenge as far as checks ask, where the rules draw nothing that a check depends on; else None."""
+
+    @abstractmethod
+    def facts_needed(self, challenge: Challenge) -> FactsNeeded:
+        """The named files that the checks and the models read."""
+
+    @abstractmethod
+    def fact_warnings(self, facts: FactsReader, challenge: Challenge) -> list[str]:
+        """What the report must say of facts that are unavailable, and what follows from it."""
+
+    @abstractmethod
+    def reactants(self, items: Items) -> Collection[int]:
+        """The building blocks that the items name, for a recording's subset of the database."""
+
+    @abstractmethod
+    def inspection(self, facts: FactsReader, challenge: Challenge) -> Inspection:
+        """The checks of each track in their order, over what an epoch's submissions share (database, archives)."""
+
+    @abstractmethod
+    def proteins(self, epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
+        """What a model scores items against."""
+
+    @abstractmethod
+    def candidates(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord]
+    ) -> Mapping[ScoringModel, Sequence[str]]:
+        """What each model scores of the valid submissions (UIDs ascending); items may repeat."""
+
+    @property
+    def unneeded_models(self) -> Mapping[ScoringModel, str]:
+        """The models whose scores change nothing, each with the reason for the report."""
+        return {}
+
+    def share(self, scores: EpochScores, shared: Mapping[str, Any] | None) -> EpochScores:
+        """Scores after the exchange with other validators; ``shared`` is what the exchange gave."""
+        return scores
+
+    @abstractmethod
+    def combine(self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Judgement:
+        """Scores, ranks and winners of all submissions at once, for some ranks depend on every competitor."""
+
+    @abstractmethod
+    def weights(
+        self,
+        winners: Mapping[str, int | None],
+        metagraph_uids: Sequence[int],
+        unjudged: Mapping[str, str],
+    ) -> WeightVector:
+        """The epoch's weights over the metagraph, or the reason that none may be sent."""
+
+    @abstractmethod
+    def report(
+        self, epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]
+    ) -> dict[str, Any]:
+        """``result.json`` of this era."""

@@ -126,16 +126,21 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Protein:
-    """A protein by its UniProt entry. ``sequence`` is one-letter residues; None where nobody knows it."""
+    """A protein by its UniProt entry.
+
+    ``sequence`` is one-letter residues; None where nobody knows it. ``alignment`` is a multiple sequence alignment in
+    A3M whose first row is the sequence; None where the models get the sequence alone.
+    """
 
     code: str
     sequence: str | None
+    alignment: str | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the sequence: two entries with one sequence share their scores."""
+        """SHA-256 of all that a model is told: two entries with one sequence and alignment share their scores."""
         text = self.sequence if self.sequence is not None else f"unknown:{self.code}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256((text if self.alignment is None else f"{text}\n{self.alignment}").encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

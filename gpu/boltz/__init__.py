@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpu.boltz.failure import BoltzInstallationError, DeviceOutOfMemory, FailureCode, MoleculeFailure
-from gpu.boltz.profile import FAST, LIVE, PROFILES, PocketConstraint, Profile
+from gpu.boltz.profile import FAST, LIVE, LIVE_2026, PROFILES, PocketConstraint, Profile
 
 if TYPE_CHECKING:
     from gpu.boltz.scorer import BoltzScorer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAST",
     "LIVE",
+    "LIVE_2026",
     "PROFILES",
     "BoltzInstallationError",
     "BoltzScorer",

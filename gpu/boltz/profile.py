@@ -44,10 +44,17 @@ class Profile:
 LIVE: Final = Profile(name="live", precision="float32")
 """The subnet's numerics: float32 throughout, boltz's own arithmetic, no kernels but torch's."""
 
+LIVE_2026: Final = Profile(name="live-2026", precision="bfloat16", tf32=True, alignment_reverse_diffusion=True)
+"""The subnet's numerics since 2026: bf16-mixed and float32 products of "high" precision, as boltz's own command has it.
+
+The subnet seeds once a call and runs cuEquivariance's kernels, so that nobody reproduces its numbers; it averages its
+validators' instead. Here each record has its seed and torch's own kernels, as in LIVE.
+"""
+
 FAST: Final = Profile(name="fast", precision="bfloat16", tf32=True, packed=True)
 """Not the subnet's numerics: for screening. Its digest differs, so its scores never mix with LIVE's."""
 
-PROFILES: Final = {profile.name: profile for profile in (LIVE, FAST)}
+PROFILES: Final = {profile.name: profile for profile in (LIVE, LIVE_2026, FAST)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +73,8 @@ def record_seed(smiles: str, sequence: str, base_seed: int = LIVE.base_seed) -> 
     """The seed of one (molecule, protein) record (specs/epoch.md §8)."""
     digest = hashlib.sha256((smiles + sequence).encode()).digest()
     return int((int.from_bytes(digest[:8], "little") ^ base_seed) % (2**31 - 1))
+
+
+def record_name(smiles: str, base_seed: int = LIVE.base_seed) -> int:
+    """The number by which the subnet names a molecule's files since 2026. It is no seed."""
+    return record_seed(smiles, "", base_seed)

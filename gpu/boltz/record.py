@@ -26,6 +26,7 @@ from boltz.data.types import Coords, Input, Interface
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, Descriptors
 
+from gpu.boltz.alignment import parsed_alignment
 from gpu.boltz.conformer import ConformerEmbedder
 from gpu.boltz.failure import (
     MOLECULE_ERRORS,
@@ -54,6 +55,7 @@ _HOST_KEYS: Final = frozenset(
 _FEATURIZER_SEED: Final = 42
 _CONTROL: Final = ("CCO", "ACDEFGHIKLMNPQRSTVWY")
 _MAX_ATOM_NAME: Final = 4
+_PROTEIN_CHAIN: Final = 0
 
 # boltz asks AllChem for Descriptors, which is there only if somebody attached it
 if not hasattr(AllChem, "Descriptors"):
@@ -62,9 +64,10 @@ if not hasattr(AllChem, "Descriptors"):
 
 @dataclass(frozen=True)
 class ParsedRecord:
-    """boltz's parsed target (record, structure, ligand) of one molecule and one protein."""
+    """boltz's parsed target (record, structure, ligand) of one molecule and one protein, and the protein's MSA."""
 
     target: Any
+    alignment: Any | None = None
 
 
 class RecordReader:
@@ -103,13 +106,15 @@ class RecordReader:
                 "anew, or run `python -m app checkpoints fetch boltz2`."
             ) from failure
 
-    def parsed(self, smiles: str, sequence: str, seed: int) -> ParsedRecord:
-        """Parse protein A and ligand B, the ligand embedded with ``seed``.
+    def parsed(self, smiles: str, sequence: str, seed: int, alignment: str | None = None) -> ParsedRecord:
+        """Parse protein A (with its alignment in A3M, if it has one) and ligand B, the ligand embedded with ``seed``.
 
         Raises:
             MoleculeFailure: ``unparseable_smiles``, ``atom_name``, ``ligand_too_large``, ``conformer`` or ``parse``.
+            AlignmentError: the alignment is not A3M.
         """
-        return self._parsed(smiles, sequence, seed, self._pocket)
+        record = self._parsed(smiles, sequence, seed, self._pocket)
+        return record if alignment is None else replace(record, alignment=parsed_alignment(sequence, alignment))
 
     def _parsed(self, smiles: str, sequence: str, seed: int, pocket: PocketConstraint | None) -> ParsedRecord:
         self._refuse(smiles)
@@ -207,7 +212,7 @@ class RecordReader:
         target = record.target
         data = Input(
             structure,
-            {},
+            {} if record.alignment is None else {_PROTEIN_CHAIN: record.alignment},
             record=target.record,
             residue_constraints=target.residue_constraints,
             templates=None,

@@ -234,10 +234,10 @@ class BoltzScorer:
         if not protein.sequence:
             return PairScore(protein.code, smiles, error=f"no_sequence: nobody knows the sequence of {protein.code}")
         try:
-            metrics = self._metrics_or_none(smiles, protein.sequence)
+            metrics = self._metrics_or_none(smiles, protein)
             if metrics is None:
                 _log.warning("out of memory on %s at %s: trying it alone", self._device, smiles)
-                metrics = self._metrics_alone(smiles, protein.sequence)
+                metrics = self._metrics_alone(smiles, protein)
         except MoleculeFailure as failure:
             return PairScore(protein.code, smiles, error=str(failure))
         return None if metrics is None else PairScore(protein.code, smiles, metrics=metrics)
@@ -252,14 +252,14 @@ class BoltzScorer:
                     f"to {length}. Mend protein_constraints in the rules file."
                 )
 
-    def _metrics_alone(self, smiles: str, sequence: str) -> dict[str, float] | None:
+    def _metrics_alone(self, smiles: str, protein: Protein) -> dict[str, float] | None:
         """As ``_metrics_or_none`` with nothing else of ours on the device but the weights."""
         assert self._loaded is not None
         self._release()
         for part in self._loaded.replayed:
             part.enabled = False
         try:
-            metrics = self._metrics_or_none(smiles, sequence)
+            metrics = self._metrics_or_none(smiles, protein)
         finally:
             for part in self._loaded.replayed:
                 part.enabled = True
@@ -267,9 +267,9 @@ class BoltzScorer:
             self._release()
         return metrics
 
-    def _metrics_or_none(self, smiles: str, sequence: str) -> dict[str, float] | None:
+    def _metrics_or_none(self, smiles: str, protein: Protein) -> dict[str, float] | None:
         try:
-            return self._metrics(smiles, sequence)
+            return self._metrics(smiles, protein)
         except _StageOutOfMemory:
             return None
         except (RuntimeError, MemoryError) as error:
@@ -277,13 +277,14 @@ class BoltzScorer:
                 return None
             raise
 
-    def _metrics(self, smiles: str, sequence: str) -> dict[str, float]:
+    def _metrics(self, smiles: str, protein: Protein) -> dict[str, float]:
         """Every metric of one molecule; the generators of the process are left as they were."""
         assert self._loaded is not None
+        assert protein.sequence is not None
         reader = self._loaded.reader
-        seed = record_seed(smiles, sequence, self._profile.base_seed)
+        seed = record_seed(smiles, protein.sequence, self._profile.base_seed)
         with _quiet(), _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
-            record = reader.parsed(smiles, sequence, seed)
+            record = reader.parsed(smiles, protein.sequence, seed, protein.alignment)
             _seed(seed)
             pose = self._predict(self._loaded.structure, reader.structure_features(record, self._device))
             best = int(torch.argsort(pose["confidence_score"], descending=True)[0])

@@ -17,14 +17,17 @@ with warnings.catch_warnings():
     import boltz.main
 
 from app.domain import Protein
-from gpu.boltz import LIVE, BoltzScorer
+from gpu.boltz import LIVE, LIVE_2026, BoltzScorer
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
 
 PEPTIDE = Protein("P00001", "MKTAYIAKQRQISFVKSHFSRQLEERLGLI")
 """Thirty residues: every stage runs, none takes long."""
 
-QUICK = TINY.profile(LIVE, recycling_steps=1, affinity_recycling_steps=1, sampling_steps=10, affinity_sampling_steps=10)
+_FEW_STEPS = {"recycling_steps": 1, "affinity_recycling_steps": 1, "sampling_steps": 10, "affinity_sampling_steps": 10}
+QUICK = TINY.profile(LIVE, **_FEW_STEPS)
 """Ten steps: with five the affinity no longer depends on the pose."""
+
+QUICK_2026 = TINY.profile(LIVE_2026, **_FEW_STEPS)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import boltz.main
 import pytest
 
+from app.domain import PairScore
 from gpu.boltz import PROFILES, BoltzInstallationError
 from gpu.boltz.files import cache_folder, check_files, fetch_files, scorer_from_cache
+from gpu.boltz.independence import prove_independence
 from gpu.checkpoints import FetchError
 from tests.command_line import command
-from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
+from tests.gpu.boltz.conftest import PEPTIDE, QUICK, QUICK_2026, Weights
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -108,6 +111,44 @@ def test_score_boltz_writes_every_pair(weights: Weights, tmp_path: Path, monkeyp
     (score,) = scorer.pair_scores([PEPTIDE], ["CCO"])
     scorer.close()
     assert {name: float(rows[0][name]) for name in score.metrics} == dict(score.metrics)
+
+
+def test_independence_is_proved_at_the_desk(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "live-2026", QUICK_2026)
+    molecules, out = tmp_path / "molecules.csv", tmp_path / "alone.csv"
+    molecules.write_text("smiles\nCCO\nc1cc[nH]c1\n")
+    monkeypatch.setenv("COLUMNS", "200")
+    arguments = ["--sequence", PEPTIDE.sequence or "", "--smiles", molecules, "--profile", "live-2026", "--out", out]
+    done = command("score", "boltz", "--prove-independence", *arguments, "--cache", weights.folder, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "0 of 2 pairs change in company of other molecules" in done.output
+    assert done.output.count("the same bits") == 2
+    assert "c1cc[nH]c1" in done.output
+    with out.open() as stream:
+        for row in csv.DictReader(stream):
+            assert repr(float(row["affinity_pred_value"])) in done.output
+
+
+class _Leaky:
+    """A scorer whose scores depend on what was scored before, as the subnet's own do."""
+
+    digest = "0" * 64
+
+    def __init__(self) -> None:
+        self.before = 0
+
+    def pair_scores(self, proteins: Any, smiles: Any, on_score: Any = None) -> list[PairScore]:
+        found = []
+        for one in smiles:
+            found.append(PairScore(proteins[0].code, one, {"affinity_pred_value": len(one) + self.before * 2.0**-40}))
+            self.before += 1
+        return found
+
+
+def test_a_dependence_of_one_bit_is_found() -> None:
+    first, second = prove_independence(_Leaky(), PEPTIDE, ["CCO", "CCN", "CCO"])
+    assert first.differing == second.differing == ("after others", "among others, reversed")
+    assert 0 < first.largest_difference("affinity_pred_value") < 1e-9
 
 
 @pytest.mark.parametrize(

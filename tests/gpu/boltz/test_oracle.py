@@ -8,6 +8,7 @@ import io
 import json
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from boltz.data.module.inferencev2 import PredictionDataset
 from boltz.data.parse import schema
 from rdkit import Chem
 
-from gpu.boltz import BoltzScorer, PocketConstraint
+from gpu.boltz import BoltzScorer, PocketConstraint, Profile
+from gpu.boltz.alignment import AlignmentError
 from gpu.boltz.profile import record_seed
-from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
+from tests.gpu.boltz.conftest import PEPTIDE, QUICK, QUICK_2026, Weights
 
 PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
 CHIRAL = "C[C@H](N)C(=O)N1CCC[C@@H]1C(=O)O"
@@ -46,8 +48,57 @@ def test_every_metric_is_bitwise_that_of_boltz_predict(
     assert dict(score.metrics) == expected
 
 
+ALIGNMENT = f""">query
+{PEPTIDE.sequence}
+>an insertion and a gap
+MKTAYIaaAKQRQISFVKSHFSRQL-ERLGLI
+>a fragment
+------AKERQLSFVKAHWSRQLEDRLG---
+"""
+
+
+def test_an_alignment_in_the_numerics_of_2026_is_bitwise_that_of_boltz_predict(
+    weights: Weights, scorer_for: Any, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        expected = _predicted_by_boltz(PARACETAMOL, None, weights, tmp_path, patch, QUICK_2026, ALIGNMENT)
+    scorer: BoltzScorer = scorer_for(QUICK_2026)
+    aligned, bare = replace(PEPTIDE, alignment=ALIGNMENT), PEPTIDE
+    (score,) = scorer.pair_scores([aligned], [PARACETAMOL])
+    assert score.error is None
+    assert dict(score.metrics) == expected
+    # the alignment counts, in the score and in the protein's identity
+    (without,) = scorer.pair_scores([bare], [PARACETAMOL])
+    assert dict(without.metrics) != expected
+    assert aligned.digest != bare.digest
+    assert scorer.digest != scorer_for().digest
+
+
+def test_an_alignment_of_another_sequence_is_left_out_as_boltz_does(
+    weights: Weights, scorer_for: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    longer = ALIGNMENT.replace(f">query\n{PEPTIDE.sequence}", f">query\nAPV{PEPTIDE.sequence}")
+    with pytest.MonkeyPatch.context() as patch:
+        expected = _predicted_by_boltz(PARACETAMOL, None, weights, tmp_path, patch, QUICK_2026, longer)
+    (score,) = scorer_for(QUICK_2026).pair_scores([replace(PEPTIDE, alignment=longer)], [PARACETAMOL])
+    assert dict(score.metrics) == expected
+    assert "first row (33 residues) is not the target's sequence (30 residues)" in caplog.text
+
+
+def test_what_is_no_alignment_is_refused_by_name(scorer_for: Any) -> None:
+    broken = replace(PEPTIDE, alignment=ALIGNMENT + ">odd\nMKT!\n")
+    with pytest.raises(AlignmentError, match="'!'"):
+        scorer_for(QUICK_2026).pair_scores([broken], [PARACETAMOL])
+
+
 def _predicted_by_boltz(
-    smiles: str, pocket: PocketConstraint | None, weights: Weights, folder: Path, monkeypatch: pytest.MonkeyPatch
+    smiles: str,
+    pocket: PocketConstraint | None,
+    weights: Weights,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: Profile = QUICK,
+    alignment: str | None = None,
 ) -> dict[str, float]:
     """boltz's command, its files and its Lightning loop, with our seeds put where it has none."""
     seed = record_seed(smiles, PEPTIDE.sequence or "")
@@ -66,29 +117,31 @@ def _predicted_by_boltz(
         torch.manual_seed(seed)
         return fetch(dataset, index)
 
-    def float32(trainer: Any, **options: Any) -> Any:
-        return trainer(**{**options, "precision": "32-true", "enable_progress_bar": False, "logger": False})
+    def quiet(trainer: Any, **options: Any) -> Any:
+        if profile.precision == "float32":
+            options["precision"] = "32-true"  # boltz's command has bf16-mixed
+        return trainer(**{**options, "enable_progress_bar": False, "logger": False})
 
     partial = functools.partial
     monkeypatch.setattr(schema.AllChem, "ETKDGv3", seeded_options)
     monkeypatch.setattr(PredictionDataset, "__getitem__", seeded_fetch)
-    monkeypatch.setattr(boltz.main, "Trainer", partial(float32, boltz.main.Trainer))
+    monkeypatch.setattr(boltz.main, "Trainer", partial(quiet, boltz.main.Trainer))
     monkeypatch.setattr(
         boltz.main,
         "PairformerArgsV2",
-        partial(boltz.main.PairformerArgsV2, num_blocks=QUICK.pairformer_blocks, num_heads=QUICK.pairformer_heads),
+        partial(boltz.main.PairformerArgsV2, num_blocks=profile.pairformer_blocks, num_heads=profile.pairformer_heads),
     )
-    monkeypatch.setattr(boltz.main, "MSAModuleArgs", partial(boltz.main.MSAModuleArgs, msa_blocks=QUICK.msa_blocks))
+    monkeypatch.setattr(boltz.main, "MSAModuleArgs", partial(boltz.main.MSAModuleArgs, msa_blocks=profile.msa_blocks))
     monkeypatch.setattr(
         boltz.main,
         "Boltz2DiffusionParams",
-        partial(boltz.main.Boltz2DiffusionParams, alignment_reverse_diff=QUICK.alignment_reverse_diffusion),
+        partial(boltz.main.Boltz2DiffusionParams, alignment_reverse_diff=profile.alignment_reverse_diffusion),
     )
     load = boltz.main.Boltz2.load_from_checkpoint
 
     def quick_affinity(checkpoint: Any, **options: Any) -> Any:
         if options["predict_args"]["recycling_steps"] == 5:  # what boltz's command fixes for the affinity stage
-            options["predict_args"]["recycling_steps"] = QUICK.affinity_recycling_steps
+            options["predict_args"]["recycling_steps"] = profile.affinity_recycling_steps
         return load(checkpoint, weights_only=False, **options)
 
     monkeypatch.setattr(boltz.main.Boltz2, "load_from_checkpoint", quick_affinity)
@@ -99,10 +152,14 @@ def _predicted_by_boltz(
     (cache / "mols.tar").touch()
     (cache / "boltz2_conf.ckpt").symlink_to(weights.structure)
     (cache / "boltz2_aff.ckpt").symlink_to(weights.affinity)
+    msa = "empty"
+    if alignment is not None:
+        (folder / "a.a3m").write_text(alignment)
+        msa = str(folder / "a.a3m")
     document: dict[str, Any] = {
         "version": 1,
         "sequences": [
-            {"protein": {"id": "A", "sequence": PEPTIDE.sequence, "msa": "empty"}},
+            {"protein": {"id": "A", "sequence": PEPTIDE.sequence, "msa": msa}},
             {"ligand": {"id": "B", "smiles": smiles}},
         ],
         "properties": [{"affinity": {"binder": "B"}}],
@@ -127,10 +184,10 @@ def _predicted_by_boltz(
                 out_dir=str(folder / "out"),
                 cache=str(cache),
                 accelerator="cpu",
-                recycling_steps=QUICK.recycling_steps,
-                sampling_steps=QUICK.sampling_steps,
-                sampling_steps_affinity=QUICK.affinity_sampling_steps,
-                diffusion_samples_affinity=QUICK.affinity_diffusion_samples,
+                recycling_steps=profile.recycling_steps,
+                sampling_steps=profile.sampling_steps,
+                sampling_steps_affinity=profile.affinity_sampling_steps,
+                diffusion_samples_affinity=profile.affinity_diffusion_samples,
                 max_parallel_samples=1,
                 num_workers=0,
                 preprocessing_threads=1,

@@ -21,11 +21,12 @@ from celery.signals import (
     worker_process_init,
 )
 from kombu.entity import Queue
+from kombu.utils.objects import cached_property
 
 import beat_schedule
 from app.cluster import transport
 from app.cluster.transport import ANSWER_SECONDS, CONNECT_SECONDS, HEALTH_SECONDS
-from app.cluster.watchdog import Watchdog
+from app.cluster.watchdog import Watchdog, Worker
 from app.observability.logs import PROCESS_VARIABLE, configure, process_name
 from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
@@ -178,8 +179,18 @@ if os.environ.get("CELERY_BROKER_URL") == os.environ.get("BROKER_URL", ""):
     # celery's own command line has taken BROKER_URL over, without BROKER_PASSWORD
     os.environ["CELERY_BROKER_URL"] = _settings.redis_url
 
+
+class Application(Celery):  # type: ignore[misc]
+    """Celery with our worker."""
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802  (Celery's name)
+        """The class that ``celery worker`` starts."""
+        return self.subclass_with_self(Worker)
+
+
 transport.register()
-app = Celery("celery-validator")
+app = Application("celery-validator")
 app.config_from_object(configuration(_settings))
 app.steps["consumer"].add(Watchdog)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, Final
 
+from celery.apps.worker import Worker as CeleryWorker
 from celery.bootsteps import RUN, StartStopStep
 from celery.concurrency.prefork import TaskPool
 from celery.worker.consumer.tasks import Tasks
@@ -21,6 +22,12 @@ TURNING: Final = 15.0
 
 # The longest (s) that one attempt to connect may take, and the longest pause before the next (30 s).
 CONNECTING: Final = 60.0
+
+# How long (s) a cold shutdown may take, which ends the children's tasks and waits for the children.
+COLD: Final = 10.0
+
+# How long (s) to wait before a lost connection is made again.
+_PAUSE: Final = 1.0
 
 # How often (s) the thread is started again at most.
 _EVERY: Final = 1.0
@@ -54,6 +61,15 @@ def stop() -> None:
     faulthandler.cancel_dump_traceback_later()
 
 
+class Worker(CeleryWorker):  # type: ignore[misc]
+    """A worker whose cold shutdown (SIGQUIT, a second Ctrl-C) has a time limit; a warm one waits for its tasks."""
+
+    def wait_for_soft_shutdown(self) -> None:
+        """Called where a cold shutdown begins."""
+        super().wait_for_soft_shutdown()
+        start(COLD)
+
+
 class Watchdog(StartStopStep):  # type: ignore[misc]
     """Watches the event loop of a prefork worker. Other pools run tasks in the loop itself, which may take long."""
 
@@ -72,12 +88,15 @@ class Watchdog(StartStopStep):  # type: ignore[misc]
         """Be patient while the consumer connects again; stop where the worker ends."""
         if consumer.blueprint.state == RUN:
             feed(CONNECTING)
+            # Celery connects again at once, also to a Redis that refuses at once
+            time.sleep(_PAUSE)
         else:
-            stop()
+            self.shutdown(consumer)
 
     def shutdown(self, consumer: Any) -> None:
-        """Stop: the worker ends."""
-        stop()
+        """Stop, unless the limit of a cold shutdown runs: the worker ends."""
+        if _Watch.limit != COLD:
+            stop()
 
 
 def _turned() -> None:

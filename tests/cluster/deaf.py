@@ -1,9 +1,11 @@
-"""The application with a fault planted in its workers: an hour-long wait in the main process, once there is a file."""
+"""The application with faults planted: a wait without end in a worker's main process, a task that will not end."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,17 @@ from celery.signals import worker_ready
 from app.celery import app
 
 __all__ = ["app"]
+
+
+@app.task(name="tests.cluster.deaf.stubborn")
+def stubborn() -> None:
+    """Take two minutes, whatever is asked."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    Path(os.environ["DEAF_WHEN"]).with_suffix(".running").touch()
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        time.sleep(0.1)
 
 
 @worker_ready.connect(weak=False)

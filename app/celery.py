@@ -47,6 +47,7 @@ ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.fetching.fetch_submissions": QueueName.CPU,
     "workers.epochs.plan_scoring": QueueName.CPU,
     "workers.epochs.close_epoch": QueueName.CPU,
+    "workers.epochs.fail_epoch": QueueName.CPU,
     "workers.submissions.examine_submission": QueueName.CPU,
     "workers.scoring.score_psichic": QueueName.GPU,
     "workers.scoring.score_boltz": QueueName.GPU,
@@ -190,7 +191,7 @@ class Application(Celery):  # type: ignore[misc]
 
 
 transport.register()
-app = Application("celery-validator")
+app = Application("celery-validator", task_cls="app.task:ValidatorTask")
 app.config_from_object(configuration(_settings))
 app.steps["consumer"].add(Watchdog)
 

@@ -1,27 +1,43 @@
-"""The base of every task: retries for a store that is away, its lines in the log, its metrics, its name in Flower."""
+"""The base of every task: its claim, its transaction, what is sent after the commit, retries, log lines, metrics."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
-from celery import Task
+from celery import Celery, Task, chord, current_app
 from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.time import get_exponential_backoff_interval
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
+from app.clock import now
+from app.domain import ValidatorError
 from app.observability.logs import logged_with
 from app.observability.metrics import TaskOutcome, TaskRun, task_run
 from app.observability.task_arguments import STAGES, short_name, subject, written
+from app.settings import get_settings
+from app.store.claims import ClaimLost, Claims, Piece, Refused, Work
+from app.store.database import get_store
+from app.store.records import WorkedOn
 
 # A store or broker that restarts is back within a minute; backoff with jitter spreads the returning tasks.
 _STORE_RETRIES: Final = 8
 _LONGEST_BACKOFF: Final = 60
 
-# How long a task that finds its part taken waits before it asks again.
-BUSY_COUNTDOWN: Final = timedelta(seconds=5)
+# How long a task that finds its piece taken waits before it asks again.
+_BUSY_COUNTDOWN: Final = timedelta(seconds=5)
+
+# A task without a time limit that has not renewed its claim for so long is dead.
+_SHORTEST_LEASE: Final = timedelta(minutes=5)
 
 # The clock's own tasks, mostly idle: their beginning and end are worth a line only to those who look for it.
 _TICKS: Final = frozenset(
@@ -31,14 +47,88 @@ _TICKS: Final = frozenset(
 log = logging.getLogger("celery_validator.task")
 
 
+class Step:
+    """One transaction and what follows it: work written in the transaction, its messages sent after the commit."""
+
+    def __init__(self, session: Session, app: Celery) -> None:
+        self.session = session
+        self.claims = Claims(session)
+        self._app = app
+        self._messages: list[Any] = []
+
+    def send(self, task: str, *args: Any) -> None:
+        """Have a piece of work done once, by the task of this name."""
+        self._add(Work(task, args))
+
+    def send_epoch(self, task: str, epoch_id: int, *args: Any) -> None:
+        """Have a piece of an epoch's work done once; it goes with the epoch."""
+        self._add(Work(task, (epoch_id, *args), epoch_id))
+
+    def chord(self, epoch_id: int, header: Sequence[tuple[Any, ...]], body: str) -> None:
+        """Have all pieces of ``header`` (task name and what follows the epoch's id) done, then the task ``body``."""
+        group = f"{body}({epoch_id})"
+        parts = [Work(task, (epoch_id, *args), epoch_id, part_of=group) for task, *args in header]
+        last = Work(body, (epoch_id,), epoch_id, waits_for=group)
+        # the follower first: it holds the time at which its group last moved
+        self.claims.add([last, *parts], get_settings().cluster_name)
+        self._messages.append(self._chord(parts, last))
+
+    def resend(self, standing: Sequence[Work]) -> None:
+        """Send again what stands still; the parts of a group as the chord that they were."""
+        parts: dict[str, list[Work]] = {}
+        last: dict[str, Work] = {}
+        for work in standing:
+            if work.part_of is not None:
+                parts.setdefault(work.part_of, []).append(work)
+            elif work.waits_for is None:
+                self._messages.append(self._signature(work))
+            else:
+                last[work.waits_for] = work
+        for group, works in parts.items():
+            follower = last.pop(group, None) or self.claims.follower(group)
+            self._messages.append(self._chord(works, follower) if follower else [*map(self._signature, works)])
+        self._messages += [self._signature(work) for group, work in last.items() if not self.claims.has_parts(group)]
+
+    def deliver(self) -> None:
+        """Send the messages. What the broker does not take now, the reconciler sends later."""
+        for message in self._messages:
+            try:
+                for one in message if isinstance(message, list) else [message]:
+                    one.apply_async()
+            except (OperationalError, ConnectionError) as error:
+                log.warning("the broker did not take %s: %s; it is sent later", message, error)
+
+    def _add(self, work: Work) -> None:
+        self.claims.add([work], get_settings().cluster_name)
+        self._messages.append(self._signature(work))
+
+    def _signature(self, work: Work) -> Any:
+        return self._app.signature(work.task, args=work.args, immutable=True)
+
+    def _chord(self, parts: Sequence[Work], last: Work) -> Any:
+        if not parts:
+            return self._signature(last)
+        return chord([self._signature(part) for part in parts], body=self._signature(last), app=self._app)
+
+
+@contextmanager
+def transaction(app: Celery | None = None) -> Iterator[Step]:
+    """One transaction; what it has sent goes out after the commit, and not at all where it fails."""
+    with get_store().writing() as session:
+        step = Step(session, app or current_app._get_current_object())
+        yield step
+    step.deliver()
+
+
 class ValidatorTask(Task):  # type: ignore[misc]
-    """Retries when the store is away; everything else a task must handle itself, in a few lines."""
+    """Every task of the application (``Celery(task_cls=…)``).
+
+    A task declared with ``piece=True`` does a piece of work that is written down: it is claimed before the body runs,
+    and the body ends with :meth:`finishing`. Any task may run twice or die anywhere; the piece is done once.
+    """
 
     abstract = True
-    autoretry_for = (DBAPIError, ConnectionError)
-    retry_backoff = True
-    retry_backoff_max = _LONGEST_BACKOFF
-    retry_jitter = True
+    piece = False
     max_retries = _STORE_RETRIES
     acks_late = True
     reject_on_worker_lost = True
@@ -63,9 +153,97 @@ class ValidatorTask(Task):  # type: ignore[misc]
             # Celery would keep it for the retries of a store that is away
             self.__dict__.pop("override_max_retries", None)
 
-    def ask_again(self) -> Any:
-        """Come back later for a part that another delivery is working on; never counts as a failure."""
-        raise self.retry(countdown=BUSY_COUNTDOWN.total_seconds(), max_retries=None)
+    # -- the piece of work that this run holds --------------------------------------------------------------------
+
+    @property
+    def held(self) -> Piece:
+        """The claimed piece."""
+        piece = getattr(self.request, "piece", None)
+        assert isinstance(piece, Piece), f"{self.name} is no piece of work"
+        return piece
+
+    @property
+    def worked_on(self) -> WorkedOn:
+        """Who works on the piece, and since when, for what is shown of it."""
+        return WorkedOn(self.holder, self.held.claimed_at)
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim holds without being renewed: longer than the task may run."""
+        limit = self.time_limit or self.app.conf.task_time_limit
+        return max(_SHORTEST_LEASE, timedelta(seconds=limit or 0) + timedelta(minutes=1))
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """A session that sees one snapshot and writes nothing."""
+        return get_store().reading()
+
+    def transaction(self) -> AbstractContextManager[Step]:
+        """A transaction in the middle of the work; see :func:`transaction`."""
+        return transaction(self.app)
+
+    @contextmanager
+    def finishing(self) -> Iterator[Step]:
+        """The transaction that ends the piece: results, end of the claim and what follows, all or nothing."""
+        with transaction(self.app) as step:
+            step.claims.finish(self.held)
+            yield step
+
+    def renew(self) -> None:
+        """Keep the claim.
+
+        Raises:
+            ClaimLost: another task has taken the piece over.
+        """
+        with get_store().writing() as session:
+            if not Claims(session).renew(self.held):
+                raise ClaimLost("the work was taken over elsewhere")
+
+    def later(self, pause: timedelta, cause: Exception | None = None, *, uncounted: bool = False) -> Any:
+        """Give the piece back and come back after a pause; ``uncounted``: this was no attempt."""
+        with get_store().writing() as session:
+            Claims(session).give_back(self.held, now() + pause, uncounted=uncounted)
+        raise self.retry(exc=cause, countdown=pause.total_seconds(), max_retries=None)
+
+    def _run_piece(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        values = tuple(inspect.signature(self.run).bind(*args, **kwargs).arguments.values())
+        claim = str(self.request.id or f"direct-{uuid4()}")
+        with get_store().writing() as session:
+            taken = Claims(session).take(Work(self.name, values), claim, self.holder, self.lease)
+        if taken is Refused.BUSY:
+            raise self.retry(countdown=_BUSY_COUNTDOWN.total_seconds(), max_retries=None)
+        if isinstance(taken, Refused):
+            return {"status": taken.value}
+        self.request.piece = taken
+        try:
+            return self.run(*args, **kwargs)
+        except ClaimLost as lost:
+            log.warning("%s", lost)
+            return {"status": Refused.DONE.value}
+        except (Retry, DBAPIError, ConnectionError):
+            # this very task comes back, and holds the claim until then
+            raise
+        except ValidatorError as error:
+            if taken.epoch_id is None:
+                raise
+            # an epoch that cannot go on ends, with the sentence; nothing would be gained by trying for ever
+            log.error("%s", error)
+            with self.transaction() as step:
+                step.claims.drop_epoch(taken.epoch_id)
+                step.send_epoch("workers.epochs.fail_epoch", taken.epoch_id, str(error)[:500])
+            return {"status": "failed"}
+        except BaseException:
+            with suppress(DBAPIError), get_store().writing() as session:
+                Claims(session).give_back(taken, now() + _BUSY_COUNTDOWN)
+            raise
+
+    def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self._run_piece(args, kwargs) if self.piece else self.run(*args, **kwargs)
+        except (DBAPIError, ConnectionError) as error:
+            pause = get_exponential_backoff_interval(
+                factor=1, retries=self.request.retries, maximum=_LONGEST_BACKOFF, full_jitter=True
+            )
+            raise self.retry(exc=error, countdown=pause) from error
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send the task; Flower shows ``epoch=21455 uid=17`` and ``stage=examining`` for its arguments."""
@@ -82,13 +260,17 @@ class ValidatorTask(Task):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task, measured, with a line at its beginning and its end; every line between carries its subject."""
         if self.request.called_directly:
-            return super().__call__(*args, **kwargs)
+            self.push_request(args=args, kwargs=kwargs)
+            try:
+                return self._run(args, kwargs)
+            finally:
+                self.pop_request()
         name = short_name(self.name)
         fields = {"task": name, **subject(self.run, args, kwargs), "task_id": self.request.id}
         with logged_with(fields, whole_process=True), task_run(name) as run:
             log.log(self._level, "started")
             try:
-                result = self.run(*args, **kwargs)
+                result = self._run(args, kwargs)
             except Retry as retry:
                 run.outcome = TaskOutcome.RETRIED
                 level = logging.WARNING if retry.exc else self._level

@@ -150,7 +150,7 @@ def scorers() -> dict[str, ModelScorer]:
 # -- from the chain into the store ------------------------------------------------------------------------------------
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def sync_metagraph() -> dict[str, Any]:
     """Metagraph → store, one row per UID."""
     settings = get_settings()
@@ -165,7 +165,7 @@ def sync_metagraph() -> dict[str, Any]:
     return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def update_models() -> dict[str, Any]:
     """Each UID's commitment → model → queue; what is not queued is kept with its reason."""
     settings = get_settings()
@@ -216,7 +216,7 @@ def _queue_model(
     return "new" if changed else "known"
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def check_repository(hotkey: str) -> dict[str, Any]:
     """Keep when a model's Hugging Face repository was created; one younger than its commitment is penalised."""
     settings = get_settings()
@@ -236,7 +236,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
 # -- scoring ----------------------------------------------------------------------------------------------------------
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def score_next_models() -> dict[str, Any]:
     """Give every free scorer the next model; competitions take turns. Follow up what was left unattended."""
     settings = get_settings()
@@ -267,7 +267,7 @@ def score_next_models() -> dict[str, Any]:
     return {"status": "ticked", "opened": opened, "followed_up": lost}
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True)
 def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> dict[str, Any]:
     """Move one scoring on by one step and come back later: no worker is held while a scorer works."""
     settings = get_settings()
@@ -298,7 +298,7 @@ class _Removed:
         raise ScorerBusy(f"{self.name} is no longer among SCORING_API_URL")
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def release_stale() -> dict[str, Any]:
     """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
     settings = get_settings()
@@ -315,7 +315,7 @@ def release_stale() -> dict[str, Any]:
 # -- weights and reputation -------------------------------------------------------------------------------------------
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def set_model_weights(mark: str | None = None) -> dict[str, Any]:
     """Scores → two pools → EMA → chain, once per 20-minute mark."""
     settings = get_settings()
@@ -357,7 +357,7 @@ def _submit(weights: dict[int, float]) -> tuple[RoundState, str]:
     return (RoundState.SUBMITTED if receipt.accepted else RoundState.FAILED), receipt.message
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def update_reputations() -> dict[str, Any]:
     """One EMA step per miner and competition and day; forget who left 30 days ago; prune old rounds and scorings."""
     settings = get_settings()
@@ -378,7 +378,7 @@ def update_reputations() -> dict[str, Any]:
 # -- upkeep -----------------------------------------------------------------------------------------------------------
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def clean_models() -> dict[str, Any]:
     """Remove local model folders (namespace/name/revision) that no model in the queue refers to."""
     settings = get_settings()

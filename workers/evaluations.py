@@ -59,7 +59,7 @@ _WRITING_PAUSES: Final = (1, 2, 4, 8, 15, 30)
 log = logging.getLogger("celery_validator.evaluation")
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True)
 def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, hotkey: str, block: int) -> Any:
     """Evaluate a model; the store has the result under this task's id. A second delivery finds that out and ends."""
     claim = _claim(self, EvaluationInputs(hf_repo_id, competition_id, hotkey, block))
@@ -71,14 +71,14 @@ def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, ho
     return _told(self.task_id, claim.tries)
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def move_evaluations() -> dict[str, Any]:
     """End overdue evaluations, take dead ones from their workers, and send again what waits without a message."""
     moved = move_on(get_store(), app, get_settings())
     return {"ended": list(moved.ended), "voided": list(moved.voided), "sent": list(moved.sent)}
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def sweep_evaluations() -> dict[str, Any]:
     """Remove from this node what evaluations left that no longer run; what is at work stays."""
     return {"removed": _try_to_sweep()}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
 import requests
-from kombu.exceptions import OperationalError
 from pydantic import SecretStr
-from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.epochs.rules import build_report
@@ -21,17 +18,14 @@ from app.store.database import get_store
 from app.store.deliveries import Deliveries, Destination
 from app.store.epochs import Epochs
 from app.store.weight_submissions import WeightSubmissions
-from app.task import ValidatorTask
+from app.task import Step, ValidatorTask
 from app.untrusted import read_json
 
 SCHEMA: Final = 1
 
 _MOST_TRIES: Final = 8
-_LONGEST_PAUSE: Final = 600
-
-# A delivery nobody is at after this long was lost with its message; one that was never tried waits for nobody's host.
-_LOST_AFTER: Final = timedelta(minutes=30)
-_NEVER_TRIED_AFTER: Final = timedelta(minutes=2)
+_FIRST_PAUSE: Final = timedelta(seconds=5)
+_LONGEST_PAUSE: Final = timedelta(minutes=10)
 
 _SECONDS: Final = (5.0, 30.0)
 _RETRY_LATER: Final = frozenset({408, 425, 429})
@@ -40,71 +34,49 @@ _CLIENT_ERROR, _SERVER_ERROR, _REDIRECT = 400, 500, 300
 log = logging.getLogger("celery_validator.reports")
 
 
-def announce_reports(session: Session, epoch_id: int, *destinations: Destination) -> list[Destination]:
-    """Note who is to be told of an epoch (all where none is named), in the transaction that ends it.
-
-    Returns those that are configured, for :func:`queue_reports`.
-    """
+def announce_reports(step: Step, epoch_id: int, *destinations: Destination) -> None:
+    """Tell of an epoch whom the settings name (of ``destinations``, or of all), once the step is committed."""
     settings = get_settings()
-    wanted = [destination for destination in destinations or tuple(Destination) if _address(settings, destination)[0]]
-    for destination in wanted:
-        Deliveries(session).announce(epoch_id, destination)
-    return wanted
+    for destination in destinations or tuple(Destination):
+        if _address(settings, destination)[0]:
+            Deliveries(step.session).announce(epoch_id, destination)
+            step.send_epoch("workers.reports.deliver_report", epoch_id, destination.value)
 
 
-def queue_reports(epoch_id: int, destinations: Iterable[Destination]) -> None:
-    """Queue what was announced; where the broker is away, or this process ends before, :func:`resend_pending` does."""
-    for destination in destinations:
-        try:
-            deliver_report.delay(epoch_id, destination.value)
-        except OperationalError as error:
-            log.warning("epoch %s: %s is not queued yet: %s", epoch_id, destination.value, error)
+def end_failed(step: Step, epoch_id: int, error: str) -> None:
+    """End an epoch that cannot go on; of a live one monitoring is told."""
+    epochs = Epochs(step.session)
+    if epochs.fail(epoch_id, error):
+        summary = epochs.summary(epoch_id)
+        epoch_ended(EpochOutcome.FAILED, summary.stage_times)
+        if summary.publishes:
+            announce_reports(step, epoch_id, Destination.MONITORING)
 
 
-def fail_epoch(epoch_id: int, error: str) -> None:
-    """End an epoch that cannot go on; monitoring is told of one that publishes."""
-    with get_store().writing() as session:
-        epochs = Epochs(session)
-        ended = epochs.fail(epoch_id, error)
-        stage_times = epochs.summary(epoch_id).stage_times
-        publishes = epochs.summary(epoch_id).publishes
-        told = announce_reports(session, epoch_id, Destination.MONITORING) if publishes else []
-    if ended:
-        epoch_ended(EpochOutcome.FAILED, stage_times)
-    queue_reports(epoch_id, told)
-
-
-def resend_pending() -> None:
-    """Queue again what this cluster announced and nobody is delivering."""
-    cluster = get_settings().cluster_name
-    with get_store().reading() as session:
-        lost = Deliveries(session).pending_before(cluster, _NEVER_TRIED_AFTER, _LOST_AFTER)
-    for epoch_id, destination in lost:
-        with get_store().writing() as session:
-            Deliveries(session).touch(epoch_id, destination)
-        queue_reports(epoch_id, [destination])
-
-
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True, piece=True)
 def deliver_report(self: ValidatorTask, epoch_id: int, destination: str) -> dict[str, Any]:
-    """Post one epoch's report to one destination; a host that is away is tried again for about half an hour."""
-    where, status = Destination(destination), {"epoch": epoch_id, "destination": destination}
-    settings, store = get_settings(), get_store()
-    url, key = _address(settings, where)
-    with store.writing() as session:
-        tries = Deliveries(session).begin(epoch_id, where)
-    if tries is None or url is None:
-        return status | {"status": "delivered before" if tries is None else "not configured"}
-    payload = results_payload(epoch_id, settings) if where is Destination.RESULTS else state_payload(epoch_id, settings)
-    fault, again = _post(url, key, payload)
-    with store.writing() as session:
-        Deliveries(session).note(epoch_id, where, fault, final=not again or tries >= _MOST_TRIES)
-    if fault is None:
-        return status | {"status": "delivered"}
-    log.warning("epoch %s: %s could not be delivered: %s", epoch_id, destination, fault)
+    """Post one epoch's report to one destination; a host that is unavailable is tried again for about half an hour."""
+    where, tries = Destination(destination), self.held.attempts
+    fault, again = _delivered(epoch_id, where)
+    if fault is not None:
+        log.warning("epoch %s: %s could not be delivered: %s", epoch_id, destination, fault)
     if again and tries < _MOST_TRIES:
-        raise self.retry(countdown=min(_LONGEST_PAUSE, 5 * 2**tries), max_retries=None)
-    return status | {"status": "failed"}
+        with self.transaction() as step:
+            Deliveries(step.session).note(epoch_id, where, fault, tries, final=False)
+        self.later(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
+    with self.finishing() as step:
+        Deliveries(step.session).note(epoch_id, where, fault, tries, final=True)
+    return {"epoch": epoch_id, "destination": destination, "status": "delivered" if fault is None else "failed"}
+
+
+def _delivered(epoch_id: int, where: Destination) -> tuple[str | None, bool]:
+    """The fault, if any, and whether another try may go through."""
+    settings = get_settings()
+    url, key = _address(settings, where)
+    if url is None:
+        return "no address is configured any more", False
+    payload = results_payload(epoch_id, settings) if where is Destination.RESULTS else state_payload(epoch_id, settings)
+    return _post(url, key, payload)
 
 
 def results_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:

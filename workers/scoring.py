@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -21,30 +22,29 @@ from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
-from app.store.records import BatchRecord, ClaimOutcome, OpenEpoch
+from app.store.records import BatchRecord, OpenEpoch
 from app.store.scores import Scores
 from app.task import ValidatorTask
 from chain.sources.scores import RecordedScorer
-from workers.reports import fail_epoch
 
 # A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
 _MOST_WHOLE_ATTEMPTS: Final = 2
 
 RECORDED: Final = "recorded"
 
-# What interrupted a batch (a full device, a time limit) is given this many seconds to pass.
-_INTERRUPTED_COUNTDOWN: Final = 5
+# What interrupted a batch (a full device, a time limit) is given this long to pass.
+_INTERRUPTED_PAUSE: Final = timedelta(seconds=5)
 
 log = logging.getLogger("celery_validator.scoring")
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True, piece=True)
 def score_psichic(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch against the target(s) and all antitargets."""
     return _score(self, epoch_id, batch_id)
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True, piece=True)
 def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch of candidates against the weekly target."""
     return _score(self, epoch_id, batch_id)
@@ -65,61 +65,51 @@ def scoring_proteins(epoch: OpenEpoch, proteins: Sequence[Protein]) -> tuple[Pro
 
 
 def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
-    status = {"epoch": epoch_id, "batch": batch_id}
-    store = get_store()
-    with store.writing() as session:
-        epochs = Epochs(session)
-        outcome = epochs.claim_batch(batch_id, task.task_id, task.holder, get_settings().scoring_limit)
-        if outcome is ClaimOutcome.CLAIMED:
-            batch = epochs.batch(batch_id)
-    if outcome is ClaimOutcome.BUSY:
-        task.ask_again()
-    if outcome is not ClaimOutcome.CLAIMED:
-        return status | {"status": outcome.value}
+    with task.reading() as session:
+        batch = Epochs(session).batch(batch_id)
     try:
-        _Scoring(_frozen(epoch_id), batch).run()
-    except DBAPIError:
-        raise
+        scoring = _Scoring(_frozen(epoch_id), batch, task)
+        digest, scores = scoring.run()
     except (SoftTimeLimitExceeded, ScoringInterrupted) as error:
         # bounded: from the third attempt on every round decides at least one molecule
         log.warning("batch %s was interrupted: %s", batch_id, error)
         batch_ended(batch.model, BatchOutcome.INTERRUPTED)
-        raise task.retry(exc=error, countdown=_INTERRUPTED_COUNTDOWN, max_retries=None) from None
-    except ValidatorError as error:
-        # missing weights or a broken recording: no molecule's fault, and nothing a retry would mend
-        fail_epoch(epoch_id, str(error))
+        task.later(_INTERRUPTED_PAUSE, error)
+    except ValidatorError:
+        # missing weights or a broken recording: no molecule's fault, and nothing a retry would change
         batch_ended(batch.model, BatchOutcome.FAILED)
-        return status | {"status": "failed"}
+        raise
+    with task.finishing() as step:
+        Scores(step.session).keep(digest, scoring.proteins, scores)
+        Epochs(step.session).finish_batch(batch_id, digest, task.worked_on)
     batch_ended(batch.model, BatchOutcome.SCORED)
-    return status | {"status": "scored"}
+    return {"epoch": epoch_id, "batch": batch_id, "status": "scored"}
 
 
 class _Scoring:
     """One batch on its way through a scorer; what is scored is kept even if the rest is not."""
 
-    def __init__(self, epoch: OpenEpoch, batch: BatchRecord) -> None:
+    def __init__(self, epoch: OpenEpoch, batch: BatchRecord, task: ValidatorTask) -> None:
         self._batch = batch
-        self._proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, batch.model))
+        self._task = task
+        self.proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, batch.model))
         self._scorer = scorer_for(epoch, batch.model)
         if getattr(self._scorer, "untrained", False):
             _refuse_or_warn(epoch)
 
-    def run(self) -> None:
+    def run(self) -> tuple[str, list[PairScore]]:
+        """The model's digest, and the scores that are not kept yet."""
         digest = self._scorer.digest
-        with get_store().reading() as session:
-            known = Scores(session).known(digest, self._proteins, self._batch.smiles)
+        with self._task.reading() as session:
+            known = Scores(session).known(digest, self.proteins, self._batch.smiles)
         missing = [
             smiles
             for smiles in self._batch.smiles
-            if any((protein.code, smiles) not in known for protein in self._proteins)
+            if any((protein.code, smiles) not in known for protein in self.proteins)
         ]
-        if self._batch.attempts > _MOST_WHOLE_ATTEMPTS:
-            scores = self._one_by_one_on_watch(missing)
-        else:
-            scores = self._together(missing)
-        with get_store().writing() as session:
-            Scores(session).keep(digest, self._proteins, scores)
-            Epochs(session).finish_batch(self._batch, digest)
+        if self._task.held.attempts > _MOST_WHOLE_ATTEMPTS:
+            return digest, self._one_by_one_on_watch(missing)
+        return digest, self._together(missing)
 
     def _together(self, smiles: Sequence[str]) -> list[PairScore]:
         if not smiles:
@@ -145,13 +135,13 @@ class _Scoring:
     def _asked(self, smiles: Sequence[str]) -> list[PairScore]:
         if self._batch.model is ScoringModel.BOLTZ:
             # a molecule takes seconds to minutes: each is kept as soon as it is there
-            return self._scorer.pair_scores(self._proteins, smiles, lambda score: self._keep([score]))
-        return self._scorer.pair_scores(self._proteins, smiles)
+            return self._scorer.pair_scores(self.proteins, smiles, lambda score: self._keep([score]))
+        return self._scorer.pair_scores(self.proteins, smiles)
 
     def _keep(self, scores: Sequence[PairScore]) -> None:
-        with get_store().writing() as session:
-            Scores(session).keep(self._scorer.digest, self._proteins, scores)
-            Epochs(session).touch(self._batch.epoch_id)
+        with self._task.transaction() as step:
+            Scores(step.session).keep(self._scorer.digest, self.proteins, scores)
+            step.claims.renew(self._task.held)
 
     def _one_by_one(self, smiles: Sequence[str]) -> list[PairScore]:
         scores: list[PairScore] = []
@@ -178,14 +168,14 @@ class _Scoring:
             if index == self._batch.suspect:
                 scores = self._failed(text, "worker_lost: scoring this molecule ended its worker process")
             else:
-                with get_store().writing() as session:
-                    Epochs(session).suspect(self._batch.id, index)
+                with self._task.transaction() as step:
+                    Epochs(step.session).suspect(self._batch.id, index)
                 scores = self._together([text])
             self._keep(scores)
         return []
 
     def _failed(self, smiles: str, error: str) -> list[PairScore]:
-        return [PairScore(protein.code, smiles, error=error[:300]) for protein in self._proteins]
+        return [PairScore(protein.code, smiles, error=error[:300]) for protein in self.proteins]
 
 
 def _refuse_or_warn(epoch: OpenEpoch) -> None:

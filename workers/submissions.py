@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,15 +20,15 @@ from app.observability.metrics import submission_examined
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
-from app.store.records import ClaimOutcome, Examination, PartState, Stage
+from app.store.records import Examination, PartState, Stage, SubmissionRecord
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 
 # A submission that ended its process this often is refused rather than tried for ever.
 _MOST_ATTEMPTS: Final = 3
 
-# Between two attempts to examine while this machine cannot have a file it needs (s).
-_OUTAGE_PAUSE: Final = 10.0
+# Between two attempts to examine while this machine cannot have a file it needs .
+_OUTAGE_PAUSE: Final = timedelta(seconds=10)
 
 log = logging.getLogger("celery_validator.submissions")
 
@@ -40,42 +40,29 @@ def _examiner(epoch_id: int) -> Examiner:
     return Examiner(EpochFacts(epoch_id), rules_of(epoch), epoch.challenge)
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True, piece=True)
 def examine_submission(self: ValidatorTask, epoch_id: int, uid: int) -> dict[str, Any]:
     """Examine one submission and store what was found. A refusal is a result."""
-    store = get_store()
-    with store.writing() as session:
-        epochs = Epochs(session)
-        outcome = epochs.claim_submission(epoch_id, uid, self.task_id, self.holder, get_settings().examine_limit)
-        if outcome is ClaimOutcome.CLAIMED:
-            record = epochs.submission(epoch_id, uid)
-    if outcome is ClaimOutcome.BUSY:
-        self.ask_again()
-    if outcome is not ClaimOutcome.CLAIMED:
-        return {"epoch": epoch_id, "uid": uid, "status": outcome.value}
-    if record.attempts > _MOST_ATTEMPTS:
-        found = _internal_error(f"examining it ended its worker process {_MOST_ATTEMPTS} times")
-    else:
-        try:
-            found = _examine(epoch_id, uid, record.commitment)
-        except SourceUnavailable as fault:
-            # a file that this machine lacks, such as the database: no miner pays for that while there is time
-            with store.writing() as session:
-                epochs = Epochs(session)
-                epochs.give_back(epoch_id, uid)
-                began = datetime.fromisoformat(epochs.summary(epoch_id).stage_times[Stage.EXAMINING.value])
-            if now() - began < get_settings().open_budget:
-                raise self.retry(exc=fault, countdown=_OUTAGE_PAUSE, max_retries=None) from None
-            found = _internal_error(f"{type(fault).__name__}: {fault}")
-    with store.writing() as session:
-        epochs = Epochs(session)
-        news = epochs.record_examination(epoch_id, uid, found)
-        if found.rejection and found.rejection.code is RejectionCode.INTERNAL_ERROR:
-            epochs.warn(epoch_id, f"UID {uid} was refused for a fault of this validator: {found.rejection.message}")
-    if news:
-        submission_examined(found.rejection.code if found.rejection else None)
+    with self.reading() as session:
+        submission, epoch = Epochs(session).submission(epoch_id, uid), Epochs(session).summary(epoch_id)
+    try:
+        found = _examined(epoch_id, submission, self.held.attempts)
+    except SourceUnavailable as fault:
+        # a file that this machine lacks, such as the database: no miner pays for that while there is time
+        if now() - epoch.entered(Stage.EXAMINING) < get_settings().open_budget:
+            self.later(_OUTAGE_PAUSE, fault, uncounted=True)
+        found = _internal_error(f"{type(fault).__name__}: {fault}")
+    with self.finishing() as step:
+        Epochs(step.session).record_examination(epoch_id, uid, found, self.worked_on)
+    submission_examined(found.rejection.code if found.rejection else None)
     state = PartState.REJECTED if found.rejection else PartState.VALID
     return {"epoch": epoch_id, "uid": uid, "status": state.value}
+
+
+def _examined(epoch_id: int, submission: SubmissionRecord, attempts: int) -> Examination:
+    if attempts > _MOST_ATTEMPTS:
+        return _internal_error(f"examining it ended its worker process {_MOST_ATTEMPTS} times")
+    return _examine(epoch_id, submission.uid, submission.commitment)
 
 
 def _examine(epoch_id: int, uid: int, commitment: Any) -> Examination:

@@ -12,13 +12,12 @@ from app.observability.metrics import EpochOutcome, epoch_ended
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.deliveries import Destination
-from app.store.epochs import Epochs
-from app.task import ValidatorTask
+from app.store.epochs import FIRST_STEP, Epochs
+from app.task import transaction
 from chain.sources import SourceUnavailable
 from chain.sources.live import LiveEpoch, live_epoch_at
 from chain.subtensor import Subtensor
-from workers.epochs import open_epoch
-from workers.reports import announce_reports, queue_reports
+from workers.reports import announce_reports
 
 # A validator that was away for longer has more missed epochs than anyone reads.
 _MOST_MISSED: Final = 200
@@ -29,7 +28,7 @@ _NO_HASH: Final = "0x0"
 log = logging.getLogger("celery_validator.watch")
 
 
-@app.task(base=ValidatorTask)
+@app.task
 def watch_epoch() -> dict[str, Any]:
     """Announce the last closed epoch if the store does not know it, and note those that were slept through."""
     settings = get_settings()
@@ -54,11 +53,10 @@ def watch_epoch() -> dict[str, Any]:
         # the next beat asks again, on the next endpoint
         log.warning("%s", fault)
         return {"status": "chain unavailable", "detail": str(fault)}
-    epoch_id, missed = announce(epoch, header, last, settings)
+    missed = announce(epoch, header, last, settings)
     if missed:
         epoch_ended(EpochOutcome.MISSED, {}, len(missed))
         log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
-    open_epoch.delay(epoch_id)
     return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}
 
 
@@ -97,24 +95,21 @@ def _slept_through(epoch: LiveEpoch, last: EpochHeader | None) -> list[LiveEpoch
     return [LiveEpoch(epoch.netuid, end, epoch.epoch_length) for end in ends[-_MOST_MISSED:]]
 
 
-def announce(
-    epoch: LiveEpoch, header: EpochHeader, last: EpochHeader | None, settings: Settings
-) -> tuple[int, list[int]]:
+def announce(epoch: LiveEpoch, header: EpochHeader, last: EpochHeader | None, settings: Settings) -> list[int]:
     """Write the epoch, and those missed since the last that was watched, in one transaction.
 
-    Returns its id, and the missed ones' numbers.
+    Returns the missed ones' numbers.
     """
     missed = _slept_through(epoch, last)
-    told: dict[int, list[Destination]] = {}
-    with get_store().writing() as session:
-        epochs = Epochs(session)
+    with transaction() as step:
+        epochs = Epochs(step.session)
         for gone in missed:
             gone_header = EpochHeader(
                 gone.netuid, header.network, gone.epoch_length, gone.start_block, gone.end_block, _NO_HASH, _NO_HASH
             )
             run = gone.run(last.end_block_hash if last else _NO_HASH)
             missed_id = epochs.announce_missed(run, gone_header, str(gone), settings.cluster_name)
-            told[missed_id] = announce_reports(session, missed_id, Destination.MONITORING)
+            announce_reports(step, missed_id, Destination.MONITORING)
         epoch_id = epochs.announce(
             epoch.run(header.end_block_hash),
             header,
@@ -124,6 +119,5 @@ def announce(
             publishes=True,
             without_boltz=settings.without_boltz,
         )
-    for missed_id, destinations in told.items():
-        queue_reports(missed_id, destinations)
-    return epoch_id, [gone.number for gone in missed]
+        step.send_epoch(FIRST_STEP, epoch_id)
+    return [gone.number for gone in missed]

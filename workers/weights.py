@@ -21,13 +21,13 @@ from app.observability.metrics import EpochOutcome, WeightsOf, epoch_ended, weig
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
-from app.store.records import EpochSummary, OpenEpoch, Stage
+from app.store.records import EpochSummary, OpenEpoch
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
 from app.task import ValidatorTask
 from chain.sources import SourceUnavailable
 from chain.subtensor import SUBMISSION_ERA, Subtensor, load_wallet
 from chain.weights import SubmissionState, WeightsOutcome
-from workers.reports import announce_reports, queue_reports
+from workers.reports import announce_reports
 
 # Tries to set weights, WEIGHTS_PAUSE apart.
 MOST_TRIES: Final = 10
@@ -37,9 +37,6 @@ _MOST_FAILURES: Final = 40
 
 # Blocks that a submission may need; one that lands in the next epoch would be taken for that epoch's.
 _INCLUSION_BLOCKS: Final = 4
-
-# One try, waiting for finality included, takes less.
-_LEASE: Final = timedelta(minutes=5)
 
 log = logging.getLogger("celery_validator.weights")
 
@@ -70,65 +67,42 @@ class _Settled(Exception):
         self.state, self.detail, self.vector, self.outcome, self.warn = state, detail, vector, outcome, warn
 
 
-@app.task(base=ValidatorTask, bind=True)
+@app.task(bind=True, piece=True)
 def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Submit the closed epoch's vector, once. A replay's goes into its result and nowhere else."""
-    settings, store = get_settings(), get_store()
-    with store.reading() as session:
-        summary = Epochs(session).summary(epoch_id)
-    if summary.stage is Stage.CLOSED and not summary.publishes:
-        return {"epoch": epoch_id, "status": _recorded(epoch_id).value}
-    with store.writing() as session:
-        summary = Epochs(session).summary(epoch_id)
-        if summary.stage is not Stage.CLOSED:
-            return {"epoch": epoch_id, "status": "settled before"}
-        submissions = WeightSubmissions(session)
-        if not submissions.claim(epoch_id, self.task_id, _LEASE):
-            return {"epoch": epoch_id, "status": "submitted by another"}
-        epoch, submission = Epochs(session).get(epoch_id), submissions.get(epoch_id)
-    assert submission is not None
+    settings = get_settings()
+    with self.transaction() as step:
+        epochs, submissions = Epochs(step.session), WeightSubmissions(step.session)
+        summary, epoch = epochs.summary(epoch_id), epochs.get(epoch_id)
+        submission = submissions.begin(epoch_id)
+    if not summary.publishes:
+        return _settle(self, epoch_id, _recorded(summary))
     try:
-        # the row guards against another task, the lock against another cluster on this machine
+        # the claim guards against another task, the lock against another cluster on this machine
         with FileLock(_lock_path(settings), timeout=0):
             _Submitting(epoch, summary, submission, settings).run()
     except Timeout:
-        raise self.retry(countdown=settings.weights_pause.total_seconds(), max_retries=None) from None
+        self.later(settings.weights_pause)
     except _Settled as end:
-        _settle(epoch_id, end)
-        return {"epoch": epoch_id, "status": end.state.value}
+        return _settle(self, epoch_id, end)
     except _TryAgain as wait:
-        with store.writing() as session:
-            if wait.early is None:
-                WeightSubmissions(session).failed_try(epoch_id, str(wait), may_arrive=wait.may_arrive)
-            Epochs(session).touch(epoch_id)
-        countdown = settings.weights_pause.total_seconds() if wait.early is None else wait.early
-        raise self.retry(countdown=countdown, max_retries=None) from None
+        if wait.early is None:
+            with self.transaction() as step:
+                WeightSubmissions(step.session).failed_try(epoch_id, str(wait), may_arrive=wait.may_arrive)
+        self.later(settings.weights_pause if wait.early is None else timedelta(seconds=wait.early))
     raise AssertionError("a run ends in _Settled or _TryAgain")
 
 
-def _recorded(epoch_id: int) -> WeightsState:
+def _recorded(summary: EpochSummary) -> _Settled:
     """A replay's weights stand in its result, and nowhere else."""
-    with get_store().writing() as session:
-        epochs = Epochs(session)
-        state = WeightsState.NONE if epochs.summary(epoch_id).weights is None else WeightsState.RECORDED
-        detail = "replay: written to the result, not to the chain"
-        ended = epochs.record_weights(epoch_id, state.value, detail, tries=0)
-    if ended:
-        _count(epoch_id, state)
-    return state
+    state = WeightsState.NONE if summary.weights is None else WeightsState.RECORDED
+    return _Settled(state, "replay: written to the result, not to the chain", summary.weights)
 
 
-def _count(epoch_id: int, state: WeightsState) -> None:
-    with get_store().reading() as session:
-        stage_times = Epochs(session).summary(epoch_id).stage_times
-    weights_settled(WeightsOf.MOLECULES, state)
-    epoch_ended(EpochOutcome.DONE, stage_times)
-
-
-def _settle(epoch_id: int, end: _Settled) -> None:
-    with get_store().writing() as session:
-        outcome = end.outcome
-        WeightSubmissions(session).settle(
+def _settle(task: ValidatorTask, epoch_id: int, end: _Settled) -> dict[str, Any]:
+    outcome = end.outcome
+    with task.finishing() as step:
+        WeightSubmissions(step.session).settle(
             epoch_id,
             end.state,
             end.detail,
@@ -136,14 +110,18 @@ def _settle(epoch_id: int, end: _Settled) -> None:
             outcome.extrinsic if outcome else None,
             outcome.block_hash if outcome else None,
         )
+        epochs = Epochs(step.session)
         if end.warn:
-            Epochs(session).warn(epoch_id, f"weights: {end.detail}")
-        ended = Epochs(session).record_weights(epoch_id, end.state.value, end.detail, tries=0)
-        told = announce_reports(session, epoch_id)
+            epochs.warn(epoch_id, f"weights: {end.detail}")
+        ended = epochs.finish(epoch_id)
+        summary = epochs.summary(epoch_id)
+        if summary.publishes:
+            announce_reports(step, epoch_id)
     if ended:
-        _count(epoch_id, end.state)
+        weights_settled(WeightsOf.MOLECULES, end.state)
+        epoch_ended(EpochOutcome.DONE, summary.stage_times)
     log.info("epoch %s: weights %s: %s", epoch_id, end.state.value, end.detail)
-    queue_reports(epoch_id, told)
+    return {"epoch": epoch_id, "status": end.state.value}
 
 
 def _lock_path(settings: Settings) -> Path:

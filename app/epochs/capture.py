@@ -197,10 +197,7 @@ class StoredSource:
         """All facts of a kind, read at once when they are complete: one query per process instead of one per miner."""
         if kind not in self._kinds:
             with get_store().reading() as session:
-                facts = Facts(session)
-                if not facts.gathered(self.reference):
-                    return {}
-                self._kinds[kind] = facts.all(self.reference, kind)
+                self._kinds[kind] = Facts(session).all(self.reference, kind)
         return self._kinds[kind]
 
     def _keep(self, kind: FactKind, facts: Mapping[str, Fact], source: str | None = None) -> None:

@@ -273,7 +273,7 @@ class EpochViews:
     def work(self, epoch_id: int, examining: Mapping[PartState, int]) -> EpochWork:
         """What of the epoch's work is done; ``examining`` is the line's counts. Two queries."""
         began, last = self._session.execute(
-            select(func.min(SubmissionRow.claimed_at), func.max(SubmissionRow.finished_at)).where(
+            select(func.min(SubmissionRow.began_at), func.max(SubmissionRow.finished_at)).where(
                 SubmissionRow.epoch_id == epoch_id
             )
         ).one()
@@ -284,7 +284,7 @@ class EpochViews:
                 BatchRow.model,
                 BatchRow.state,
                 func.count(),
-                func.min(BatchRow.claimed_at),
+                func.min(BatchRow.began_at),
                 func.max(BatchRow.finished_at),
             )
             .where(BatchRow.epoch_id == epoch_id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import datetime
+from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, func, or_, select, update
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
@@ -24,11 +24,11 @@ from app.domain import (
     ScoringModel,
     ValidatorError,
 )
+from app.store.claims import Claims, Work
 from app.store.database import insert_ignoring
 from app.store.records import (
     FINAL_STAGES,
     BatchRecord,
-    ClaimOutcome,
     EpochSummary,
     Examination,
     OpenEpoch,
@@ -37,8 +37,12 @@ from app.store.records import (
     Stage,
     SubmissionRecord,
     Verdict,
+    WorkedOn,
 )
-from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow
+
+# What is done for an epoch that was announced.
+FIRST_STEP: Final = "workers.epochs.open_epoch"
 
 
 class UnknownEpoch(ValidatorError):
@@ -87,13 +91,17 @@ class Epochs:
                 }
             ],
         )
-        return self._session.execute(select(EpochRow.id).where(EpochRow.run == run)).scalar_one()
+        epoch_id, stage = self._session.execute(select(EpochRow.id, EpochRow.stage).where(EpochRow.run == run)).one()
+        if stage == Stage.ANNOUNCED:
+            Claims(self._session).add([Work(FIRST_STEP, (epoch_id,), epoch_id)], cluster)
+        return int(epoch_id)
 
     def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> int:
         """Make known an epoch that ended while nobody watched; it is never scored. Its id."""
         row = self._row(self.announce(run, header, source, "model", cluster, publishes=True), lock=True)
         if row.stage == Stage.ANNOUNCED:
             row.error = "no validator watched when this epoch ended"
+            Claims(self._session).drop_epoch(row.id)
             self._enter(row, Stage.MISSED)
         return row.id
 
@@ -125,11 +133,6 @@ class Epochs:
             .limit(1)
         )
         return self._session.execute(query).scalar_one_or_none()
-
-    def announced(self, epoch_id: int) -> tuple[Stage, str]:
-        """The stage and source of an epoch that may not be open yet."""
-        row = self._row(epoch_id)
-        return Stage(row.stage), row.source
 
     def open(
         self,
@@ -166,7 +169,6 @@ class Epochs:
                     "path": commitment.data,
                     "state": PartState.PENDING.value,
                     "push_time": "",
-                    "attempts": 0,
                 }
                 for uid, commitment in commitments
             ],
@@ -212,27 +214,15 @@ class Epochs:
         rows = self._session.execute(query).scalars()
         return [epoch_summary(row) for row in rows]
 
-    def unfinished(self, cluster: str) -> list[EpochSummary]:
-        """The cluster's epochs that are not in a final stage, oldest first."""
-        rows = self._session.execute(
-            select(EpochRow)
-            .where(EpochRow.cluster == cluster, EpochRow.stage.not_in([stage.value for stage in FINAL_STAGES]))
-            .order_by(EpochRow.id)
-        ).scalars()
-        return [epoch_summary(row) for row in rows]
-
     def fail(self, epoch_id: int, error: str) -> bool:
         """End an epoch that cannot go on, with the reason; False where it had ended before."""
         row = self._row(epoch_id, lock=True)
         if Stage(row.stage) in FINAL_STAGES:
             return False
         row.error = error
+        Claims(self._session).drop_epoch(epoch_id)
         self._enter(row, Stage.FAILED)
         return True
-
-    def touch(self, epoch_id: int) -> None:
-        """Note that the epoch moved."""
-        self._session.execute(update(EpochRow).where(EpochRow.id == epoch_id).values(touched_at=now()))
 
     def delete_before(self, instant: datetime) -> int:
         """Remove finished epochs created before ``instant``, with all their parts; how many went."""
@@ -275,29 +265,12 @@ class Epochs:
         ).scalars()
         return [_submission(row) for row in rows]
 
-    def claim_submission(self, epoch_id: int, uid: int, task_id: str, holder: str, lease: timedelta) -> ClaimOutcome:
-        """Take a submission to examine it."""
-        return self._claim(
-            SubmissionRow, (SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid == uid), task_id, holder, lease
-        )
-
-    def give_back(self, epoch_id: int, uid: int) -> None:
-        """Void a claim whose examination could not begin, as if it had not been made."""
-        self._session.execute(
-            update(SubmissionRow)
-            .where(
-                SubmissionRow.epoch_id == epoch_id,
-                SubmissionRow.uid == uid,
-                SubmissionRow.state == PartState.PENDING.value,
-            )
-            .values(claimed_task=None, claimed_by=None, claimed_at=None, attempts=SubmissionRow.attempts - 1)
-        )
-        self.touch(epoch_id)
-
-    def record_examination(self, epoch_id: int, uid: int, found: Examination) -> bool:
-        """Write what examining found; False where it was written before."""
+    def record_examination(self, epoch_id: int, uid: int, found: Examination, by: WorkedOn | None = None) -> None:
+        """Write what examining found, who found it, and when it was begun."""
         refused = found.rejection
-        result = self._session.execute(
+        if refused is not None and refused.code is RejectionCode.INTERNAL_ERROR:
+            self.warn(epoch_id, f"UID {uid} was refused for a fault of this validator: {refused.message}")
+        self._session.execute(
             update(SubmissionRow)
             .where(
                 SubmissionRow.epoch_id == epoch_id,
@@ -313,19 +286,19 @@ class Epochs:
                 molecule_index=refused.index if refused else None,
                 entropy=found.entropy,
                 molecules=[[m.name, m.smiles, m.inchikey] for m in found.molecules] or None,
+                worker=by.worker if by else None,
+                began_at=by.began_at if by else None,
                 finished_at=now(),
             )
         )
-        self.touch(epoch_id)
-        return _changed(result)
 
     # -- batches --------------------------------------------------------------------------------------------------
 
-    def plan(self, epoch_id: int, batches: Mapping[ScoringModel, Sequence[Sequence[str]]]) -> bool:
-        """Write the batches and enter the scoring stage; False where the epoch is past it."""
+    def plan(
+        self, epoch_id: int, batches: Mapping[ScoringModel, Sequence[Sequence[str]]]
+    ) -> list[tuple[ScoringModel, int]]:
+        """Write the batches and enter the scoring stage; model and id of each batch, in planning order."""
         row = self._row(epoch_id, lock=True)
-        if row.stage != Stage.EXAMINING:
-            return False
         for model, parts in batches.items():
             insert_ignoring(
                 self._session,
@@ -337,16 +310,11 @@ class Epochs:
                         "number": number,
                         "smiles": list(smiles),
                         "state": PartState.PENDING.value,
-                        "attempts": 0,
                     }
                     for number, smiles in enumerate(parts)
                 ],
             )
         self._enter(row, Stage.SCORING)
-        return True
-
-    def pending_batches(self, epoch_id: int) -> list[tuple[ScoringModel, int]]:
-        """Model and id of the batches still to be scored, in planning order."""
         rows = self._session.execute(
             select(BatchRow.model, BatchRow.id)
             .where(BatchRow.epoch_id == epoch_id, BatchRow.state == PartState.PENDING.value)
@@ -370,23 +338,24 @@ class Epochs:
         ).scalars()
         return [_batch(row) for row in rows]
 
-    def claim_batch(self, batch_id: int, task_id: str, holder: str, lease: timedelta) -> ClaimOutcome:
-        """Take a batch to score it."""
-        return self._claim(BatchRow, (BatchRow.id == batch_id,), task_id, holder, lease)
-
     def suspect(self, batch_id: int, index: int | None) -> None:
         """Note which molecule of a batch is being scored alone."""
         self._session.execute(update(BatchRow).where(BatchRow.id == batch_id).values(suspect=index))
 
-    def finish_batch(self, batch: BatchRecord, model_digest: str) -> bool:
-        """Mark a batch scored by the model with this digest; False where it was before."""
-        result = self._session.execute(
+    def finish_batch(self, batch_id: int, model_digest: str, by: WorkedOn | None = None) -> None:
+        """Mark a batch scored by the model with this digest, by whom, and when it was begun."""
+        self._session.execute(
             update(BatchRow)
-            .where(BatchRow.id == batch.id, BatchRow.state == PartState.PENDING.value)
-            .values(state=PartState.SCORED.value, model_digest=model_digest, finished_at=now(), suspect=None)
+            .where(BatchRow.id == batch_id)
+            .values(
+                state=PartState.SCORED.value,
+                model_digest=model_digest,
+                worker=by.worker if by else None,
+                began_at=by.began_at if by else None,
+                finished_at=now(),
+                suspect=None,
+            )
         )
-        self.touch(batch.epoch_id)
-        return _changed(result)
 
     # -- closing --------------------------------------------------------------------------------------------------
 
@@ -397,11 +366,9 @@ class Epochs:
         winners: Mapping[str, int | None],
         weights: Mapping[int, float] | None,
         warnings: Iterable[str],
-    ) -> bool:
-        """Write the standings and the weight vector; False where the epoch was closed before."""
+    ) -> None:
+        """Write the standings and the weight vector."""
         row = self._row(epoch_id, lock=True)
-        if row.stage != Stage.SCORING:
-            return False
         for verdict in verdicts:
             self._session.execute(
                 update(SubmissionRow)
@@ -419,31 +386,16 @@ class Epochs:
         for text in warnings:
             self.warn(epoch_id, text)
         self._enter(row, Stage.CLOSED)
-        return True
 
-    def record_weights(self, epoch_id: int, state: str, detail: str | None, tries: int) -> bool:
-        """Write the outcome of the one weight submission and end the epoch; False where it ended before."""
+    def finish(self, epoch_id: int) -> bool:
+        """End a closed epoch whose weights are settled; False where it ended before."""
         row = self._row(epoch_id, lock=True)
         if row.stage != Stage.CLOSED:
             return False
-        insert_ignoring(
-            self._session,
-            WeightSubmissionRow,
-            [
-                {
-                    "epoch_id": epoch_id,
-                    "state": state,
-                    "vector": row.weights,
-                    "tries": tries,
-                    "detail": detail,
-                    "updated_at": now(),
-                }
-            ],
-        )
         self._enter(row, Stage.DONE)
         return True
 
-    # -- warnings, progress, claims -------------------------------------------------------------------------------
+    # -- warnings, progress ---------------------------------------------------------------------------------------
 
     def warn(self, epoch_id: int, text: str) -> None:
         """Add a sentence to the epoch's report."""
@@ -482,76 +434,6 @@ class Epochs:
             batches_done=done,
             batches=total,
         )
-
-    def release_claims(self, epoch_id: int, dead: Iterable[str]) -> int:
-        """Void the claims of holders that no longer live; how many were voided."""
-        holders = list(dead)
-        voided = 0
-        for table in (SubmissionRow, BatchRow):
-            result = self._session.execute(
-                update(table)
-                .where(
-                    table.epoch_id == epoch_id,
-                    table.state == PartState.PENDING.value,
-                    table.claimed_by.in_(holders),
-                )
-                .values(claimed_task=None, claimed_by=None, claimed_at=None)
-            )
-            voided += cast(CursorResult[Any], result).rowcount
-        return voided
-
-    def release_former_claims(self, epoch_id: int, started: Mapping[str, datetime]) -> int:
-        """Void the claims that are older than their holder: a container's new processes bear the old ones' numbers."""
-        voided = 0
-        for table in (SubmissionRow, BatchRow):
-            for holder, since in started.items():
-                result = self._session.execute(
-                    update(table)
-                    .where(
-                        table.epoch_id == epoch_id,
-                        table.state == PartState.PENDING.value,
-                        table.claimed_by == holder,
-                        table.claimed_at < since,
-                    )
-                    .values(claimed_task=None, claimed_by=None, claimed_at=None)
-                )
-                voided += cast(CursorResult[Any], result).rowcount
-        return voided
-
-    def holders(self, epoch_id: int) -> set[str]:
-        """Who holds a claim on a part of the epoch that is not done."""
-        found: set[str] = set()
-        for table in (SubmissionRow, BatchRow):
-            found.update(
-                holder
-                for holder in self._session.execute(
-                    select(table.claimed_by).where(
-                        table.epoch_id == epoch_id,
-                        table.state == PartState.PENDING.value,
-                        table.claimed_by.is_not(None),
-                    )
-                ).scalars()
-                if holder
-            )
-        return found
-
-    def _claim(self, table: Any, which: tuple[Any, ...], task_id: str, holder: str, lease: timedelta) -> ClaimOutcome:
-        at = now()
-        result = self._session.execute(
-            update(table)
-            .where(
-                *which,
-                table.state == PartState.PENDING.value,
-                or_(table.claimed_task.is_(None), table.claimed_task == task_id, table.claimed_at < at - lease),
-            )
-            .values(claimed_task=task_id, claimed_by=holder, claimed_at=at, attempts=table.attempts + 1)
-        )
-        if _changed(result):
-            return ClaimOutcome.CLAIMED
-        state = self._session.execute(select(table.state).where(*which)).scalar_one_or_none()
-        if state is None:
-            return ClaimOutcome.GONE
-        return ClaimOutcome.BUSY if state == PartState.PENDING else ClaimOutcome.DONE
 
     def _row(self, epoch_id: int, *, lock: bool = False) -> EpochRow:
         statement = select(EpochRow).where(EpochRow.id == epoch_id)
@@ -615,7 +497,6 @@ def _submission(row: SubmissionRow) -> SubmissionRecord:
         entropy_boltz=row.entropy_boltz,
         psichic_rank=row.psichic_rank,
         boltz_rank=row.boltz_rank,
-        attempts=row.attempts,
     )
 
 
@@ -628,6 +509,5 @@ def _batch(row: BatchRow) -> BatchRecord:
         smiles=tuple(row.smiles),
         state=PartState(row.state),
         model_digest=row.model_digest,
-        attempts=row.attempts,
         suspect=row.suspect,
     )

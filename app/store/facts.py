@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.database import insert_ignoring
 from app.store.tables.live import FactRow
-
-# The row by which one task at a time gathers an epoch's submissions.
-_GATHERING: Final = "gathering"
-_GATHERED: Final = "gathered"
-_WAITING: Final = "waiting"
 
 
 class FactKind(StrEnum):
@@ -90,53 +85,9 @@ class Facts:
             ],
         )
 
-    def gathered(self, source: str) -> bool:
-        """Whether all that can be fetched for the epoch's submissions is here."""
-        return self._gathering(source) == _GATHERED
-
-    def claim_gathering(self, source: str, task_id: str, lease: timedelta) -> bool:
-        """Become the one task that gathers; False while another does, or while a host asked for patience."""
-        at = now()
-        insert_ignoring(
-            self._session,
-            FactRow,
-            [{"source": source, "kind": _GATHERING, "key": "", "state": _WAITING, "fetched_at": at - lease}],
-        )
-        result = self._session.execute(
-            update(FactRow)
-            .where(
-                FactRow.source == source,
-                FactRow.kind == _GATHERING,
-                FactRow.state != _GATHERED,
-                (FactRow.fetched_at <= at) | ((FactRow.state == _GATHERING) & (FactRow.detail == task_id)),
-            )
-            .values(state=_GATHERING, detail=task_id, fetched_at=at + lease)
-        )
-        return cast(CursorResult[Any], result).rowcount > 0
-
-    def pause_gathering(self, source: str, until: datetime) -> None:
-        """Let go until an instant before which nobody need try."""
-        self._set_gathering(source, _WAITING, until)
-
-    def finish_gathering(self, source: str) -> None:
-        """Note that the submissions can be examined."""
-        self._set_gathering(source, _GATHERED, now())
-
     def delete_before(self, instant: datetime) -> int:
         """Forget the facts of epochs fetched before ``instant``; sequences stay for good."""
         result = self._session.execute(
             delete(FactRow).where(FactRow.fetched_at < instant, FactRow.kind != FactKind.SEQUENCE.value)
         )
         return cast(CursorResult[Any], result).rowcount
-
-    def _gathering(self, source: str) -> str | None:
-        return self._session.execute(
-            select(FactRow.state).where(FactRow.source == source, FactRow.kind == _GATHERING)
-        ).scalar_one_or_none()
-
-    def _set_gathering(self, source: str, state: str, at: datetime) -> None:
-        self._session.execute(
-            update(FactRow)
-            .where(FactRow.source == source, FactRow.kind == _GATHERING)
-            .values(state=state, detail=None, fetched_at=at)
-        )

@@ -35,13 +35,12 @@ class PartState(StrEnum):
     SCORED = "scored"
 
 
-class ClaimOutcome(StrEnum):
-    """What a task learns when it asks for its part."""
+@dataclass(frozen=True, slots=True)
+class WorkedOn:
+    """Which process worked on a part, and since when."""
 
-    CLAIMED = "claimed"
-    DONE = "done"
-    BUSY = "busy"
-    GONE = "gone"
+    worker: str
+    began_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,10 @@ class EpochSummary:
     def winners(self) -> Mapping[str, int | None]:
         """The winner of each ranking."""
         return {"psichic": self.psichic_winner, "boltz": self.boltz_winner}
+
+    def entered(self, stage: Stage) -> datetime:
+        """When the epoch entered a stage that it has reached."""
+        return datetime.fromisoformat(self.stage_times[stage.value])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,6 @@ class SubmissionRecord:
     entropy_boltz: float | None
     psichic_rank: int | None
     boltz_rank: int | None
-    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,6 @@ class BatchRecord:
     smiles: tuple[str, ...]
     state: PartState
     model_digest: str | None
-    attempts: int
     suspect: int | None
 
 

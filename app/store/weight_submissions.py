@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -72,26 +72,13 @@ class WeightSubmissions:
             failures=tuple(row.failures or ()),
         )
 
-    def claim(self, epoch_id: int, task_id: str, lease: timedelta) -> bool:
-        """Become the one writer of this epoch's weights; False while another is, or when it is settled."""
-        at = now()
-        insert_ignoring(
-            self._session,
-            WeightSubmissionRow,
-            [{"epoch_id": epoch_id, "state": WeightsState.PENDING.value, "tries": 0, "updated_at": at}],
-        )
-        result = self._session.execute(
-            update(WeightSubmissionRow)
-            .where(
-                WeightSubmissionRow.epoch_id == epoch_id,
-                WeightSubmissionRow.state == WeightsState.PENDING.value,
-                WeightSubmissionRow.claimed_by.is_(None)
-                | (WeightSubmissionRow.claimed_by == task_id)
-                | (WeightSubmissionRow.claimed_at < at - lease),
-            )
-            .values(claimed_by=task_id, claimed_at=at)
-        )
-        return cast(CursorResult[Any], result).rowcount > 0
+    def begin(self, epoch_id: int) -> WeightSubmission:
+        """The epoch's submission, begun where there is none yet."""
+        row = {"epoch_id": epoch_id, "state": WeightsState.PENDING.value, "tries": 0, "updated_at": now()}
+        insert_ignoring(self._session, WeightSubmissionRow, [row])
+        found = self.get(epoch_id)
+        assert found is not None
+        return found
 
     def about_to_send(self, epoch_id: int, vector: Mapping[int, float], block: int, last_update: int) -> None:
         """Write down what the chain says before sending, so that a crash leaves the question answerable."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.competitions.standings import mark_of, weight_round
@@ -54,6 +55,16 @@ from chain.incentive.models import Competition, incentive
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner
 
 EPOCH_LENGTH: Final = 361
+
+
+def settle_weights(session: Session, epoch_id: int, state: str, detail: str) -> None:
+    """What became of a closed epoch's weights, and the epoch's end."""
+    vector = session.execute(select(EpochRow.weights).where(EpochRow.id == epoch_id)).scalar_one()
+    values = {"epoch_id": epoch_id, "state": state, "detail": detail, "vector": vector, "tries": 1, "updated_at": now()}
+    session.execute(insert(WeightSubmissionRow).values(values))
+    Epochs(session).finish(epoch_id)
+
+
 END_BLOCK: Final = EPOCH_LENGTH * 19_000
 ANTITARGETS: Final = tuple(f"ANTI{number}" for number in range(8))
 
@@ -155,7 +166,7 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
             {order[0]: 0.25, order[-1]: 0.25, 0: 0.5},
             ["psichic: 3 molecule(s) without a score (too_large), for example C"],
         )
-        epochs.record_weights(epoch_id, "submitted", f"block {END_BLOCK}", 1)
+        settle_weights(session, epoch_id, "submitted", f"block {END_BLOCK}")
     return epoch_id
 
 
@@ -525,7 +536,7 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
     ]
     verdicts = [Verdict(count + uid, scored, 1.0, 0.5, None, uid + 1, uid + 1) for uid in range(count)]
     epochs.close(epoch_id, verdicts, (count, count + 1), {count: 0.5, count + 1: 0.5}, [one()])
-    epochs.record_weights(epoch_id, "not_set", one(), 1)
+    settle_weights(session, epoch_id, "not_set", one())
     session.execute(
         update(WeightSubmissionRow).values(failures=list(texts), extrinsic=one(), block_hash=one(), claimed_by=one())
     )

@@ -97,10 +97,11 @@ def _on_a_cluster(folder: Path, paths: list[str], github: Any, drand: Any) -> di
         cluster.await_workers(app)
         _warm_up()
         epoch_id = _open(paths)
-        from workers.epochs import send_on
+        from app.task import transaction
 
         start = time.perf_counter()
-        send_on(epoch_id)
+        with transaction(app) as step:
+            step.send_epoch("workers.fetching.fetch_submissions", epoch_id)
         gathered = _wait(epoch_id, lambda progress, fetched: fetched) - start
         done = _wait(epoch_id, lambda progress, fetched: progress.submissions_done == SUBMISSIONS) - start
     return {
@@ -160,15 +161,16 @@ def _open(paths: list[str]) -> int:
 
 
 def _wait(epoch_id: int, ready: Any) -> float:
+    from app.store.claims import Claims
     from app.store.database import get_store
     from app.store.epochs import Epochs
-    from app.store.facts import Facts
 
     deadline = time.perf_counter() + 120
     while time.perf_counter() < deadline:
         with get_store().reading() as session:
             epochs = Epochs(session)
-            if ready(epochs.progress(epoch_id), Facts(session).gathered(epochs.summary(epoch_id).source)):
+            fetching = any("fetch" in work.task for work in Claims(session).outstanding(epoch_id))
+            if ready(epochs.progress(epoch_id), not fetching):
                 return time.perf_counter()
         time.sleep(0.05)
     raise SystemExit("the submissions were not examined within two minutes")

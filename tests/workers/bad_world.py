@@ -29,7 +29,7 @@ def bad_world(folder: Path, monkeypatch: pytest.MonkeyPatch, uids: frozenset[int
             monkeypatch.setenv(name, value)
         get_settings.cache_clear()
         monkeypatch.setattr("workers.fetching._PAUSE", timedelta(seconds=0.3))
-        monkeypatch.setattr("workers.epochs._OPEN_PAUSE", 0.3)
+        monkeypatch.setattr("workers.epochs._OPEN_PAUSE", timedelta(seconds=0.3))
         monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
         # a session of its own: a host that failed in another test is not remembered here
         quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)

@@ -21,6 +21,7 @@ from app.celery import app as celery_app
 from app.domain import Challenge, EpochHeader, Neuron
 from app.epochs.rules import rules_sha256
 from app.settings import get_settings
+from app.store.claims import Claims, Work
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
@@ -72,6 +73,8 @@ class Scene:
             )
             epochs.plan(epoch_id, {})
             epochs.close(epoch_id, (), winners, weights, ())
+            Claims(session).drop_epoch(epoch_id)
+            Claims(session).add([Work("workers.weights.submit_weights", (epoch_id,), epoch_id)], "tests")
         return epoch_id
 
     def stage(self, epoch_id: int) -> Stage:

@@ -20,6 +20,7 @@ from app.epochs.examine import Examiner
 from app.epochs.result import differences
 from app.epochs.rules import build_report
 from app.settings import get_settings
+from app.store.claims import Claims, Work
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import PartState, Stage
@@ -113,10 +114,10 @@ def test_every_step_again_changes_nothing(store: Store) -> None:
     before = report(store, epoch_id)
     for again in (open_epoch, plan_scoring, close_epoch, submit_weights):
         again.delay(epoch_id)
-    assert examine_submission.delay(epoch_id, 1).get() == {"epoch": epoch_id, "uid": 1, "status": "done"}
+    assert examine_submission.delay(epoch_id, 1).get() == {"status": "done before"}
     with store.reading() as session:
         batch = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)[0]
-    assert score_psichic.delay(epoch_id, batch.id).get()["status"] == "done"
+    assert score_psichic.delay(epoch_id, batch.id).get()["status"] == "done before"
     assert report(store, epoch_id) == before
 
 
@@ -186,7 +187,7 @@ def test_an_unreadable_archive_is_judged_by_the_rules(store: Store, recording: P
 def test_a_broken_recording_fails_the_epoch_with_the_reason(store: Store, recording: Path) -> None:
     epoch_id = announce(store, recording)
     (recording / "molecules.sqlite").write_bytes(b"")
-    assert open_epoch.delay(epoch_id).get() == {"epoch": epoch_id, "status": "failed"}
+    assert open_epoch.delay(epoch_id).get() == {"status": "failed"}
     with store.reading() as session:
         assert "no table" in (Epochs(session).summary(epoch_id).error or "")
 
@@ -212,12 +213,12 @@ def test_a_fault_of_ours_refuses_one_submission_and_is_reported(store: Store, mo
 def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch_id = announce(store)
     with monkeypatch.context() as patch:
-        patch.setattr("workers.epochs.send_on", lambda _: None)
+        patch.setattr("app.task.Step.deliver", lambda _: None)
         open_epoch.delay(epoch_id)
+    examining = Work(examine_submission.name, (epoch_id, 1))
     with store.writing() as session:
-        epochs = Epochs(session)
         for _ in range(3):
-            epochs.claim_submission(epoch_id, 1, "killed", "w/1", timedelta(0))
+            Claims(session).take(examining, "killed", "w/1", timedelta(0))
     assert examine_submission.apply((epoch_id, 1), task_id="killed").get()["status"] == "rejected"
     with store.reading() as session:
         record = Epochs(session).submission(epoch_id, 1)
@@ -242,18 +243,30 @@ class Flaky:
         return [PairScore(p.code, s, {"predicted_binding_affinity": 1.0}) for p in proteins for s in smiles]
 
 
-def scored_with(store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, **batch: Any) -> dict[str, str | None]:
+def scored_with(
+    store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, *, attempts: int = 1, suspect: int | None = None
+) -> dict[str, str | None]:
     """Score one batch of three molecules with a scorer; the error of each molecule."""
     epoch_id = announce(store, RECORDING, "flaky")
     open_epoch.delay(epoch_id)
     with store.reading() as session:
         epoch = Epochs(session).get(epoch_id)
         record = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)[0]
-    record = replace(record, smiles=("CC", "CN", "CO"), **batch)
+    record = replace(record, smiles=("CC", "CN", "CO"), suspect=suspect)
     monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
-    _Scoring(epoch, record).run()
+    work = Work(score_psichic.name, (epoch_id, record.id))
+    with store.writing() as session:
+        Claims(session).add([work], "c")
+        for _ in range(attempts):
+            piece = Claims(session).take(work, "flaky", "w/1", timedelta(0))
+    score_psichic.push_request(piece=piece)
+    try:
+        _, scores = _Scoring(epoch, record, score_psichic).run()
+    finally:
+        score_psichic.pop_request()
     proteins = [Protein(code, None) for code in epoch.challenge.proteins]
-    with store.reading() as session:
+    with store.writing() as session:
+        Scores(session).keep("flaky", proteins, scores)
         known = Scores(session).known("flaky", proteins, record.smiles)
     assert len(known) == 3 * len(proteins)
     return {smiles: known[proteins[0].code, smiles].error for smiles in record.smiles}

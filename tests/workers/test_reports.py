@@ -12,10 +12,11 @@ from app.settings import get_settings
 from app.store.database import get_store
 from app.store.deliveries import Deliveries, Destination
 from app.store.records import Stage
+from app.task import transaction
 from tests.chain import internet
 from tests.workers.live_scene import Scene, delivered, live_scene
 from workers import reports
-from workers.reports import deliver_report, resend_pending
+from workers.reports import deliver_report
 from workers.upkeep import reconcile
 from workers.weights import submit_weights
 
@@ -30,7 +31,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[internet.Receiver]:
 
 @pytest.fixture
 def scene(receiver: internet.Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(reports, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(reports, "_LONGEST_PAUSE", timedelta(0))
     with live_scene(tmp_path, monkeypatch) as scene:
         yield scene
 
@@ -60,9 +61,7 @@ def test_a_receiver_that_recovers_gets_its_report(
 ) -> None:
     receiver.faults["/results"] = internet.first(3, internet.status(503))
     epoch = scene.closed_epoch()
-    monkeypatch.setattr("workers.reports.deliver_report.delay", lambda *_: None)
     delivered(submit_weights, epoch)
-    delivered(deliver_report, epoch, "results")
     assert len(receiver.posts) == 4
     assert state(epoch) == ("sent", None)
 
@@ -73,55 +72,32 @@ def test_a_receiver_that_refuses_touches_no_weights(
 ) -> None:
     receiver.faults["/results"] = internet.status(code)
     epoch = scene.closed_epoch()
-    monkeypatch.setattr("workers.reports.deliver_report.delay", lambda *_: None)
     delivered(submit_weights, epoch)
     assert scene.stage(epoch) is Stage.DONE
     assert scene.chain.weights_of(68, 7) == {0: 65535, 3: 32768, 5: 32768}
-    delivered(deliver_report, epoch, "results")
     assert len(receiver.posts) == posts
     assert state(epoch) == ("failed", f"status {code}")
 
 
-def test_a_lost_message_is_sent_again(
+def test_a_report_whose_message_is_lost_is_sent_by_the_reconciler(
     scene: Scene, receiver: internet.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wiped broker, killed worker, full disk: the report was written down with the epoch's end."""
     epoch = scene.closed_epoch()
     with monkeypatch.context() as patch:
-        patch.setattr("workers.reports.deliver_report.delay", lambda *_: None)
+        patch.setattr("app.task.Step.deliver", lambda _: None)
         delivered(submit_weights, epoch)
-    assert receiver.posts == []
-    resend_pending()
-    assert receiver.posts == []
-    monkeypatch.setattr(reports, "_NEVER_TRIED_AFTER", -reports._NEVER_TRIED_AFTER)
-    monkeypatch.setenv("CLUSTER_NAME", "another cluster on this store")
-    get_settings.cache_clear()
-    resend_pending()
-    assert receiver.posts == []
-    monkeypatch.setenv("CLUSTER_NAME", "tests")
-    get_settings.cache_clear()
-    resend_pending()
-    assert len(receiver.posts) == 1
-
-
-def test_a_worker_that_dies_after_the_weights_loses_no_report(
-    scene: Scene, receiver: internet.Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(*_: object) -> None:
-        raise SystemExit("killed")
-
-    epoch = scene.closed_epoch()
-    with monkeypatch.context() as patch:
-        patch.setattr("workers.weights.queue_reports", die)
-        with pytest.raises(SystemExit):
-            delivered(submit_weights, epoch)
     assert scene.stage(epoch) is Stage.DONE
-    assert receiver.posts == []
-    # the message comes back, and finds nothing to do
+    # the weights' message comes back, and finds nothing to do
     delivered(submit_weights, epoch)
-    assert receiver.posts == []
-    monkeypatch.setattr(reports, "_NEVER_TRIED_AFTER", timedelta(0))
     reconcile.delay()
-    assert [path for path, _, _ in receiver.posts] == ["/results"]
+    assert receiver.posts == []
+    monkeypatch.setenv("RECONCILE_AFTER", "0")
+    for cluster, posts in (("another cluster on this store", 0), ("tests", 1)):
+        monkeypatch.setenv("CLUSTER_NAME", cluster)
+        get_settings.cache_clear()
+        reconcile.delay()
+        assert len(receiver.posts) == posts
     assert state(epoch) == ("sent", None)
 
 
@@ -130,7 +106,8 @@ def test_an_epoch_that_cannot_be_scored_is_reported_to_monitoring(
 ) -> None:
     monkeypatch.setenv("MONITORING_URL", f"{receiver.url}/state")
     get_settings.cache_clear()
-    reports.fail_epoch(scene.closed_epoch(), "no weights")
+    with transaction() as step:
+        reports.end_failed(step, scene.closed_epoch(), "no weights")
     ((path, _, body),) = receiver.posts
     assert (path, body["stage"], body["error"]) == ("/state", "failed", "no weights")
 
@@ -151,7 +128,7 @@ def test_missed_epochs_are_reported_to_monitoring(
 
     monkeypatch.setenv("MONITORING_URL", f"{receiver.url}/state")
     get_settings.cache_clear()
-    monkeypatch.setattr("workers.watch.open_epoch.delay", lambda *_: None)
+    monkeypatch.setattr("workers.epochs.open_epoch.apply_async", lambda *_, **__: None)
     watch_epoch.delay()
     scene.node.mine(3 * 361)
     watch_epoch.delay()

@@ -10,9 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery.exceptions import Retry
 
 from app.epochs.steps import UNTRAINED
 from app.settings import get_settings
+from app.store.claims import Claims, Work
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
@@ -268,7 +270,7 @@ def test_a_chain_that_comes_back_gets_its_weights(scene: Scene) -> None:
 def test_two_tasks_for_one_epoch_send_once(scene: Scene) -> None:
     epoch = scene.closed_epoch()
     with get_store().writing() as session:
-        assert WeightSubmissions(session).claim(epoch, "the other", timedelta(minutes=5))
-    result = delivered(submit_weights, epoch)
-    assert result["status"] == "submitted by another"
+        Claims(session).take(Work(submit_weights.name, (epoch,)), "the other", "chain@here/1", timedelta(minutes=5))
+    with pytest.raises(Retry):
+        submit_weights.apply((epoch,), retries=0).get()
     assert scene.chain.weight_extrinsics() == []

@@ -54,16 +54,11 @@ class Table(DeclarativeBase):
     """Base of all tables."""
 
 
-class Claimable:
-    """A part of an epoch that one task works on at a time.
+class Worked:
+    """A part of an epoch that a task worked on: which process, and when."""
 
-    A claim says who is at it; it expires, and a redelivery of the same task may take it over at once.
-    """
-
-    claimed_task: Mapped[str | None] = mapped_column(Text)
-    claimed_by: Mapped[str | None] = mapped_column(Text)
-    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    attempts: Mapped[int] = mapped_column(default=0)
+    worker: Mapped[str | None] = mapped_column(Text)
+    began_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
@@ -101,7 +96,7 @@ class EpochRow(Table):
     closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-class SubmissionRow(Claimable, Table):
+class SubmissionRow(Worked, Table):
     """One commitment in the epoch's window, and what became of it."""
 
     __tablename__ = "submissions"
@@ -129,7 +124,7 @@ class SubmissionRow(Claimable, Table):
     boltz_rank: Mapped[int | None]
 
 
-class BatchRow(Claimable, Table):
+class BatchRow(Worked, Table):
     """Up to 32 unique SMILES that one GPU task scores."""
 
     __tablename__ = "batches"
@@ -192,8 +187,6 @@ class WeightSubmissionRow(Table):
     tries: Mapped[int] = mapped_column(default=0)
     detail: Mapped[str | None] = mapped_column(StrangersText)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    claimed_by: Mapped[str | None] = mapped_column(Text)
-    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at_block: Mapped[int | None]
     last_update_before: Mapped[int | None]
     extrinsic: Mapped[str | None] = mapped_column(Text)

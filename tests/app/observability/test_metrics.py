@@ -47,6 +47,7 @@ from app.store.weight_submissions import WeightsState
 from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.web import HostUnavailable, WebSession
+from tests.app.page_stores import settle_weights
 
 PROJECT = Path(__file__).parents[3]
 RULES = PROJECT / "docker" / "prometheus" / "rules" / "validator.yml"
@@ -300,7 +301,7 @@ def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
         epochs = Epochs(session)
         epochs.plan(epoch_id, {})
         epochs.close(epoch_id, [], (None, None), None, [])
-        epochs.record_weights(epoch_id, WeightsState.LATE.value, "too late", tries=0)
+        settle_weights(session, epoch_id, WeightsState.LATE.value, "too late")
     samples = exposed(ClusterState())
     now = datetime.now(UTC).timestamp()
     assert value(samples, "validator_epoch_open_seconds") == 0

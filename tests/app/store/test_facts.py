@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from app.clock import now
 from app.domain import EpochHeader
+from app.store.claims import Claims
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.facts import Fact, FactKind, Facts, FactState
@@ -28,26 +29,6 @@ def test_a_fact_stays_as_it_was_first_written(store: Store) -> None:
         assert sorted(facts.all(SOURCE, FactKind.CONTENT)) == ["a/b", "c"]
 
 
-def test_one_task_gathers_at_a_time(store: Store) -> None:
-    def claim(task: str) -> bool:
-        with store.writing() as session:
-            return Facts(session).claim_gathering(SOURCE, task, MINUTE)
-
-    assert claim("one")
-    assert not claim("two")
-    assert claim("one")
-    with store.writing() as session:
-        Facts(session).pause_gathering(SOURCE, now() + MINUTE)
-    assert not claim("one")
-    with store.writing() as session:
-        Facts(session).pause_gathering(SOURCE, now() - MINUTE)
-    assert claim("two")
-    with store.writing() as session:
-        Facts(session).finish_gathering(SOURCE)
-        assert Facts(session).gathered(SOURCE)
-    assert not claim("two")
-
-
 def test_old_facts_go_and_sequences_stay(store: Store) -> None:
     with store.writing() as session:
         facts = Facts(session)
@@ -57,21 +38,14 @@ def test_old_facts_go_and_sequences_stay(store: Store) -> None:
         assert facts.get("uniprot", FactKind.SEQUENCE, "P1") is not None
 
 
-def test_one_task_submits_at_a_time_and_nothing_follows_the_end(store: Store) -> None:
+def test_a_submission_tells_what_was_sent_and_how_it_ended(store: Store) -> None:
     header = EpochHeader(68, "test", 361, 6_000_181 - 361, 6_000_181, "0x01", "0x02")
     with store.writing() as session:
         epoch = Epochs(session).announce("68:16619", header, SOURCE, "model", "tests", publishes=True)
 
-    def claim(task: str, lease: timedelta = MINUTE) -> bool:
-        with store.writing() as session:
-            return WeightSubmissions(session).claim(epoch, task, lease)
-
-    assert claim("one")
-    assert not claim("two")
-    assert claim("one")
-    assert claim("two", lease=timedelta(0))
     with store.writing() as session:
         submissions = WeightSubmissions(session)
+        assert submissions.begin(epoch).tries == 0
         submissions.about_to_send(epoch, {0: 0.5, 3: 0.5}, 6_000_190, 17)
         submissions.failed_try(epoch, "unknown: no answer", may_arrive=True)
     with store.reading() as session:
@@ -83,7 +57,6 @@ def test_one_task_submits_at_a_time_and_nothing_follows_the_end(store: Store) ->
         submissions = WeightSubmissions(session)
         submissions.failed_try(epoch, "refused", may_arrive=False)
         submissions.settle(epoch, WeightsState.SET, "there", {0: 0.5, 3: 0.5}, "6000191-0001", "0xab")
-    assert not claim("three", lease=timedelta(0))
     with store.reading() as session:
         found = WeightSubmissions(session).get(epoch)
     assert found is not None
@@ -99,7 +72,8 @@ def test_missed_epochs_are_known_and_final(store: Store) -> None:
         epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
         epochs.announce_missed("68:1", header, "live:68:722:361", "tests")
         assert epochs.newest_headers(68, 1000) == []
-        assert epochs.unfinished("tests") == []
+        assert Claims(session).holders("tests") == set()
+        assert Claims(session).standing("tests", timedelta(seconds=-1)) == []
         assert epochs.live(68, 1) is not None
         assert epochs.live(68, 2) is None
         assert [epoch.number for epoch in epochs.recent(published_only=True)] == [1]

@@ -21,7 +21,7 @@ from app.domain import (
 )
 from app.store.database import Store, StoreError
 from app.store.epochs import Epochs, UnknownEpoch
-from app.store.records import ClaimOutcome, Examination, PartState, Stage
+from app.store.records import Examination, PartState, Stage, WorkedOn
 from app.store.schema import current_revision, head_revision, migrate
 from app.store.scores import Scores
 from app.store.tables.epochs import Table
@@ -103,45 +103,15 @@ def test_a_transaction_is_all_there_or_not_at_all(store: Store) -> None:
         assert Epochs(session).summary(epoch_id).stage is Stage.ANNOUNCED
 
 
-def test_a_claim_holds_off_others_but_not_its_own_redelivery(store: Store) -> None:
-    epoch_id = opened(store)
-    with store.writing() as session:
-        epochs = Epochs(session)
-        assert epochs.claim_submission(epoch_id, 1, "t1", "w/1", LEASE) is ClaimOutcome.CLAIMED
-        assert epochs.claim_submission(epoch_id, 1, "t2", "w/2", LEASE) is ClaimOutcome.BUSY
-        assert epochs.claim_submission(epoch_id, 1, "t1", "w/3", LEASE) is ClaimOutcome.CLAIMED
-        assert epochs.claim_submission(epoch_id, 1, "t2", "w/2", timedelta(0)) is ClaimOutcome.CLAIMED
-        assert epochs.submission(epoch_id, 1).attempts == 3
-        assert epochs.holders(epoch_id) == {"w/2"}
-        assert epochs.release_claims(epoch_id, ["w/2"]) == 1
-        assert epochs.claim_submission(epoch_id, 1, "t9", "w/9", LEASE) is ClaimOutcome.CLAIMED
-        assert epochs.claim_submission(epoch_id, 77, "t", "w/1", LEASE) is ClaimOutcome.GONE
-
-
-def test_a_claim_older_than_its_holder_is_a_former_processs(store: Store) -> None:
-    epoch_id = opened(store)
-    with store.writing() as session:
-        epochs = Epochs(session)
-        epochs.claim_submission(epoch_id, 1, "t1", "cpu@container/5", LEASE)
-        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() - timedelta(minutes=1)}) == 0
-        assert epochs.release_former_claims(epoch_id, {"cpu@other/5": now() + timedelta(minutes=1)}) == 0
-        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.BUSY
-        assert epochs.release_former_claims(epoch_id, {"cpu@container/5": now() + timedelta(minutes=1)}) == 1
-        assert epochs.claim_submission(epoch_id, 1, "t2", "cpu@container/5", LEASE) is ClaimOutcome.CLAIMED
-
-
-def test_an_examination_is_written_once(store: Store) -> None:
+def test_what_an_examination_found_is_read_back(store: Store) -> None:
     epoch_id = opened(store)
     molecule = Molecule("rxn:4:1:2", "CC", "KEY")
     with store.writing() as session:
         epochs = Epochs(session)
-        assert epochs.record_examination(epoch_id, 1, Examination("t", (molecule,), 0.5))
-        refusal = Rejection(RejectionCode.INTERNAL_ERROR, "later")
-        assert not epochs.record_examination(epoch_id, 1, Examination("", rejection=refusal))
+        epochs.record_examination(epoch_id, 1, Examination("t", (molecule,), 0.5))
         record = epochs.submission(epoch_id, 1)
         assert record.state is PartState.VALID
         assert record.molecules == (molecule,)
-        assert epochs.claim_submission(epoch_id, 1, "t", "w/1", LEASE) is ClaimOutcome.DONE
 
 
 def test_strangers_text_with_nul_and_lone_surrogates_is_kept_readable(store: Store) -> None:
@@ -171,17 +141,13 @@ def test_scores_are_kept_once_and_found_by_digest(store: Store) -> None:
     assert len(known) == 3
 
 
-def test_batches_are_planned_once_and_finished_once(store: Store) -> None:
+def test_batches_are_planned_in_order_and_finished(store: Store) -> None:
     epoch_id = opened(store)
     with store.writing() as session:
         epochs = Epochs(session)
-        assert epochs.plan(epoch_id, {ScoringModel.PSICHIC: [("C", "CC")], ScoringModel.BOLTZ: [("C",)]})
-        assert not epochs.plan(epoch_id, {ScoringModel.PSICHIC: [("N",)]})
-        pending = epochs.pending_batches(epoch_id)
-        assert [model for model, _ in pending] == [ScoringModel.PSICHIC, ScoringModel.BOLTZ]
-        batch = epochs.batch(pending[0][1])
-        assert epochs.finish_batch(batch, "digest")
-        assert not epochs.finish_batch(batch, "other")
+        planned = epochs.plan(epoch_id, {ScoringModel.PSICHIC: [("C", "CC")], ScoringModel.BOLTZ: [("C",)]})
+        assert [model for model, _ in planned] == [ScoringModel.PSICHIC, ScoringModel.BOLTZ]
+        epochs.finish_batch(planned[0][1], "digest", WorkedOn("gpu@here/5", now()))
         progress = epochs.progress(epoch_id)
     assert progress.batches == {"psichic": 1, "boltz": 1}
     assert progress.batches_done == {"psichic": 1, "boltz": 0}

@@ -1,0 +1,237 @@
+"""Claims: one way to take a piece of work, renew the claim, give it back, finish it, and find what stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, cast
+
+from sqlalchemy import CursorResult, delete, exists, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.clock import now
+from app.domain import ValidatorError
+from app.store.database import insert_ignoring
+from app.store.tables.work import WorkRow
+
+# Databases bound the number of values in one statement; SQLite's bound is the lowest.
+_AT_ONCE: Final = 500
+
+
+class ClaimLost(ValidatorError):
+    """The piece was finished, or taken from this task, by another: what this task found is not kept."""
+
+
+class Refused(StrEnum):
+    """Why a piece could not be claimed."""
+
+    DONE = "done before"
+    BUSY = "in progress elsewhere"
+    WAITING = "waiting for its parts"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task and its arguments, to be done once. ``epoch_id``: the work ends with that epoch."""
+
+    task: str
+    args: tuple[Any, ...]
+    epoch_id: int | None = None
+    part_of: str | None = None
+    waits_for: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The arguments as they are stored."""
+        return json.dumps(list(self.args), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece that was claimed. ``attempts`` counts this claim too."""
+
+    id: int
+    claim: str
+    attempts: int
+    part_of: str | None
+    epoch_id: int | None
+    claimed_at: datetime
+
+
+class Claims:
+    """Reads and writes pieces of work inside one session; the caller owns the transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, work: Iterable[Work], cluster: str) -> None:
+        """Make work known; a piece that is known already stays as it is."""
+        at = now()
+        rows = [
+            {
+                "cluster": cluster,
+                "task": piece.task,
+                "args": piece.key,
+                "epoch_id": piece.epoch_id,
+                "part_of": piece.part_of,
+                "waits_for": piece.waits_for,
+                "due_at": at,
+                "moved_at": at,
+                "attempts": 0,
+            }
+            for piece in work
+        ]
+        for start in range(0, len(rows), _AT_ONCE):
+            insert_ignoring(self._session, WorkRow, rows[start : start + _AT_ONCE])
+
+    def take(self, work: Work, claim: str, holder: str, lease: timedelta) -> Piece | Refused:
+        """Claim a piece. A redelivery of the task that holds it takes it over at once; another's claim expires."""
+        at = now()
+        part = aliased(WorkRow)
+        free = or_(WorkRow.claim.is_(None), WorkRow.claim == claim, WorkRow.claimed_at < at - lease)
+        ready = or_(WorkRow.waits_for.is_(None), ~exists().where(part.part_of == WorkRow.waits_for))
+        taken = self._session.execute(
+            update(WorkRow)
+            .where(WorkRow.task == work.task, WorkRow.args == work.key, free, ready)
+            .values(claim=claim, holder=holder, claimed_at=at, attempts=WorkRow.attempts + 1)
+            .returning(WorkRow.id, WorkRow.attempts, WorkRow.part_of, WorkRow.epoch_id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        if taken is not None:
+            return Piece(taken.id, claim, taken.attempts, taken.part_of, taken.epoch_id, at)
+        found = self._session.execute(
+            select(WorkRow.claim).where(WorkRow.task == work.task, WorkRow.args == work.key)
+        ).one_or_none()
+        if found is None:
+            return Refused.DONE
+        return Refused.WAITING if found.claim is None else Refused.BUSY
+
+    def renew(self, piece: Piece) -> bool:
+        """Keep a claim alive; False where it was lost."""
+        return self._changed(piece, claimed_at=now(), moved_at=now())
+
+    def give_back(self, piece: Piece, until: datetime, *, uncounted: bool = False) -> bool:
+        """Let go of a piece that is to be tried again at ``until``; ``uncounted`` forgets the attempt."""
+        less = {"attempts": WorkRow.attempts - 1} if uncounted else {}
+        return self._changed(piece, claim=None, holder=None, claimed_at=None, due_at=until, moved_at=until, **less)
+
+    def finish(self, piece: Piece) -> None:
+        """Take a finished piece from the table, and note that its group moved.
+
+        Raises:
+            ClaimLost: the piece is no longer this task's; nothing of the transaction may be kept.
+        """
+        gone = self._session.execute(delete(WorkRow).where(WorkRow.id == piece.id, WorkRow.claim == piece.claim))
+        if _count(gone) == 0:
+            raise ClaimLost("the work was finished or taken over elsewhere")
+        if piece.part_of is not None:
+            self._session.execute(
+                update(WorkRow)
+                .where(WorkRow.waits_for == piece.part_of)
+                .values(moved_at=now())
+                .execution_options(synchronize_session=False)
+            )
+
+    def drop_epoch(self, epoch_id: int) -> None:
+        """Take all work of an ended epoch from the table."""
+        self._session.execute(delete(WorkRow).where(WorkRow.epoch_id == epoch_id))
+
+    # -- what stands still ----------------------------------------------------------------------------------------
+
+    def holders(self, cluster: str) -> set[str]:
+        """The processes that hold claims."""
+        rows = self._session.execute(
+            select(WorkRow.holder).distinct().where(WorkRow.cluster == cluster, WorkRow.claim.is_not(None))
+        ).scalars()
+        return {holder for holder in rows if holder}
+
+    def void(self, cluster: str, alive: Mapping[str, datetime], oldest: timedelta) -> int:
+        """Void the claims of processes that do not live, that began after the claim, or that say nothing; how many.
+
+        Args:
+            alive: each living process and since when it has run; a restarted container's processes bear the numbers
+                of those before. Empty where nobody answered, which proves nobody dead.
+            oldest: no claim counts that was not renewed for so long.
+        """
+        expired = now() - oldest
+        held = self._session.execute(
+            select(WorkRow.id, WorkRow.holder, WorkRow.claimed_at).where(
+                WorkRow.cluster == cluster, WorkRow.claim.is_not(None)
+            )
+        ).all()
+        dead = [
+            row.id
+            for row in held
+            if row.claimed_at < expired or (alive and (row.holder not in alive or row.claimed_at < alive[row.holder]))
+        ]
+        for start in range(0, len(dead), _AT_ONCE):
+            self._session.execute(
+                update(WorkRow)
+                .where(WorkRow.id.in_(dead[start : start + _AT_ONCE]))
+                # in the past, so that the reconciler sends it in the same round
+                .values(claim=None, holder=None, claimed_at=None, moved_at=datetime.fromtimestamp(0, now().tzinfo))
+                .execution_options(synchronize_session=False)
+            )
+        return len(dead)
+
+    def standing(self, cluster: str, for_longer_than: timedelta) -> list[Work]:
+        """Pieces that are due, that nobody works on, and whose group did not move either; they count as sent now."""
+        at = now()
+        follower = aliased(WorkRow)
+        still = at - for_longer_than
+        rows = self._session.execute(
+            select(WorkRow)
+            .where(
+                WorkRow.cluster == cluster,
+                WorkRow.claim.is_(None),
+                WorkRow.due_at <= at,
+                WorkRow.moved_at < still,
+                or_(
+                    WorkRow.part_of.is_(None),
+                    # nil: the claim of a dead process was voided
+                    WorkRow.moved_at < at - timedelta(days=365),
+                    ~exists().where(follower.waits_for == WorkRow.part_of, follower.moved_at >= still),
+                ),
+            )
+            .order_by(WorkRow.id)
+        ).scalars()
+        found = []
+        for row in rows:
+            row.moved_at = at
+            found.append(_work(row))
+        self._session.flush()
+        return found
+
+    def follower(self, group: str) -> Work | None:
+        """The piece that waits for a group."""
+        row = self._session.execute(select(WorkRow).where(WorkRow.waits_for == group)).scalar_one_or_none()
+        return None if row is None else _work(row)
+
+    def has_parts(self, group: str) -> bool:
+        """Whether a group has parts that are not finished."""
+        return bool(self._session.execute(select(exists().where(WorkRow.part_of == group))).scalar())
+
+    def outstanding(self, epoch_id: int) -> Sequence[Work]:
+        """What an epoch still waits for, in the order in which it was planned."""
+        rows = self._session.execute(select(WorkRow).where(WorkRow.epoch_id == epoch_id).order_by(WorkRow.id)).scalars()
+        return [_work(row) for row in rows]
+
+    def _changed(self, piece: Piece, **values: Any) -> bool:
+        result = self._session.execute(
+            update(WorkRow)
+            .where(WorkRow.id == piece.id, WorkRow.claim == piece.claim)
+            .values(**values)
+            .execution_options(synchronize_session=False)
+        )
+        return _count(result) > 0
+
+
+def _work(row: WorkRow) -> Work:
+    return Work(row.task, tuple(json.loads(row.args)), row.epoch_id, row.part_of, row.waits_for)
+
+
+def _count(result: object) -> int:
+    return cast(CursorResult[Any], result).rowcount

@@ -61,7 +61,9 @@ def test_a_receiver_that_recovers_gets_its_report(
 ) -> None:
     receiver.faults["/results"] = internet.first(3, internet.status(503))
     epoch = scene.closed_epoch()
+    monkeypatch.setattr("app.task.Step.deliver", lambda _: None)
     delivered(submit_weights, epoch)
+    delivered(deliver_report, epoch, "results")
     assert len(receiver.posts) == 4
     assert state(epoch) == ("sent", None)
 
@@ -72,9 +74,11 @@ def test_a_receiver_that_refuses_touches_no_weights(
 ) -> None:
     receiver.faults["/results"] = internet.status(code)
     epoch = scene.closed_epoch()
+    monkeypatch.setattr("app.task.Step.deliver", lambda _: None)
     delivered(submit_weights, epoch)
     assert scene.stage(epoch) is Stage.DONE
     assert scene.chain.weights_of(68, 7) == {0: 65535, 3: 32768, 5: 32768}
+    delivered(deliver_report, epoch, "results")
     assert len(receiver.posts) == posts
     assert state(epoch) == ("failed", f"status {code}")
 
@@ -106,8 +110,9 @@ def test_an_epoch_that_cannot_be_scored_is_reported_to_monitoring(
 ) -> None:
     monkeypatch.setenv("MONITORING_URL", f"{receiver.url}/state")
     get_settings.cache_clear()
+    epoch = scene.closed_epoch()
     with transaction() as step:
-        reports.end_failed(step, scene.closed_epoch(), "no weights")
+        reports.end_failed(step, epoch, "no weights")
     ((path, _, body),) = receiver.posts
     assert (path, body["stage"], body["error"]) == ("/state", "failed", "no weights")
 

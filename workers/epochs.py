@@ -14,7 +14,7 @@ from app.epochs.judge import judge
 from app.epochs.plan import plan_batches
 from app.epochs.rules import rules_of
 from app.epochs.scores import EpochScores
-from app.epochs.steps import LIVE_PREFIX, gather_opening, open_source
+from app.epochs.steps import gather_opening, open_source
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -125,21 +125,44 @@ class WebSession:
         Raises:
             HostUnavailable: no connection, a server error, a rate limit, a redirect elsewhere, or too slow; names it.
         """
+        return self._asked(url, limit, headers, service, None)
+
+    def post(
+        self,
+        url: str,
+        document: Mapping[str, Any],
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        service: Service = Service.OTHER,
+    ) -> Answer:
+        """Send a JSON document once: as :meth:`get`, but nothing is sent again that may have arrived."""
+        return self._asked(url, limit, headers, service, document)
+
+    def _asked(
+        self,
+        url: str,
+        limit: int,
+        headers: Mapping[str, str] | None,
+        service: Service,
+        document: Mapping[str, Any] | None,
+    ) -> Answer:
         try:
-            answer = self._followed(url, limit, headers)
+            answer = self._followed(url, limit, headers, document)
         except HostUnavailable as error:
             service_asked(service, error.fault)
             raise
         service_asked(service)
         return answer
 
-    def _followed(self, url: str, limit: int, headers: Mapping[str, str] | None) -> Answer:
+    def _followed(
+        self, url: str, limit: int, headers: Mapping[str, str] | None, document: Mapping[str, Any] | None
+    ) -> Answer:
         host = urlsplit(url).netloc
         breaker = self._breakers.setdefault(host, _Breaker())
         for _ in range(_MOST_REDIRECTS + 1):
             breaker.refuse(host)
             try:
-                answer = self._read(url, limit, headers or {})
+                answer = self._read(url, limit, headers or {}, document)
             except (requests.RequestException, HTTPError, OSError) as error:
                 breaker.note(ok=False)
                 raise HostUnavailable(f"{host} does not answer: {_cause(error)}", fault=fault_of(error)) from None
@@ -147,16 +170,24 @@ class WebSession:
             self._refuse_unusable(host, answer)
             if answer.status not in _REDIRECTS:
                 return answer
+            if document is not None:
+                raise HostUnavailable(f"{host} redirects what was posted (status {answer.status})")
             target = urljoin(url, answer.headers.get("Location", ""))
             if (urlsplit(target).scheme, urlsplit(target).netloc) != (urlsplit(url).scheme, host):
                 raise HostUnavailable(f"{host} redirects to another host ({quoted(urlsplit(target).netloc)})")
             url = target
         raise HostUnavailable(f"{host} redirects more than {_MOST_REDIRECTS} times")
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str]) -> Answer:
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], document: Mapping[str, Any] | None) -> Answer:
         deadline = time.monotonic() + self._body_seconds
-        with self._session.get(
-            url, headers=dict(headers), timeout=self._timeout, stream=True, allow_redirects=False
+        with self._session.request(
+            "GET" if document is None else "POST",
+            url,
+            json=document,
+            headers=dict(headers),
+            timeout=self._timeout,
+            stream=True,
+            allow_redirects=False,
         ) as response:
             body = bytearray()
             while len(body) <= limit:

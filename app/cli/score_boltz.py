@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -50,6 +50,10 @@ def boltz(
             help="Score each molecule alone and in company of others, and compare every bit; exit 1 where one differs.",
         ),
     ] = False,
+    company: Annotated[
+        Path | None,
+        typer.Option("--company", help="CSV with a column 'smiles': the others; well-known molecules by default."),
+    ] = None,
 ) -> None:
     """Predict affinities with Boltz-2, exactly as the validator does: one protein, one ligand."""
     if out is None and not prove:
@@ -58,7 +62,7 @@ def boltz(
     molecules = read_smiles(smiles, limit)
     with _scorer(profile, cache, device) as scorer:
         if prove:
-            scores = _proof(scorer, proteins, molecules)
+            scores = _proof(scorer, proteins, molecules, read_smiles(company) if company else None)
         else:
             with _progress(len(proteins) * len(set(molecules))) as advance:
                 scores = scorer.pair_scores(proteins, molecules, advance)
@@ -119,7 +123,9 @@ def _progress(total: int) -> Iterator[Callable[[PairScore], None]]:
         yield lambda _: progress.advance(bar)
 
 
-def _proof(scorer: BoltzScorer, proteins: list[Protein], molecules: list[str]) -> list[PairScore]:
+def _proof(
+    scorer: BoltzScorer, proteins: list[Protein], molecules: list[str], company: Sequence[str] | None
+) -> list[PairScore]:
     """Print the table, one row per pair; returns the scores alone.
 
     Raises:
@@ -130,15 +136,16 @@ def _proof(scorer: BoltzScorer, proteins: list[Protein], molecules: list[str]) -
     from rich.table import Table
 
     from app.cli.terminal import Console
-    from gpu.boltz.independence import prove_independence, scorings
+    from gpu.boltz.independence import COMPANY, prove_independence, scorings
 
+    others = COMPANY if company is None else company
     table = Table(box=box.SIMPLE)
     for title in ("protein", "molecule", *_FIRST_COLUMNS, "in company", "largest difference"):
         table.add_column(title, overflow="fold")
     found = []
-    with _progress(len(proteins) * scorings(molecules)) as advance:
+    with _progress(len(proteins) * scorings(molecules, others)) as advance:
         for protein in proteins:
-            found += prove_independence(scorer, protein, molecules, on_score=advance, forget=scorer.close)
+            found += prove_independence(scorer, protein, molecules, others, advance, scorer.close)
     for proof in found:
         alone, differing = proof.alone, proof.differing
         table.add_row(

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     submit_results_key: SecretStr | None = Field(None, description="bearer key for SUBMIT_RESULTS_URL")
     monitoring_url: str | None = Field(None, description="each epoch's state is posted here, where set")
     monitoring_key: SecretStr | None = Field(None, description="bearer key for MONITORING_URL")
+    score_share_api_url: str = Field(
+        "https://vali-score-share-api.metanova-labs.ai", description="where subnet 68's validators exchange scores"
+    )
+    validator_api_key: SecretStr | None = Field(
+        None, description="key of SCORE_SHARE_API_URL; without it this validator's own scores stand"
+    )
     drand_urls: CommaSeparated = Field(
         ("https://api.drand.sh", "https://drand.cloudflare.com", "https://api2.drand.sh"),
         description="drand endpoints, tried in turn, separated by commas",

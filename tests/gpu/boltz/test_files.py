@@ -115,10 +115,12 @@ def test_score_boltz_writes_every_pair(weights: Weights, tmp_path: Path, monkeyp
 
 def test_independence_is_proved_at_the_desk(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROFILES, "live-2026", QUICK_2026)
-    molecules, out = tmp_path / "molecules.csv", tmp_path / "alone.csv"
+    molecules, company, out = tmp_path / "molecules.csv", tmp_path / "company.csv", tmp_path / "alone.csv"
+    company.write_text("smiles\nC1CC(\nCCN\n")
     molecules.write_text("smiles\nCCO\nc1cc[nH]c1\n")
     monkeypatch.setenv("COLUMNS", "200")
     arguments = ["--sequence", PEPTIDE.sequence or "", "--smiles", molecules, "--profile", "live-2026", "--out", out]
+    arguments += ["--company", company]
     done = command("score", "boltz", "--prove-independence", *arguments, "--cache", weights.folder, "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert "0 of 2 pairs change in company of other molecules" in done.output

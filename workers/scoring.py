@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -139,8 +140,11 @@ class _Scoring:
         return self._scorer.pair_scores(self.proteins, smiles)
 
     def _keep(self, scores: Sequence[PairScore]) -> None:
+        # a molecule is kept whole or not at all
+        pairs = Counter(score.smiles for score in scores)
+        whole = [score for score in scores if pairs[score.smiles] == len(self.proteins)]
         with self._task.transaction() as step:
-            Scores(step.session).keep(self._scorer.digest, self.proteins, scores)
+            Scores(step.session).keep(self._scorer.digest, self.proteins, whole)
             step.claims.renew(self._task.held)
 
     def _one_by_one(self, smiles: Sequence[str]) -> list[PairScore]:

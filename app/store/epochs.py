@@ -224,15 +224,14 @@ class Epochs:
         self._enter(row, Stage.FAILED)
         return True
 
-    def delete_before(self, instant: datetime) -> int:
-        """Remove finished epochs created before ``instant``, with all their parts; how many went."""
-        ids = list(
-            self._session.execute(
-                select(EpochRow.id).where(
-                    EpochRow.created_at < instant, EpochRow.stage.in_([stage.value for stage in FINAL_STAGES])
-                )
-            ).scalars()
+    def delete_before(self, instant: datetime, at_most: int) -> int:
+        """Remove up to ``at_most`` finished epochs created before ``instant``, with all their parts; how many went."""
+        old = (
+            select(EpochRow.id)
+            .where(EpochRow.created_at < instant, EpochRow.stage.in_([stage.value for stage in FINAL_STAGES]))
+            .limit(at_most)
         )
+        ids = list(self._session.execute(old).scalars())
         for epoch_id in ids:
             self._session.delete(self._row(epoch_id))
         return len(ids)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select
+from sqlalchemy import CursorResult, delete, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -85,9 +85,13 @@ class Facts:
             ],
         )
 
-    def delete_before(self, instant: datetime) -> int:
-        """Forget the facts of epochs fetched before ``instant``; sequences stay for good."""
+    def delete_before(self, instant: datetime, at_most: int) -> int:
+        """Forget up to ``at_most`` facts fetched before ``instant``; sequences stay for good. How many went."""
+        columns = (FactRow.source, FactRow.kind, FactRow.key)
+        old = (
+            select(*columns).where(FactRow.fetched_at < instant, FactRow.kind != FactKind.SEQUENCE.value).limit(at_most)
+        )
         result = self._session.execute(
-            delete(FactRow).where(FactRow.fetched_at < instant, FactRow.kind != FactKind.SEQUENCE.value)
+            delete(FactRow).where(tuple_(*columns).in_(old)).execution_options(synchronize_session=False)
         )
         return cast(CursorResult[Any], result).rowcount

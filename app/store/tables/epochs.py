@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, ForeignKey, Index, Text, TypeDecorator, UniqueConstraint, false
+from sqlalchemy import DateTime, Dialect, ForeignKey, LargeBinary, Text, TypeDecorator, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -33,6 +34,24 @@ class JsonText(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
+
+
+class PackedJson(TypeDecorator[Any]):
+    """JSON, compressed: an epoch's lists of molecules are long and much alike. Text of an older version is read too."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:
+        if value is None:
+            return None
+        return zlib.compress(json.dumps(value, allow_nan=False, separators=(",", ":")).encode(), level=6)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else bytes(value)
+        return json.loads(text if isinstance(text, str) or text[:1] in b"[{" else zlib.decompress(text))
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -115,8 +134,8 @@ class SubmissionRow(Worked, Table):
     molecule: Mapped[str | None] = mapped_column(StrangersText)
     molecule_index: Mapped[int | None]
     entropy: Mapped[float | None]
-    molecules: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    scored: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    molecules: Mapped[Any] = mapped_column(PackedJson, nullable=True)
+    scored: Mapped[Any] = mapped_column(PackedJson, nullable=True)
     psichic_score: Mapped[float | None]
     boltz_score: Mapped[float | None]
     entropy_boltz: Mapped[float | None]
@@ -134,7 +153,7 @@ class BatchRow(Worked, Table):
     epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"))
     model: Mapped[str] = mapped_column(Text)
     number: Mapped[int]
-    smiles: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    smiles: Mapped[Any] = mapped_column(PackedJson, nullable=True)
     state: Mapped[str] = mapped_column(Text, default="pending")
     model_digest: Mapped[str | None] = mapped_column(Text)
     suspect: Mapped[int | None]
@@ -149,27 +168,37 @@ class WarningRow(Table):
     text: Mapped[str] = mapped_column(StrangersText, primary_key=True)
 
 
-class DigestRow(Table):
-    """A model's or protein's SHA-256, under a short number."""
+class PanelRow(Table):
+    """What scores are kept under: one model, and the proteins that it was asked about together.
 
-    __tablename__ = "digests"
+    ``digest`` is SHA-256 over both; ``proteins`` are the proteins' own digests, in the order of every row of scores.
+    """
+
+    __tablename__ = "panels"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[str] = mapped_column(Text, unique=True)
+    digest: Mapped[str] = mapped_column(Text, unique=True)
+    model_digest: Mapped[str] = mapped_column(Text, index=True)
+    proteins: Mapped[Any] = mapped_column(JsonText)
+    used_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ScoreRow(Table):
-    """What a model said of a pair, kept for every epoch that asks again."""
+    """What a model said of one molecule against a panel, kept for every epoch that asks again.
 
-    __tablename__ = "scores"
-    __table_args__ = (Index("ix_scores_scored_at", "scored_at"), {"sqlite_with_rowid": False})
+    ``molecule`` is the first 16 bytes of the SMILES' BLAKE2b: the text stands with the submission, not here.
+    ``numbers`` are float64 (little endian), proteins outermost, the metrics of ``metrics`` within; NaN where there is
+    none. ``errors`` maps the index of a protein to the reason why the pair has no score.
+    """
 
-    model_id: Mapped[int] = mapped_column(ForeignKey("digests.id"), primary_key=True)
-    protein_id: Mapped[int] = mapped_column(ForeignKey("digests.id"), primary_key=True)
-    smiles: Mapped[str] = mapped_column(Text, primary_key=True)
-    metrics: Mapped[str | None] = mapped_column(Text)
-    error: Mapped[str | None] = mapped_column(StrangersText)
-    scored_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    __tablename__ = "molecule_scores"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    panel_id: Mapped[int] = mapped_column(ForeignKey("panels.id", ondelete="CASCADE"), primary_key=True)
+    molecule: Mapped[bytes] = mapped_column(LargeBinary(16), primary_key=True)
+    numbers: Mapped[bytes] = mapped_column(LargeBinary)
+    metrics: Mapped[str] = mapped_column(Text)
+    errors: Mapped[Any] = mapped_column(JsonText, nullable=True)
 
 
 class WeightSubmissionRow(Table):

@@ -34,7 +34,7 @@ def test_old_facts_go_and_sequences_stay(store: Store) -> None:
         facts = Facts(session)
         facts.keep(SOURCE, FactKind.CONTENT, {"a": Fact(FactState.HELD, b"x")})
         facts.keep("uniprot", FactKind.SEQUENCE, {"P1": Fact(FactState.HELD, b"MKV")})
-        assert facts.delete_before(now() + MINUTE) == 1
+        assert facts.delete_before(now() + MINUTE, 10) == 1
         assert facts.get("uniprot", FactKind.SEQUENCE, "P1") is not None
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import func, select
 
 from app.clock import now
 from app.domain import (
@@ -24,7 +25,7 @@ from app.store.epochs import Epochs, UnknownEpoch
 from app.store.records import Examination, PartState, Stage, WorkedOn
 from app.store.schema import current_revision, head_revision, migrate
 from app.store.scores import Scores
-from app.store.tables.epochs import Table
+from app.store.tables.epochs import ScoreRow, Table
 
 HEADER = EpochHeader(68, "finney", 361, 361, 722, "0x1", "0x2")
 LEASE = timedelta(minutes=1)
@@ -141,6 +142,34 @@ def test_scores_are_kept_once_and_found_by_digest(store: Store) -> None:
     assert len(known) == 3
 
 
+def test_a_molecule_is_one_row_for_all_proteins_of_a_panel(store: Store) -> None:
+    proteins = [Protein(f"P{number}", f"MK{'A' * number}") for number in range(9)]
+    scores = [
+        PairScore(protein.code, smiles, {"predicted_binding_affinity": number + 0.1})
+        for number, protein in enumerate(proteins)
+        for smiles in ("CC", "CN")
+    ]
+    with store.writing() as session:
+        Scores(session).keep("digest", proteins, scores)
+        assert session.execute(select(func.count()).select_from(ScoreRow)).scalar_one() == 2
+    with store.reading() as session:
+        known = Scores(session).known("digest", proteins[::-1], ["CN", "CC", "CO"])
+    assert sorted(known.values(), key=lambda score: (score.protein, score.smiles)) == sorted(
+        scores, key=lambda score: (score.protein, score.smiles)
+    )
+
+
+def test_old_scores_go_in_slices(store: Store) -> None:
+    scores = [PairScore("T", "C" * number, {"x": 1.0}) for number in range(1, 8)]
+    with store.writing() as session:
+        Scores(session).keep("d", [Protein("T", "M")], scores)
+    gone = []
+    while not gone or gone[-1]:
+        with store.writing() as session:
+            gone.append(Scores(session).forget(now() + timedelta(days=1), 3))
+    assert gone == [3, 3, 1, 0]
+
+
 def test_batches_are_planned_in_order_and_finished(store: Store) -> None:
     epoch_id = opened(store)
     with store.writing() as session:
@@ -159,9 +188,9 @@ def test_old_finished_epochs_and_scores_are_forgotten(store: Store) -> None:
         Scores(session).keep("d", [Protein("T", "M")], [PairScore("T", "C", {"x": 1.0})])
         Epochs(session).fail(epoch_id, "over")
     with store.writing() as session:
-        assert Epochs(session).delete_before(now() - timedelta(days=1)) == 0
-        assert Epochs(session).delete_before(now() + timedelta(days=1)) == 1
-        assert Scores(session).delete_before(now() + timedelta(days=1)) == 1
+        assert Epochs(session).delete_before(now() - timedelta(days=1), 10) == 0
+        assert Epochs(session).delete_before(now() + timedelta(days=1), 10) == 1
+        assert Scores(session).forget(now() + timedelta(days=1), 10) == 1
         with pytest.raises(UnknownEpoch, match="epoch list"):
             Epochs(session).summary(epoch_id)
 

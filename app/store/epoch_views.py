@@ -13,11 +13,10 @@ from sqlalchemy.orm import Session
 from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
 from app.store.epochs import epoch_summary
 from app.store.records import FINAL_STAGES, EpochSummary, PartState
+from app.store.scores import Scores
 from app.store.tables.epochs import (
     BatchRow,
-    DigestRow,
     EpochRow,
-    ScoreRow,
     SubmissionRow,
     WarningRow,
     WeightSubmissionRow,
@@ -319,31 +318,16 @@ class EpochViews:
         if not smiles:
             return {}
         models = self._session.execute(
-            select(BatchRow.model, DigestRow.id)
-            .join(DigestRow, DigestRow.value == BatchRow.model_digest)
-            .where(BatchRow.epoch_id == epoch_id)
+            select(BatchRow.model, BatchRow.model_digest)
+            .where(BatchRow.epoch_id == epoch_id, BatchRow.model_digest.is_not(None))
             .distinct()
         ).all()
-        codes: dict[str, list[str]] = {}
-        for protein in proteins:
-            codes.setdefault(protein.digest, []).append(protein.code)
-        # one digest may serve both models (a recording's scores): each model's own proteins tell them apart
-        rows = self._session.execute(
-            select(ScoreRow.model_id, DigestRow.value, ScoreRow.smiles, ScoreRow.error)
-            .join(DigestRow, DigestRow.id == ScoreRow.protein_id)
-            .where(
-                ScoreRow.model_id.in_({number for _, number in models}),
-                DigestRow.value.in_(codes),
-                ScoreRow.smiles.in_(smiles),
-                ScoreRow.error.is_not(None),
-            )
-        ).all()
+        wanted, scores = tuple(proteins), Scores(self._session)
         return {
-            (ScoringModel(model), code, row.smiles): ScoreFailure(ScoringModel(model), code, row.smiles, row.error)
-            for model, number in models
-            for row in rows
-            if row.model_id == number
-            for code in codes[row.value]
+            (ScoringModel(model), code, text): ScoreFailure(ScoringModel(model), code, text, pair.error)
+            for model, digest in models
+            for (code, text), pair in scores.known(digest or "", wanted, smiles).items()
+            if pair.error
         }
 
     def _line_query(self) -> Any:

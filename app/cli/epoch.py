@@ -206,6 +206,8 @@ def _run(
         )
     if cluster.eager:
         app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        # what a worker does at its start: tasks are sent by name
+        app.loader.import_default_modules()
         thread = threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True)
         thread.start()
     else:

@@ -9,6 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
+MOLECULES_NETUID: Final = 68
+MODELS_NETUID: Final = 21
+
 MINUS_INFINITY: Final = float("-inf")
 
 PSICHIC_METRIC: Final = "predicted_binding_affinity"

@@ -72,16 +72,16 @@ class NotJson(ValueError):
     """A document is not JSON that can be read; the message says where or why."""
 
 
-def read_json(document: str | bytes | bytearray, *, half_pairs: bool = False) -> Any:
-    """A JSON document as Python values; with ``half_pairs``, text may hold lone surrogates.
+def read_json(document: str | bytes | bytearray, *, lenient: bool = False) -> Any:
+    """A JSON document as Python values; where ``lenient``, NaN and lone surrogates are the caller's to judge.
 
     Raises:
         NotJson: not JSON, not UTF-8, nested too deeply, a number that is not finite or has more digits than Python
             reads, or text that is not Unicode (half a surrogate pair, which no file or database takes).
     """
     try:
-        value = json.loads(document, parse_constant=_refuse_constant)
-        if not half_pairs and _may_hold_surrogates(document):
+        value = json.loads(document, parse_constant=float if lenient else _refuse_constant)
+        if not lenient and _may_hold_surrogates(document):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise NotJson("it is nested too deeply") from None

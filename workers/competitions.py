@@ -28,7 +28,7 @@ from app.competitions.standings import (
     weight_round,
     weights_by_hotkey,
 )
-from app.domain import Commitment, ModelCommitment, ValidatorError
+from app.domain import MODELS_NETUID, Commitment, ModelCommitment, ValidatorError
 from app.observability.metrics import WeightsOf, weights_settled
 from app.settings import Settings, get_settings
 from app.store.callers import Callers
@@ -57,6 +57,8 @@ from chain.scoring_api import (
 from chain.subtensor import Subtensor
 
 # A scorer that gave a model back is left alone for a while.
+# A folder with this file is cleaned; no other is.
+MARKER: Final = ".celery-validator-models"
 _SCORER_RESTS: Final = timedelta(minutes=1)
 
 _REPOSITORY_CHECKED_EVERY: Final = timedelta(days=1)
@@ -157,11 +159,11 @@ def sync_metagraph() -> dict[str, Any]:
     if settings.offline:
         return {"status": "offline"}
     try:
-        found = open_chain().metagraph(settings.models_netuid)
+        found = open_chain().metagraph(MODELS_NETUID)
     except ValidatorError as error:
         return _left_for_next_tick("metagraph", error)
     with get_store().writing() as session:
-        Metagraph(session, settings.models_netuid).sync(found.block, found.neurons)
+        Metagraph(session, MODELS_NETUID).sync(found.block, found.neurons)
     return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
 
 
@@ -173,14 +175,14 @@ def update_models() -> dict[str, Any]:
         return {"status": "offline"}
     try:
         block_now = open_chain().current_block()
-        commitments = {found.hotkey: found for found in open_chain().commitments(settings.models_netuid)}
+        commitments = {found.hotkey: found for found in open_chain().commitments(MODELS_NETUID)}
     except ValidatorError as error:
         return _left_for_next_tick("commitments", error)
     counts = {"new": 0, "known": 0, "refused": 0}
     with get_store().writing() as session:
-        queue = ModelQueue(session, settings.models_netuid)
+        queue = ModelQueue(session, MODELS_NETUID)
         running: set[str | None] = {record.id for record in Competitions(session).all()}
-        for neuron in Metagraph(session, settings.models_netuid).read().neurons:
+        for neuron in Metagraph(session, MODELS_NETUID).read().neurons:
             commitment = commitments.get(neuron.hotkey)
             if commitment is not None:
                 counts[_queue_model(queue, neuron.uid, commitment, block_now, running)] += 1
@@ -221,7 +223,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     """Keep when a model's Hugging Face repository was created; one younger than its commitment is penalised."""
     settings = get_settings()
     with get_store().reading() as session:
-        model = next((m for m in ModelQueue(session, settings.models_netuid).models() if m.hotkey == hotkey), None)
+        model = next((m for m in ModelQueue(session, MODELS_NETUID).models() if m.hotkey == hotkey), None)
     if model is None:
         return {"status": "gone"}
     try:
@@ -229,7 +231,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
     except HubUnavailable as error:
         return _left_for_next_tick("repository date", error)
     with get_store().writing() as session:
-        ModelQueue(session, settings.models_netuid).note_repository(hotkey, model.commitment.model, created_at)
+        ModelQueue(session, MODELS_NETUID).note_repository(hotkey, model.commitment.model, created_at)
     return {"status": "checked", "created_at": None if created_at is None else created_at.isoformat()}
 
 
@@ -254,12 +256,12 @@ def score_next_models() -> dict[str, Any]:
         with get_store().writing() as session:
             if not Scorings(session).idle([name]):
                 continue
-            taken = take_next_model(session, settings.models_netuid, hotkey)
+            taken = take_next_model(session, MODELS_NETUID, hotkey)
             if taken is None:
                 break
             scoring_id = Scorings(session).open(name, hotkey, taken)
             if scoring_id is None:
-                ModelQueue(session, settings.models_netuid).release(taken.commitment.hotkey, hotkey, taken.taken_at)
+                ModelQueue(session, MODELS_NETUID).release(taken.commitment.hotkey, hotkey, taken.taken_at)
                 continue
         opened.append(scoring_id)
     for scoring_id in [*lost, *opened]:
@@ -275,7 +277,7 @@ def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> di
         scoring = Scorings(session).get(scoring_id)
     if scoring is None:
         return {"scoring": scoring_id, "status": "gone"}
-    step = ScoringStep(get_store(), settings.models_netuid, settings.evaluation_limit, settings.scoring_poll)
+    step = ScoringStep(get_store(), MODELS_NETUID, settings.evaluation_limit, settings.scoring_poll)
     scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
     later = step.advance(scorer, scoring, trouble)
     if isinstance(later, Later):
@@ -303,7 +305,7 @@ def release_stale() -> dict[str, Any]:
     """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
     settings = get_settings()
     with get_store().writing() as session:
-        released = ModelQueue(session, settings.models_netuid).release_stale(settings.evaluation_limit)
+        released = ModelQueue(session, MODELS_NETUID).release_stale(settings.evaluation_limit)
         forgotten = Callers(session).forget_old()
     if released:
         log.warning(
@@ -327,7 +329,7 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
             rounds.keep(weight_round(mark, incentive_now(session, settings)))
             computed = rounds.at(mark)
         assert computed is not None
-        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, settings.models_netuid).read())
+        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, MODELS_NETUID).read())
     if computed.state is not RoundState.COMPUTED:
         return {"mark": mark, "status": computed.state.value}
     for warning in computed.warnings:
@@ -349,7 +351,7 @@ def set_model_weights(mark: str | None = None) -> dict[str, Any]:
 
 def _submit(weights: dict[int, float]) -> tuple[RoundState, str]:
     try:
-        receipt = open_chain().set_weights(get_settings().models_netuid, weights)
+        receipt = open_chain().set_weights(MODELS_NETUID, weights)
     except ValidatorError as error:
         log.error("weights were not set: %s", error)
         return RoundState.FAILED, str(error)
@@ -364,10 +366,10 @@ def update_reputations() -> dict[str, Any]:
     day = now().date().isoformat()
     before = now() - settings.retention
     with get_store().writing() as session:
-        steps = reputation_steps(session, settings.models_netuid, day)
+        steps = reputation_steps(session, MODELS_NETUID, day)
         reputations = Reputations(session)
         reputations.step(steps)
-        hotkeys = list(Metagraph(session, settings.models_netuid).read().stakes)
+        hotkeys = list(Metagraph(session, MODELS_NETUID).read().stakes)
         forgotten = reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
         WeightRounds(session).delete_before(before)
         Scorings(session).delete_before(before)
@@ -382,11 +384,16 @@ def update_reputations() -> dict[str, Any]:
 def clean_models() -> dict[str, Any]:
     """Remove local model folders (namespace/name/revision) that no model in the queue refers to."""
     settings = get_settings()
+    if not is_ours(settings.models_folder):
+        log.warning(
+            "%s was not made by this application, so nothing in it is removed; name an empty folder in MODEL_DIR, "
+            "or, where it holds nothing but models, make the file %s in it",
+            settings.models_folder,
+            MARKER,
+        )
+        return {"removed": []}
     with get_store().reading() as session:
-        kept = {
-            model_folder(settings.models_folder, text)
-            for text in ModelQueue(session, settings.models_netuid).referenced()
-        }
+        kept = {model_folder(settings.models_folder, text) for text in ModelQueue(session, MODELS_NETUID).referenced()}
     removed = []
     for folder in sorted(settings.models_folder.glob("*/*/*")):
         if folder in kept or folder.is_symlink() or not folder.is_dir() or folder.parent.is_symlink():
@@ -397,6 +404,14 @@ def clean_models() -> dict[str, Any]:
             if not any(parent.iterdir()):
                 parent.rmdir()
     return {"removed": removed}
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the folder carries this application's marker; an empty or missing one is made ours."""
+    if not folder.exists() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
+    return (folder / MARKER).is_file()
 
 
 def model_folder(root: Path, commitment_text: str) -> Path:

@@ -24,6 +24,7 @@ from app.cluster.heartbeat import Heartbeat
 from app.competitions.commitments import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.competitions.evaluations import move_on, silence
 from app.competitions.experiment_log import log_evaluation
+from app.domain import MODELS_NETUID
 from app.observability.metrics import EVALUATIONS
 from app.settings import get_settings
 from app.store.database import get_store
@@ -167,7 +168,7 @@ class _Try:
         deadline = Deadline(left.total_seconds())
         deadline.check("waiting for a worker")
         chain = None if settings.offline else open_chain
-        committed = CommitmentLookup(get_store(), settings.models_netuid, chain).find(inputs)
+        committed = CommitmentLookup(get_store(), MODELS_NETUID, chain).find(inputs)
         revision = committed.model.commit
         with get_store().writing() as session:
             Evaluations(session).note_revision(self._of, revision)

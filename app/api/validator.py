@@ -26,6 +26,7 @@ from app.api.messages import (
 )
 from app.clock import now
 from app.competitions.standings import ModelStanding, model_standings, take_next_model
+from app.domain import MODELS_NETUID
 from app.settings import get_settings
 from app.store.competitions import Competitions
 from app.store.database import get_store
@@ -40,7 +41,7 @@ _REFUSALS: Final = refusals("No validator permit, or not enough stake")
 
 def _validators() -> PermittedValidators:
     settings = get_settings()
-    return PermittedValidators(settings.models_netuid, settings.min_stake)
+    return PermittedValidators(MODELS_NETUID, settings.min_stake)
 
 
 _authentication = Authentication(_validators)
@@ -63,7 +64,7 @@ def get_model_to_score(hotkey: Caller, request: GetModelToScore | None = None) -
     """Take the next model; nobody else gets it until its score is posted or the time limit is over."""
     competition = request.competition_id if request else None
     with get_store().writing() as session:
-        taken = take_next_model(session, get_settings().models_netuid, hotkey, competition)
+        taken = take_next_model(session, MODELS_NETUID, hotkey, competition)
     if taken is None:
         return ModelToScore(success=False, message="No model available to score.")
     return ModelToScore(success=True, miner_uid=taken.uid)
@@ -74,9 +75,7 @@ def score_model(hotkey: Caller, results: ModelScoreResults) -> Outcome:
     """Post the score of the model that the caller took. Kept for ever; a second post changes nothing."""
     posted = PostedScore(results.model_score, results.model_hash or None, results.metric_scores)
     with get_store().writing() as session:
-        kept = ModelQueue(session, get_settings().models_netuid).post(
-            results.miner_hotkey, results.miner_uid, hotkey, posted
-        )
+        kept = ModelQueue(session, MODELS_NETUID).post(results.miner_hotkey, results.miner_uid, hotkey, posted)
     if kept:
         return Outcome(success=True, message=f"The score of UID {results.miner_uid} is kept.")
     return Outcome(
@@ -90,7 +89,7 @@ def score_model(hotkey: Caller, results: ModelScoreResults) -> Outcome:
 def get_all_model_scores(hotkey: Caller) -> AllModelScores:
     """Every registered miner's stake-weighted score and what it is made of."""
     with get_store().reading() as session:
-        standings = model_standings(session, get_settings().models_netuid)
+        standings = model_standings(session, MODELS_NETUID)
     scores = {"success": True, "model_scores": {str(s.model.uid): [_entry(s)] for s in standings}}
     # thousands of parts: written as they are; tests hold them against the schema
     return Response(to_json(scores), media_type="application/json")  # type: ignore[return-value]
@@ -101,7 +100,7 @@ def get_top_model(hotkey: Caller) -> dict[str, list[TopModel]]:
     """The best model of each competition, if any has a score above zero."""
     with get_store().reading() as session:
         top: dict[str, list[TopModel]] = {record.id: [] for record in Competitions(session).all()}
-        for standing in model_standings(session, get_settings().models_netuid):
+        for standing in model_standings(session, MODELS_NETUID):
             best = top.get(standing.model.competition_id)
             if best is None or not standing.score:
                 continue

@@ -1,4 +1,4 @@
-"""``make readme``: put the present settings into README's configuration table and the compose files."""
+"""``make readme``: put the present settings into docs/settings.md and the compose files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Final
 
-from app.cli.settings import markdown_table
+from app.cli.settings import markdown_tables
 from app.settings import Settings
 from app.settings.secret_files import secret_names
 
 _PROJECT: Final = Path(__file__).parents[2]
-README: Final = _PROJECT / "README.md"
+SETTINGS: Final = _PROJECT / "docs" / "settings.md"
 COMPOSE: Final = tuple(sorted((_PROJECT / "docker").glob("compose*.yaml")))
 
 # What compose.yaml says itself, for its containers fit together by it.
@@ -56,6 +56,6 @@ def _put(path: Path, begin: str, end: str, lines: str) -> None:
 
 
 if __name__ == "__main__":
-    _put(README, "--markdown` -->", "<!-- /settings -->", markdown_table())
+    _put(SETTINGS, "--markdown` -->", "<!-- /settings -->", markdown_tables())
     for file in COMPOSE:
         _put(file, "# settings: made by `python -m app.cli.readme`", "  # /settings", compose_lines())

@@ -1,9 +1,10 @@
-"""``python -m app settings``: every variable, what it is for, and what it is now."""
+"""``celery-validator settings``: every variable, what it is for, and what it is now."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import SecretStr
@@ -12,32 +13,55 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
-from app.settings import Settings, get_settings
+from app.domain import ValidatorError
+from app.settings import CONCERNS, get_settings
+
+_HEAD: Final = "| variable | default | meaning |\n| --- | --- | --- |"
 
 
 def settings(
-    markdown: Annotated[bool, typer.Option(help="Print the README's table of names and defaults.")] = False,
+    word: Annotated[
+        str | None, typer.Argument(metavar="[WORD]", help="Only those whose name or meaning has this word.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print the tables of docs/settings.md: names and defaults.")] = False,
 ) -> None:
     """Show every setting: its environment variable, its meaning and its present value (secrets hidden)."""
     if markdown:
-        typer.echo(markdown_table())
+        typer.echo(markdown_tables())
         return
+    found = [row for row in _rows() if word is None or _has(word, row)]
+    if not found:
+        raise ValidatorError(f"no setting has {word!r} in its name, meaning or concern; leave it out to see all")
     present = get_settings()
     table = Table(title="Settings (environment or .env)", title_justify="left")
     for name in ("variable", "value", "meaning"):
         table.add_column(name, overflow="fold")
-    for name, field in Settings.model_fields.items():
+    for _, name, field in found:
         table.add_row(name.upper(), escape(shown(getattr(present, name))), escape(field.description or ""))
     Console().print(table)
 
 
-def markdown_table() -> str:
-    """The README's configuration table, from the settings themselves."""
-    rows = [
-        f"| `{name.upper()}` | {_cell(shown(_default(field)))} | {field.description or ''} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+def markdown_tables() -> str:
+    """The tables of docs/settings.md, one a concern, from the settings themselves."""
+    parts = []
+    for concern in CONCERNS:
+        rows = [
+            f"| `{name.upper()}` | {_cell(shown(_default(field)))} | {field.description or ''} |"
+            for found, name, field in _rows()
+            if found == concern
+        ]
+        parts.append(
+            "\n".join(
+                [
+                    f"## {concern[0].upper()}{concern[1:]}",
+                    "",
+                    "| variable | default | meaning |",
+                    "| --- | --- | --- |",
+                    *rows,
+                ]
+            )
+        )
+    return "\n\n".join(parts)
 
 
 def shown(value: Any) -> str:
@@ -51,6 +75,18 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _rows() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Concern, name and field of each setting."""
+    for concern, kind in CONCERNS.items():
+        for name, field in kind.model_fields.items():
+            yield concern, name, field
+
+
+def _has(word: str, row: tuple[str, str, FieldInfo]) -> bool:
+    concern, name, field = row
+    return word.lower() in f"{name} {field.description} {concern}".lower()
 
 
 def _default(field: FieldInfo) -> Any:

@@ -59,7 +59,7 @@ def preview(
 
 def _from_file(file: Path) -> Incentive:
     try:
-        table = _Input.model_validate(read_json(file.read_text(encoding="utf-8")))
+        table = _Input.model_validate(read_json(file.read_text(encoding="utf-8"), lenient=True))
     except OSError as error:
         raise ValidatorError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:

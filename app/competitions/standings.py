@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app.domain import ReportedScore
+from app.domain import MODELS_NETUID, ReportedScore
 from app.settings import Settings
 from app.store.competitions import Competitions
 from app.store.metagraph import Metagraph, SyncedMetagraph
@@ -107,10 +107,10 @@ def competitions_now(session: Session, standings: Iterable[ModelStanding]) -> li
 
 def incentive_now(session: Session, settings: Settings) -> Incentive:
     """The weights that the store's scores, baselines, reputations and last round give."""
-    metagraph = Metagraph(session, settings.models_netuid).read()
+    metagraph = Metagraph(session, MODELS_NETUID).read()
     return incentive(
         metagraph.hotkeys,
-        competitions_now(session, model_standings(session, settings.models_netuid)),
+        competitions_now(session, model_standings(session, MODELS_NETUID)),
         {hotkey: record.reputation for hotkey, record in Reputations(session).all().items()},
         previous=WeightRounds(session).previous(),
         alpha=settings.alpha,

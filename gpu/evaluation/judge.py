@@ -289,7 +289,5 @@ def judge_of(settings: Settings) -> Judge:
         if bool(url) != bool(model):
             raise EvaluationImpossible(f"set both {prefix}_URL and {prefix}_MODEL, or neither")
         if url and model:
-            if urlsplit(url).scheme not in {"http", "https"}:
-                raise EvaluationImpossible(f"{prefix}_URL must be an http(s) address that ends in /v1")
             endpoints.append(JudgeEndpoint(url, model, key))
     return Judge(tuple(endpoints))

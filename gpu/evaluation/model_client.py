@@ -205,7 +205,7 @@ def _object(raw: bytes) -> Mapping[str, Any]:
     if sum(map(raw.count, (b"[", b"{", b","))) > _JSON_PARTS:
         raise BadAnswer(BadAnswerCode.NOT_JSON, "the answer's JSON has too many parts")
     try:
-        answer = read_json(raw, half_pairs=True)
+        answer = read_json(raw, lenient=True)
     except NotJson:
         raise BadAnswer(BadAnswerCode.NOT_JSON, "the answer is not JSON") from None
     if not isinstance(answer, dict):

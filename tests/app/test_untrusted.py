@@ -127,3 +127,11 @@ def test_a_document_that_is_refused(document: bytes | str, why: str) -> None:
 
 def test_a_pair_of_surrogates_is_one_character() -> None:
     assert read_json(b'"\\ud83d\\ude00"') == "😀"
+
+
+def test_a_lenient_reader_leaves_nan_and_half_a_pair_to_its_caller() -> None:
+    number, text = read_json(b'[NaN, "\\ud83d"]', lenient=True)
+    assert number != number
+    assert text == "\ud83d"
+    with pytest.raises(NotJson):
+        read_json(b"9" * 5_000, lenient=True)

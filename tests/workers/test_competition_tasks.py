@@ -769,6 +769,7 @@ def test_only_unreferenced_model_folders_are_removed(
     fill(store, 1)
     root, outside = tmp_path / "models", tmp_path / "outside"
     setting(model_dir=root)
+    assert jobs.clean_models() == {"removed": []}
     kept = jobs.model_folder(root, model(2).model.text)
     old, gone = root / "maker" / "model2" / "older", root / "left" / "model9" / "c"
     for folder in (kept, old, gone, outside):
@@ -781,6 +782,23 @@ def test_only_unreferenced_model_folders_are_removed(
     assert (outside / "weights.bin").exists()
     assert (root / "note.txt").exists()
     assert not old.exists()
+
+
+@on_sqlite
+@pytest.mark.parametrize("empty", [True, False])
+def test_nothing_is_removed_from_a_folder_that_is_not_ours(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, empty: bool
+) -> None:
+    """Also where MODEL_DIR is set to nothing, which is not the working directory."""
+    thesis = tmp_path / "home" / "user" / "thesis" / "chapter"
+    thesis.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETUID", "21")
+    monkeypatch.setenv("MODEL_DIR", "" if empty else str(tmp_path))
+    get_settings.cache_clear()
+    assert jobs.clean_models() == {"removed": []}
+    assert thesis.is_dir()
+    assert ("was not made by this application" in caplog.text) is not empty
 
 
 # -- the real chain ---------------------------------------------------------------------------------------------------

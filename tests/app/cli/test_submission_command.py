@@ -185,7 +185,7 @@ def test_the_running_epochs_round_lies_between_the_window_and_the_end(
     monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path / "runtime"))
     with FakeNode(chain) as node:
         monkeypatch.setenv("SUBTENSOR_NETWORK", node.url)
-        monkeypatch.setenv("SUBTENSOR_FALLBACKS", "")
+        monkeypatch.setenv("SUBTENSOR_FALLBACKS", "none")
         get_settings.cache_clear()
         arguments = ["--uid", "1", "--to", "me/subs/main/d", "--out", str(tmp_path)]
         run("submission", "seal", ",".join(sealed_names(3)), *arguments)

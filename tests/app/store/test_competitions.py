@@ -381,13 +381,6 @@ def test_reputations_of_the_departed_are_kept_for_thirty_days(store: Store) -> N
         assert Reputations(session).history(miner(3)) == []
 
 
-def test_commands_without_netuid_mean_subnet_21(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert get_settings().models_netuid == NETUID
-    monkeypatch.setenv("NETUID", "157")
-    get_settings.cache_clear()
-    assert get_settings().models_netuid == 157
-
-
 def test_marks_are_twenty_minutes_apart() -> None:
     instant = NOW.replace(hour=3)
     assert [mark_of(instant.replace(minute=m))[-5:] for m in (0, 19, 20, 59)] == ["03:00", "03:00", "03:20", "03:40"]

@@ -242,5 +242,3 @@ def test_from_settings() -> None:
     assert judge_of(Settings()).endpoints == ()
     with pytest.raises(EvaluationImpossible, match="JUDGE_FALLBACK_URL and JUDGE_FALLBACK_MODEL"):
         judge_of(Settings(judge_fallback_model="b"))
-    with pytest.raises(EvaluationImpossible, match="JUDGE_URL must be"):
-        judge_of(Settings(judge_url="ftp://judge", judge_model="a"))

@@ -34,7 +34,7 @@ from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
 from app.competitions.priority import Priority
-from app.settings import get_settings
+from app.domain import MODELS_NETUID
 from app.store.competitions import Baseline, UnknownCompetition
 from app.store.database import get_store
 from app.store.model_queue import ScoreRecord
@@ -98,7 +98,7 @@ def refusals_file(form: str) -> Response:
 
 def _overview() -> competition_board.Overview:
     with get_store().reading() as session:
-        return competition_board.overview(session, get_settings().models_netuid)
+        return competition_board.overview(session, MODELS_NETUID)
 
 
 # -- one competition --------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def competition(request: Request, competition_id: str) -> Response:
 def _board(competition_id: str) -> Board:
     try:
         with get_store().reading() as session:
-            return competition_board.board(session, get_settings().models_netuid, _storable(competition_id))
+            return competition_board.board(session, MODELS_NETUID, _storable(competition_id))
     except UnknownCompetition:
         raise NotFound(
             "There never was a competition of this id. Add one with: python -m app competition add ID --percentage P"
@@ -190,7 +190,7 @@ def miners_file(form: str) -> Response:
 
 def _miners() -> Sequence[competition_board.MinerLine]:
     with get_store().reading() as session:
-        return competition_board.miners(session, get_settings().models_netuid)
+        return competition_board.miners(session, MODELS_NETUID)
 
 
 @router.page("/miners/{hotkey:path}/{table}.{form}")
@@ -239,7 +239,7 @@ def miner(request: Request, hotkey: str) -> Response:
 def _miner(hotkey: str) -> MinerView:
     try:
         with get_store().reading() as session:
-            return competition_board.miner(session, get_settings().models_netuid, _storable(hotkey))
+            return competition_board.miner(session, MODELS_NETUID, _storable(hotkey))
     except UnknownMiner:
         raise NotFound("No miner of this hotkey is in the store: it has no model, no score and no refusal.") from None
 

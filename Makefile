@@ -11,12 +11,12 @@ export PYTHONPATH := $(CURDIR)
 install: $(INSTALLED)
 
 # torch first and pinned: what follows then finds it satisfied and asks for no CUDA build
-$(INSTALLED): requirements.txt requirements-cpu.txt requirements-nanobody.txt requirements-dev.txt constraints.txt
+$(INSTALLED): $(wildcard requirements*.txt) constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.txt)
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements-gpu.txt)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-nanobody.txt -r requirements-dev.txt -c constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps boltz==2.2.1 abnumber==0.4.4
 	touch $@
 

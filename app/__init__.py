@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+__version__: Final = "0.2.0"
 
 # `celery -A app` finds this package in the working directory and then takes that folder off the path again; the other
 # rooms (workers, chem, chain, gpu) lie beside this one and are imported later. So an entry of our own, at the end, even

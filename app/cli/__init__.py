@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from app import __version__
 from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
 from app.cli.api import api
 from app.cli.checkpoints import checkpoints_app
@@ -34,6 +36,23 @@ from app.settings import Settings, SettingsError, get_settings
 EXIT_BAD_INPUT = 2
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"celery-validator {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
+
+
 cli.add_typer(epoch_app, name="epoch")
 cli.add_typer(score_app, name="score")
 cli.add_typer(submission_app, name="submission")

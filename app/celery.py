@@ -7,11 +7,10 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from celery import Celery
+from celery import Celery, chain
 from celery.signals import (
     beat_init,
     celeryd_after_setup,
@@ -24,21 +23,14 @@ from kombu.entity import Queue
 from kombu.utils.objects import cached_property
 
 import beat_schedule
+from app.clock import now
 from app.cluster import transport
 from app.cluster.transport import ANSWER_SECONDS, CONNECT_SECONDS, HEALTH_SECONDS
 from app.cluster.watchdog import Watchdog, Worker
+from app.domain import QueueName
 from app.observability.logs import PROCESS_VARIABLE, configure, process_name
 from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
-
-
-class QueueName(StrEnum):
-    """The three queues and what they are for (design: 'Queues and processes')."""
-
-    CHAIN = "chain"
-    CPU = "cpu"
-    GPU = "gpu"
-
 
 # One table, so that routes, documentation and tests cannot drift apart.
 ROUTES: Final[Mapping[str, QueueName]] = {
@@ -283,6 +275,10 @@ def _begin_models(**_: Any) -> None:
     """The models' validator starts with its chain data, instead of waiting for the first ticks."""
     settings = get_settings()
     if settings.netuid == beat_schedule.MODELS_NETUID:
-        from workers.competitions import begin
-
-        begin(weights_now=settings.immediate)
+        # by name: the workers' modules are loaded by workers
+        names = ["sync_metagraph", "update_models", "score_next_models"]
+        steps = [app.signature(f"workers.competitions.{name}", immutable=True) for name in names]
+        if settings.immediate:
+            mark = f"immediate {now().isoformat(timespec='seconds')}"
+            steps.append(app.signature("workers.competitions.set_model_weights", args=(mark,), immutable=True))
+        chain(*steps, app=app).apply_async()

@@ -17,6 +17,14 @@ MINUS_INFINITY: Final = float("-inf")
 PSICHIC_METRIC: Final = "predicted_binding_affinity"
 
 
+class QueueName(StrEnum):
+    """The three queues: the chain has one writer; submissions are examined on CPUs, and scored on GPUs."""
+
+    CHAIN = "chain"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class ScoringModel(StrEnum):
     """The two models that judge molecules (specs/epoch.md §7, §8)."""
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from celery import Celery, Task, chord, current_app
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 from kombu.exceptions import OperationalError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -27,6 +28,7 @@ from app.observability.task_arguments import STAGES, short_name, subject, writte
 from app.settings import get_settings
 from app.store.claims import ClaimLost, Claims, Piece, Refused, Work
 from app.store.database import get_store
+from app.store.epochs import Epochs
 from app.store.records import WorkedOn
 
 # A store or broker that restarts is back within a minute; backoff with jitter spreads the returning tasks.
@@ -247,7 +249,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send the task; Flower shows ``epoch=21455 uid=17`` and ``stage=examining`` for its arguments."""
-        fields = subject(self.run, args or (), kwargs or {})
+        fields = subject(self.run, args or (), kwargs or {}, epoch_number)
         options.setdefault("argsrepr", written(fields))
         options.setdefault("kwargsrepr", " ".join(f"{name}={value}" for name, value in self._place(fields).items()))
         return super().apply_async(args, kwargs, *rest, **options)
@@ -266,7 +268,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
             finally:
                 self.pop_request()
         name = short_name(self.name)
-        fields = {"task": name, **subject(self.run, args, kwargs), "task_id": self.request.id}
+        fields = {"task": name, **subject(self.run, args, kwargs, epoch_number), "task_id": self.request.id}
         with logged_with(fields, whole_process=True), task_run(name) as run:
             log.log(self._level, "started")
             try:
@@ -293,6 +295,21 @@ class ValidatorTask(Task):  # type: ignore[misc]
     def _log_end(self, run: TaskRun, result: Any) -> None:
         status = result.get("status") if isinstance(result, dict) else None
         log.log(self._level, "finished in %.1f s%s", run.seconds, f": {status}" if status else "")
+
+
+def epoch_number(epoch_id: int) -> int | None:
+    """The epoch's number on its subnet; None where the store does not say."""
+    try:
+        return _epoch_number(get_settings().store_url, epoch_id)
+    # a name for people is not worth a task
+    except (SQLAlchemyError, ValidatorError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _epoch_number(_store: str, epoch_id: int) -> int:
+    with get_store().reading() as session:
+        return Epochs(session).summary(epoch_id).number
 
 
 def _put_off(retry: Retry) -> str:

@@ -18,13 +18,13 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
-from app.celery import QueueName, app, visible_gpus
+from app.celery import app, visible_gpus
 from app.clock import now
 from app.cluster.heartbeat import Heartbeat
 from app.competitions.commitments import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.competitions.evaluations import move_on, silence
 from app.competitions.experiment_log import log_evaluation
-from app.domain import MODELS_NETUID
+from app.domain import MODELS_NETUID, QueueName
 from app.observability.metrics import EVALUATIONS
 from app.settings import get_settings
 from app.store.database import get_store

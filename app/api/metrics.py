@@ -22,8 +22,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.celery import QueueName
-from app.domain import RejectionCode, ValidatorError
+from app.domain import QueueName, RejectionCode, ValidatorError
 from app.observability.broker import live_workers, queue_depths, workers_by_queue
 from app.observability.exporter import FOLDER_VARIABLE, DataDisk, ProcessFiles
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics

@@ -7,9 +7,10 @@ from app.settings import get_settings
 
 def flower() -> None:
     """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. ``up`` starts it too."""
+    from app.celery import app
     from app.observability.flower import serve
     from app.observability.logs import configure
 
     settings = get_settings()
     configure("flower")
-    serve(settings)
+    serve(settings, app)

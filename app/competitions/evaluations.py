@@ -11,9 +11,8 @@ from typing import Any, Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from app.celery import QueueName
 from app.clock import now
-from app.domain import ValidatorError
+from app.domain import QueueName, ValidatorError
 from app.settings import Settings
 from app.store.database import Store
 from app.store.evaluations import EvaluationInputs, EvaluationPhase, EvaluationRecord, Evaluations

@@ -19,7 +19,7 @@ from kombu.pidbox import Mailbox
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.celery import QueueName, app
+from app.domain import QueueName
 from app.settings import get_settings
 
 T = TypeVar("T")
@@ -44,6 +44,9 @@ _PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 
 # More held messages than this are counted, but not told apart by queue.
 _MOST_READ: Final = 5_000
+
+# Where Celery sends its questions to all workers.
+_CONTROL_EXCHANGE: Final = "celery"
 
 log = logging.getLogger("celery_validator.queues")
 
@@ -167,7 +170,7 @@ def _ask_workers() -> tuple[LiveWorker, ...]:
     }
     with Connection(settings.redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         # Celery's own control would publish through the application's pool, which waits for a broker without end
-        mailbox = Mailbox(app.conf.control_exchange, type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
+        mailbox = Mailbox(_CONTROL_EXCHANGE, type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         replies = mailbox(connection).multi_call("active_queues", timeout=_REPLY_SECONDS)
     found = {
         node: tuple(sorted(str(queue["name"]) for queue in queues))

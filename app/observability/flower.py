@@ -7,6 +7,8 @@ import ipaddress
 import os
 from typing import Any, Final
 
+from celery import Celery
+
 from app.domain import ValidatorError
 from app.observability.task_arguments import short_name
 from app.settings import Settings
@@ -71,7 +73,7 @@ def arguments(settings: Settings) -> list[str]:
     ]
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, app: Celery) -> None:
     """Run Flower in this process until SIGTERM or Ctrl-C.
 
     Raises:
@@ -81,8 +83,6 @@ def serve(settings: Settings) -> None:
     # Flower reads FLOWER_… itself; the settings, which know .env and secret files too, have the last word
     os.environ.pop("FLOWER_BASIC_AUTH", None)
     from flower.options import options
-
-    from app.celery import app
 
     options.format_task = readable
     if allowed:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
-
-from sqlalchemy.exc import SQLAlchemyError
-
-from app.domain import ValidatorError
-from app.settings import get_settings
-from app.store.database import get_store
-from app.store.epochs import Epochs
 
 # What each task does for its epoch, so that Flower shows how far the epoch is.
 STAGES: Final[Mapping[str, str]] = {
@@ -36,8 +28,13 @@ def short_name(task: str) -> str:
     return task.rpartition(".")[2]
 
 
-def subject(run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, object]:
-    """A task's arguments by name; an epoch by its number beside its id in the store. Never raises."""
+def subject(
+    run: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    epoch_number: Callable[[int], int | None] = lambda _: None,
+) -> dict[str, object]:
+    """A task's arguments by name; an epoch by its number, where that is known, beside its id. Never raises."""
     try:
         bound = inspect.signature(run).bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):
@@ -57,21 +54,6 @@ def subject(run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 def written(fields: Mapping[str, object]) -> str:
     """``epoch=21455 uid=17``."""
     return " ".join(f"{name}={value}" for name, value in fields.items() if name != "epoch_id" or "epoch" not in fields)
-
-
-def epoch_number(epoch_id: int) -> int | None:
-    """The epoch's number on its subnet; None where the store does not say."""
-    try:
-        return _epoch_number(get_settings().store_url, epoch_id)
-    # a name for people is not worth a task
-    except (SQLAlchemyError, ValidatorError):
-        return None
-
-
-@lru_cache(maxsize=256)
-def _epoch_number(_store: str, epoch_id: int) -> int:
-    with get_store().reading() as session:
-        return Epochs(session).summary(epoch_id).number
 
 
 def _short(value: object) -> object:

@@ -13,8 +13,8 @@ from sqlalchemy import CursorResult, and_, case, delete, func, join, select, tru
 from sqlalchemy.orm import Session, aliased
 
 from app.clock import now
-from app.competitions.priority import Candidate, queue_order
 from app.domain import ModelCommitment, ModelId, ReportedScore
+from app.store.model_priority import Candidate, queue_order
 from app.store.tables.competitions import (
     CompetitionRow,
     ModelRefusalRow,

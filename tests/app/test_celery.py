@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import beat_schedule
-from app.celery import ROUTES, QueueName, app, concurrency_for, visible_gpus
+from app.celery import ROUTES, app, concurrency_for, visible_gpus
+from app.domain import QueueName
 from app.settings import Settings, get_settings
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.celery import QueueName
 from app.cluster.embedded import EmbeddedCluster
+from app.domain import QueueName
 from app.observability import broker as queues
 from app.settings import Settings, get_settings
 from app.store.database import Store

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from app.celery import QueueName, configuration
+from app.celery import configuration
 from app.cli.readme import compose_lines, handed_on
+from app.domain import QueueName
 from app.observability.exporter import PortOffset
 from app.settings import Settings, get_settings
 from app.settings.secret_files import secret_names

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.celery import QueueName
 from app.cli.healthcheck import Service
-from app.domain import RejectionCode
+from app.domain import QueueName, RejectionCode
 from app.settings import Settings
 from app.settings.secret_files import secret_names
 from tests.command_lines import PROJECT, parse

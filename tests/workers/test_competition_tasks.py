@@ -18,11 +18,11 @@ from celery.schedules import crontab
 from sqlalchemy import update
 
 import beat_schedule
-from app.celery import ROUTES, QueueName
+from app.celery import ROUTES
 from app.clock import now
 from app.competitions.scoring import backoff
 from app.competitions.standings import model_standings
-from app.domain import Commitment, Neuron, ValidatorError
+from app.domain import Commitment, Neuron, QueueName, ValidatorError
 from app.settings import Settings, get_settings
 from app.store.callers import Callers
 from app.store.competitions import Competitions

@@ -160,7 +160,7 @@ def _cluster() -> tuple[tuple[QueueState, ...], tuple[LiveWorker, ...] | None]:
     # a broker that does not say how deep its queues are need not be asked who works them
     workers = None if depths is None else live_workers(_BROKER_SECONDS)
     served = None if workers is None else workers_by_queue(workers)
-    from app.celery import QueueName
+    from app.domain import QueueName
 
     queues = tuple(
         QueueState(name.value, None if depths is None else depths[name], None if served is None else served[name])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.celery import QueueName
 from app.cluster.embedded import EmbeddedCluster
+from app.domain import QueueName
 from app.observability import broker as queues
 from app.settings import Settings, get_settings
 

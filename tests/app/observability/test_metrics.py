@@ -26,12 +26,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.application import create_app
 from app.api.metrics import ClusterState
-from app.celery import ROUTES, QueueName
+from app.celery import ROUTES
 from app.domain import (
     Challenge,
     Commitment,
     EpochHeader,
     PairScore,
+    QueueName,
     Rejection,
     RejectionCode,
     ScoringModel,

@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import update
 
 from app.clock import now
-from app.competitions.priority import Candidate, Priority, priority, queue_order
 from app.competitions.standings import (
     incentive_now,
     mark_of,
@@ -28,6 +27,7 @@ from app.store.callers import Callers
 from app.store.competitions import Competitions, UnknownCompetition
 from app.store.database import Store
 from app.store.metagraph import Metagraph
+from app.store.model_priority import Candidate, Priority, priority, queue_order
 from app.store.model_queue import ModelQueue, PostedScore, Refusal, ScoreHistory
 from app.store.reputations import Reputations, RoundState, WeightRounds
 from app.store.scorings import Scorings, ScoringState

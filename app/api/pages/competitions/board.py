@@ -11,13 +11,13 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.competitions.priority import Priority, priority
 from app.competitions.standings import ModelStanding, model_standings
 from app.domain import ModelId, ValidatorError
 from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions
 from app.store.evaluation_views import EvaluationViews
 from app.store.evaluations import EvaluationRecord, Evaluations
 from app.store.metagraph import Metagraph, SyncedMetagraph
+from app.store.model_priority import Priority, priority
 from app.store.model_queue import ModelQueue, QueuedModel, Refusal, ScoreHistory, ScoreRecord
 from app.store.reputations import Reputations, ReputationStep, WeightRound, WeightRounds
 from app.store.scorings import Scoring, Scorings

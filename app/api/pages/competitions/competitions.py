@@ -33,10 +33,10 @@ from app.api.pages.competitions.tables import (
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
-from app.competitions.priority import Priority
 from app.domain import MODELS_NETUID
 from app.store.competitions import Baseline, UnknownCompetition
 from app.store.database import get_store
+from app.store.model_priority import Priority
 from app.store.model_queue import ScoreRecord
 from app.store.reputations import WeightRound, WeightRounds
 

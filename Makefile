@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # celery and the tests find the project's packages from here
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser screenshots lint format bench recording clean
+.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser test-programs screenshots lint format bench recording clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ test-gpu: install
 
 test-docker: install
 	$(BIN)/python -m pytest -m docker
+
+# programs that are not Python packages of this environment: apt-get install hmmer; BOLTZGEN_COMMAND=…
+test-programs: install
+	$(BIN)/python -m pytest -m programs
 
 # the pages in a real browser: apt-get install chromium
 test-browser: install

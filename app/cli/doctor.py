@@ -117,6 +117,16 @@ def _store(settings: Settings) -> Iterator[Finding]:
     yield Finding("store", Health.OK, f"{store.shown_url} at revision {current} of {head}", advice)
 
 
+def _nanobodies(settings: Settings) -> Iterator[Finding]:
+    from chem.nanobodies.tools import local_tools
+
+    missing = local_tools(settings.igblast_home, settings.tnp_command).missing()
+    if not missing:
+        yield Finding("nanobody track", Health.OK, "every step of its validation can be run")
+    for error in missing:
+        yield Finding(f"nanobody track: {error.step}", Health.OPTIONAL, "cannot be run here", error.reason)
+
+
 def _gpu(settings: Settings) -> Iterator[Finding]:
     from app.celery import visible_gpus
 
@@ -204,6 +214,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _store,
     _gpu,
     _weights,
+    _nanobodies,
     _wallet,
     _evaluation,
 )

@@ -36,6 +36,10 @@ class EpochSettings(Concern):
     without_boltz: bool = Field(False, description="run live epochs without Boltz-2; the report says so")
     boltz_profile: Literal["live", "fast"] = Field("live", description="live: float32; fast: bf16, its own digest")
     boltz_cache: Path | None = Field(None, description="folder with the Boltz-2 checkpoints")
+    igblast_home: Path | None = Field(
+        None, description="folder with IgBLAST's internal_data/ and database/{camelid_V,human_V}, for nanobodies"
+    )
+    tnp_command: str = Field("TNP", description="the Therapeutic Nanobody Profiler's program, for nanobodies")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
 
     watch_every: Duration = Field(timedelta(seconds=12), description="how often the chain is asked for a closed epoch")

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import astuple, dataclass
 from typing import Final
 
-from chem.nanobodies.steps import StepUnavailable
+from chem.nanobodies.steps import CONTROL, StepUnavailable
 
 _FIX: Final = (
     "install requirements-nanobody.txt, `pip install --no-deps abnumber==0.4.4` and HMMER (`apt-get install hmmer`)"
@@ -58,6 +58,20 @@ def number(sequence: str) -> Numbering | None:
         StepUnavailable: see :func:`check_numbering`.
     """
     check_numbering()
+    try:
+        return _number(sequence)
+    # ANARCI asserts and indexes its way through odd sequences; any failure is "not numbered"
+    except Exception:  # noqa: BLE001
+        try:
+            _number(CONTROL)
+        except Exception as error:
+            raise StepUnavailable(
+                "numbering", f"abnumber cannot number even a typical nanobody ({error}): {_FIX}"
+            ) from error
+        return None
+
+
+def _number(sequence: str) -> Numbering | None:
     from abnumber import Chain
     from abnumber.exceptions import ChainParseError
 
@@ -65,8 +79,7 @@ def number(sequence: str) -> Numbering | None:
         warnings.simplefilter("ignore")
         try:
             chain = Chain(sequence, scheme="imgt")
-        except (ChainParseError, AssertionError, ValueError, KeyError, IndexError):
-            # ANARCI asserts and indexes its way through odd sequences; the subnet takes any failure as "not numbered"
+        except ChainParseError:
             return None
     regions = ("fr1", "cdr1", "fr2", "cdr2", "fr3", "cdr3", "fr4")
     return Numbering(*(str(getattr(chain, f"{region}_seq") or "") for region in regions))

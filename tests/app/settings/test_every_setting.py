@@ -49,6 +49,8 @@ EXAMPLES: dict[str, tuple[str, Any, str]] = {
     "without_boltz": ("on", True, "boltz"),
     "boltz_profile": ("fast", "fast", "slow"),
     "boltz_cache": ("b", Path("b"), CONTROL),
+    "igblast_home": ("i", Path("i"), CONTROL),
+    "tnp_command": ("/opt/tnp/bin/TNP", "/opt/tnp/bin/TNP", CONTROL),
     "device": ("cuda", "cuda", "tpu"),
     "watch_every": ("6", timedelta(seconds=6), "0"),
     "open_budget": ("0", timedelta(0), "-1"),

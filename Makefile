@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # celery and the tests find the project's packages from here
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser test-programs screenshots lint format bench recording clean
+.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser test-programs chaos screenshots lint format bench recording clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,10 @@ test-programs: install
 # the pages in a real browser: apt-get install chromium
 test-browser: install
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# random faults on both databases; CHAOS_SECONDS=600 each unless said otherwise
+chaos: install
+	$(BIN)/python -m pytest -m chaos -s tests/chaos
 
 lint: install
 	$(BIN)/ruff check .

@@ -89,6 +89,34 @@ class World:
         if missing > 0:
             self.node.mine(missing)
 
+    def next_epoch(self, number: int) -> None:
+        """The miners commit in the epoch of this number, and its last block becomes final."""
+        length = self.header["epoch_length"]
+        end = (number + 1) * length
+        self.node.mine(max(0, end - length + 3 - self.chain.head))
+        for offset, entry in enumerate(sorted(self.commitments, key=lambda entry: entry["uid"])):
+            hotkey = address(f"//hotkey{entry['uid']}")
+            self.chain.commit(68, hotkey, entry["data"].encode(), end - length + 5 + offset)
+        self.node.mine(end + 2 - self.chain.head)
+
+
+def scores_for_any_challenge(folder: Path) -> Path:
+    """The example's scores, with one score against every antitarget that may be drawn."""
+    folder.mkdir()
+    (folder / "boltz.csv").write_bytes((EXAMPLE / "scores" / "boltz.csv").read_bytes())
+    rows = list(csv.DictReader((EXAMPLE / "scores" / "psichic.csv").read_text(encoding="utf-8").splitlines()))
+    pool = [line[1:].split()[0] for line in (EXAMPLE / "proteins.fasta").read_text().splitlines() if line[:1] == ">"]
+    with (folder / "psichic.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            if row["protein"] == "O15379":
+                writer.writerow(row)
+                writer.writerows(
+                    row | {"protein": code, "predicted_binding_affinity": "5.0"} for code in pool if code != "O15379"
+                )
+    return folder
+
 
 @contextmanager
 def world(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import threading
@@ -18,8 +17,7 @@ from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 from tests.chain import internet
-from tests.chain.nodes import address
-from tests.chain.world import EXAMPLE, World
+from tests.chain.world import World, scores_for_any_challenge
 from tests.workers.bad_world import Later, bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epochs import open_epoch
@@ -41,7 +39,7 @@ REFUSED = {
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr("chain.web._OPEN_SECONDS", 0.5)
-    scores = _scores_for_any_challenge(tmp_path / "scores")
+    scores = scores_for_any_challenge(tmp_path / "scores")
     with bad_world(
         tmp_path,
         monkeypatch,
@@ -52,24 +50,6 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         REHEARSAL_SCORES=str(scores),
     ) as scene:
         yield scene
-
-
-def _scores_for_any_challenge(folder: Path) -> Path:
-    """The recorded scores, with one score against every antitarget that may be drawn."""
-    folder.mkdir()
-    (folder / "boltz.csv").write_bytes((EXAMPLE / "scores" / "boltz.csv").read_bytes())
-    rows = list(csv.DictReader((EXAMPLE / "scores" / "psichic.csv").read_text(encoding="utf-8").splitlines()))
-    pool = [line[1:].split()[0] for line in (EXAMPLE / "proteins.fasta").read_text().splitlines() if line[:1] == ">"]
-    with (folder / "psichic.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            if row["protein"] == "O15379":
-                writer.writerow(row)
-                writer.writerows(
-                    row | {"protein": code, "predicted_binding_affinity": "5.0"} for code in pool if code != "O15379"
-                )
-    return folder
 
 
 @contextmanager
@@ -134,17 +114,6 @@ def _cut_after_submitting(scene: World) -> None:
     scene.node.mine_on_submit = True
 
 
-def _next_epoch(scene: World, number: int) -> None:
-    """The miners commit, the epoch's last block becomes final."""
-    length = scene.header["epoch_length"]
-    end = (number + 1) * length
-    scene.node.mine(max(0, end - length + 3 - scene.chain.head))
-    for offset, entry in enumerate(sorted(scene.commitments, key=lambda entry: entry["uid"])):
-        hotkey = address(f"//hotkey{entry['uid']}")
-        scene.chain.commit(68, hotkey, entry["data"].encode(), end - length + 5 + offset)
-    scene.node.mine(end + 2 - scene.chain.head)
-
-
 def _process(number: int) -> int:
     """Beats and messages until the epoch is done."""
     deadline = time.monotonic() + 120
@@ -173,7 +142,7 @@ def test_twenty_epochs_in_a_bad_world(scene: World) -> None:
     dice = random.Random(20)
     first, winners = scene.number, None
     for number in range(first, first + EPOCHS):
-        _next_epoch(scene, number)
+        scene.next_epoch(number)
         sent_before = len(scene.chain.weight_extrinsics())
         with trouble(scene, dice) as story:
             epoch_id = _process(number)

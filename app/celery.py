@@ -74,22 +74,25 @@ log = logging.getLogger(__name__)
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings."""
+    broker, results = settings.broker, settings.results
+    limits = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS}
     redis_options = {
+        **broker.transport_options,
         "visibility_timeout": int(settings.visibility_timeout.total_seconds()),
         "global_keyprefix": settings.key_prefix,
         # blocking pops are polled for, never waited for inside a read, so these bound no pop
-        "socket_timeout": ANSWER_SECONDS,
-        "socket_connect_timeout": CONNECT_SECONDS,
+        **limits,
         "socket_keepalive": True,
         "health_check_interval": HEALTH_SECONDS,
     }
     return {
-        "broker_url": settings.redis_url,
-        "result_backend": settings.result_url,
+        "broker_url": broker.url,
+        "result_backend": results.url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": redis_options,
         "result_backend_transport_options": {
+            **results.transport_options,
             "global_keyprefix": settings.key_prefix,
             "additional_connection_errors": ["redis.exceptions:ResponseError"],
         },
@@ -132,8 +135,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_schedule": beat_schedule.timetable(settings),
         "beat_scheduler": "app.cluster.beat:SteadyScheduler",
         "beat_max_loop_interval": 5,
-        "redbeat_redis_url": settings.redis_url,
-        "redbeat_redis_options": {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS},
+        "redbeat_redis_url": broker.beat_url,
+        "redbeat_redis_options": {**limits, **broker.beat_options},
         "redbeat_key_prefix": settings.beat_prefix,
         "redbeat_lock_timeout": 60,
     }
@@ -170,7 +173,7 @@ def _settings_or_exit() -> Settings:
 _settings = _settings_or_exit()
 if os.environ.get("CELERY_BROKER_URL") == os.environ.get("BROKER_URL", ""):
     # celery's own command line has taken BROKER_URL over, without BROKER_PASSWORD
-    os.environ["CELERY_BROKER_URL"] = _settings.redis_url
+    os.environ["CELERY_BROKER_URL"] = _settings.broker.url
 
 
 class Application(Celery):  # type: ignore[misc]

@@ -81,11 +81,13 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     import redis
 
     from app.cluster.embedded import running_cluster
+    from app.observability.broker import redis_client
+    from app.settings.broker import broker_address
 
-    running = running_cluster(settings.data_dir.expanduser()) or {}
-    url = running.get("BROKER_URL", settings.redis_url)
+    running = running_cluster(settings.data_dir.expanduser())
+    address = broker_address(running["BROKER_URL"]) if running else settings.broker
     try:
-        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        with redis_client(address, 2.0) as client:
             version = client.info("server")["redis_version"]
             policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
     except redis.RedisError as error:

@@ -78,9 +78,11 @@ def _beat(settings: Settings) -> None:
     """Nothing that is due may wait: true where this cluster's beat ticks, on this machine or another."""
     import redis
 
+    from app.observability.broker import redis_client
+
     schedule = f"{settings.beat_prefix}:schedule"
     try:
-        with redis.Redis.from_url(settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE) as db:
+        with redis_client(settings.broker, _PATIENCE) as db:
             first = db.zrange(schedule, 0, 0, withscores=True)
     except redis.RedisError as error:
         raise Unhealthy(f"Redis does not answer: {error}") from None

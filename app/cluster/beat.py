@@ -6,7 +6,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any, Final
 
-from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock
+from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 from redis.exceptions import LockError, RedisError
 from tenacity import before_sleep_log, retry, retry_if_exception_type, wait_fixed
 
@@ -33,6 +33,9 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
         try:
             if self.lock_key and self.lock is None:
                 self._take_up_again()
+            # Redis may have been wiped while this beat waited for its lock, or without losing it
+            if not get_redis(self.app).exists(self.app.redbeat_conf.schedule_key):
+                self.setup_schedule()
             return float(super().tick(*args, **kwargs))
         except LockError as error:
             log.warning("beat lost its lock (%s); taking it up again", error)
@@ -49,6 +52,8 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
     )
     def setup_schedule(self) -> None:
         """Write the timetable, as soon as Redis takes it."""
+        # this may be long
+        watchdog.stop()
         super().setup_schedule()
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,5 +66,3 @@ class SteadyScheduler(RedBeatScheduler):  # type: ignore[misc]
         # another beat may hold the lock for as long as it likes
         watchdog.stop()
         acquire_distributed_beat_lock(sender=SimpleNamespace(scheduler=self))
-        # a wiped Redis has lost the timetable too
-        self.setup_schedule()

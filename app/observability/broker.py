@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import redis
 from kombu.connection import Connection
@@ -18,9 +18,11 @@ from kombu.exceptions import KombuError
 from kombu.pidbox import Mailbox
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from app.domain import QueueName
 from app.settings import get_settings
+from app.settings.broker import BrokerAddress
 
 T = TypeVar("T")
 
@@ -129,19 +131,29 @@ class _Watched(Generic[T]):
                 self._changed.notify_all()
 
 
+def redis_client(address: BrokerAddress, seconds: float) -> redis.Redis:
+    """A client of the broker that waits for an answer no longer than ``seconds``, and tries once."""
+    limits: dict[str, Any] = {
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if address.master is None:
+        return redis.Redis.from_url(address.url, **limits)
+    options = {"db": address.database, **limits, **dict(address.login)}
+    sentinel = Sentinel(list(address.sentinels), **options)  # type: ignore[no-untyped-call]
+    master: redis.Redis = sentinel.master_for(address.master)  # type: ignore[no-untyped-call]
+    return master
+
+
 @lru_cache(maxsize=2)
-def _client(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=_SOCKET_SECONDS,
-        socket_connect_timeout=_SOCKET_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+def _client(address: BrokerAddress) -> redis.Redis:
+    return redis_client(address, _SOCKET_SECONDS)
 
 
 def _read_depths() -> dict[QueueName, QueueDepth]:
     settings = get_settings()
-    client, unacked = _client(settings.redis_url), settings.key_prefix + _UNACKED
+    client, unacked = _client(settings.broker), settings.key_prefix + _UNACKED
     with client.pipeline(transaction=False) as pipe:
         for name in QueueName:
             for suffix in _PRIORITIES:
@@ -163,12 +175,13 @@ def _routing_key(raw: bytes | str) -> str:
 def _ask_workers() -> tuple[LiveWorker, ...]:
     settings = get_settings()
     options = {
+        **settings.broker.transport_options,
         "global_keyprefix": settings.key_prefix,
         "socket_timeout": _SOCKET_SECONDS,
         "socket_connect_timeout": _SOCKET_SECONDS,
         "max_retries": 0,
     }
-    with Connection(settings.redis_url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+    with Connection(settings.broker.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         # Celery's own control would publish through the application's pool, which waits for a broker without end
         mailbox = Mailbox(_CONTROL_EXCHANGE, type="fanout", accept=["json"], serializer="json")  # type: ignore[no-untyped-call]
         replies = mailbox(connection).multi_call("active_queues", timeout=_REPLY_SECONDS)

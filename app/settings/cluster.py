@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
+from app.settings.broker import BrokerAddress, broker_address, with_password
 from app.settings.concern import Concern
 from app.settings.values import ClusterName, Duration, Host, Port, WebAddress
 
@@ -68,9 +69,7 @@ class ClusterSettings(Concern):
     def _redis_address(cls, url: SecretStr | None) -> SecretStr | None:
         if url is None:
             return None
-        scheme = urlsplit(url.get_secret_value()).scheme
-        if scheme not in {"redis", "rediss", "memory", "cache+memory"}:
-            raise ValueError(f"expected redis://host:6379/0 or rediss://…, not scheme {scheme!r}")
+        broker_address(url.get_secret_value())
         return url
 
     @field_validator("flower_basic_auth")
@@ -97,14 +96,14 @@ class ClusterSettings(Concern):
         """The SQLAlchemy URL of the store, with the driver that is installed."""
         if self.database_url is None:
             return f"sqlite:///{(self.data_dir.expanduser().resolve() / 'validator.sqlite')}"
-        url = _with_password(self.database_url.get_secret_value(), self.database_password)
+        url = with_password(self.database_url.get_secret_value(), _shown(self.database_password))
         scheme, rest = url.split(":", 1)
         return f"postgresql+psycopg:{rest}" if scheme in {"postgresql", "postgres"} else url
 
     @property
-    def redis_url(self) -> str:
+    def broker(self) -> BrokerAddress:
         """The broker's address, password included."""
-        return _with_password(self.broker_url.get_secret_value(), self.broker_password)
+        return broker_address(self.broker_url.get_secret_value(), _shown(self.broker_password))
 
     @property
     def key_prefix(self) -> str:
@@ -117,16 +116,10 @@ class ClusterSettings(Concern):
         return f"{self.key_prefix}redbeat:"
 
     @property
-    def result_url(self) -> str:
+    def results(self) -> BrokerAddress:
         """Where task results go: the broker's Redis unless ``RESULT_BACKEND`` says otherwise."""
-        return self.result_backend.get_secret_value() if self.result_backend else self.redis_url
+        return broker_address(self.result_backend.get_secret_value()) if self.result_backend else self.broker
 
 
-def _with_password(url: str, password: SecretStr | None) -> str:
-    """The address with the password in it; unchanged where it has one, or no host to give it to."""
-    parts = urlsplit(url)
-    if password is None or not password.get_secret_value() or parts.password is not None or not parts.hostname:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    login = f"{parts.username or ''}:{quote(password.get_secret_value(), safe='')}"
-    return urlunsplit(parts._replace(netloc=f"{login}@{host}"))
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

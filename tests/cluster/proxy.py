@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
 
 
 class Proxy:
-    """Forwards ``port`` of this machine to ``target``; every connection shares its faults."""
+    """Forwards ``port`` of this machine, on which it may speak TLS, to ``target``; connections share its faults."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self.target = target
+        self._tls = tls
         self.latency = 0.0
         self.cut_chance = 0.0
         self.pieces: int | None = None
@@ -57,6 +59,8 @@ class Proxy:
             except OSError:
                 return
             try:
+                if self._tls:
+                    client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self.target), timeout=2)
             except OSError:
                 client.close()

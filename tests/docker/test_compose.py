@@ -134,7 +134,7 @@ def test_the_settings_that_a_container_gets_are_accepted(
     settings = get_settings()
     if name not in {"fetch"}:
         assert settings.store_url.startswith("postgresql+psycopg://validator@")
-        assert settings.redis_url.startswith("redis://")
+        assert settings.broker.url.startswith("redis://")
         assert settings.data_dir == Path("/data")
 
 
@@ -177,7 +177,7 @@ def test_the_script_keeps_what_is_there_and_the_settings_take_it(
     monkeypatch.setenv("FLOWER_BASIC_AUTH_FILE", str(folder / "flower_basic_auth"))
     monkeypatch.setenv("HF_TOKEN_FILE", str(folder / "hf_token"))
     settings = get_settings()
-    assert settings.redis_url == f"redis://:{texts['redis_password'].strip()}@127.0.0.1:6379/0"
+    assert settings.broker.url == f"redis://:{texts['redis_password'].strip()}@127.0.0.1:6379/0"
     assert settings.flower_basic_auth is not None
     assert settings.hf_token is None
 

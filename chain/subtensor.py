@@ -77,15 +77,16 @@ def load_wallet(name: str, hotkey: str, path: Path) -> Any:
     Raises:
         WalletError: no such hotkey file, or it is encrypted; names the file.
     """
-    import bittensor as bt
-
-    wallet = bt.Wallet(name, hotkey, str(path.expanduser()))
     file = path.expanduser() / name / "hotkeys" / hotkey
     if not file.is_file():
         raise WalletError(
             f"no hotkey at {file}; set --wallet.name, --wallet.hotkey or WALLET_PATH, "
             f"or make one with: btcli wallet new-hotkey --wallet {name}/{hotkey}"
         )
+    # slow to import, and of no use without the file
+    import bittensor as bt
+
+    wallet = bt.Wallet(name, hotkey, str(path.expanduser()))
     try:
         _ = wallet.hotkey
     # the keyfile reader raises its own Rust errors, all of them about this one file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -25,6 +25,7 @@ from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers 
 from app.cli.scoring_api import scoring_api
 from app.cli.settings import settings
 from app.cli.submission import submission_app
+from app.cli.surroundings import said_of
 from app.cli.terminal import Console
 from app.cli.up import up
 from app.cli.weights import weights_app
@@ -76,13 +77,20 @@ def main() -> None:
     try:
         cli()
     except ValidatorError as error:
-        sentence = escape(redaction()(str(error)))
-        Console(stderr=True).print(f"[bold red]error:[/] {sentence}", highlight=False, markup=True, soft_wrap=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _refuse(str(error))
     # a fault of this program: its traceback goes through the log, which lets no secret out
     except Exception as error:
+        if sentence := said_of(error):
+            logging.getLogger("celery_validator").debug("%s", sentence, exc_info=True)
+            _refuse(sentence)
         logging.getLogger("celery_validator").critical("%s: %s", type(error).__name__, error, exc_info=True)
         sys.exit(1)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    shown = escape(redaction()(sentence))
+    Console(stderr=True).print(f"[bold red]error:[/] {shown}", highlight=False, markup=True, soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 def _set_up_logs() -> None:

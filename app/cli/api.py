@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.surroundings import require_port
 from app.settings import get_settings
 
 _KEEP_ALIVE_SECONDS = 15
@@ -25,6 +26,8 @@ def api(
     from app.store.schema import migrate
 
     settings = get_settings()
+    host, port = host or settings.api_host, settings.api_port if port is None else port
+    require_port("API_PORT", host, port)
     configure("api")
     if workers > 1 and settings.metrics_port:
         processes_write_to(process_folder(settings, "api"))
@@ -33,8 +36,8 @@ def api(
     uvicorn.run(
         "app.api.application:create_app",
         factory=True,
-        host=host or settings.api_host,
-        port=settings.api_port if port is None else port,
+        host=host,
+        port=port,
         workers=workers,
         log_config=configuration("api"),
         server_header=False,

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.cli.surroundings import require_folder, require_redis
 from app.cli.terminal import Console
 from app.domain import ScoringModel, ValidatorError
 from app.settings import get_settings
@@ -124,6 +125,7 @@ def _cluster(choice: str, console: Console) -> Iterator[_Cluster]:
         yield from _embedded(console)
     else:
         _settle({"BROKER_URL": choice, "RESULT_BACKEND": choice})
+        require_redis(get_settings())
         migrate(get_store())
         _refuse_idle_cluster()
         yield _Cluster()
@@ -136,6 +138,7 @@ def _embedded(console: Console) -> Iterator[_Cluster]:
     from app.store.schema import migrate
 
     settings = get_settings()
+    require_folder(settings)
     migrate(get_store())
     running = running_cluster(settings.data_dir.expanduser())
     if running is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.cli.surroundings import require_folder, require_port, require_redis
 from app.settings import get_settings
 
 
@@ -12,5 +13,8 @@ def flower() -> None:
     from app.observability.logs import configure
 
     settings = get_settings()
+    require_folder(settings)
+    require_port("FLOWER_PORT", settings.flower_address, settings.flower_port)
+    require_redis(settings)
     configure("flower")
     serve(settings, app)

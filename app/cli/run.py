@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
 import typer
+from rich.markup import escape
 
+from app.cli.surroundings import require_folder
 from app.cli.terminal import Console
 from app.domain import Neuron, ValidatorError
 from app.settings import get_settings
@@ -85,9 +87,6 @@ def run(
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     get_settings.cache_clear()
     settings = get_settings()
-    if settings.netuid not in VALIDATORS:
-        known = ", ".join(str(number) for number in sorted(VALIDATORS))
-        raise ValidatorError(f"there is no validator for subnet {settings.netuid}; give --netuid {known}")
     module, _, function = VALIDATORS[settings.netuid].partition(":")
     validate = cast(Callable[[RunOptions], Any], getattr(import_module(module), function))
     validate(RunOptions(flower=flower, api=api))
@@ -111,6 +110,7 @@ def run_molecules(options: RunOptions) -> None:
     if settings.offline:
         console.print("Offline: the chain is not watched; replay epochs with 'python -m app epoch replay'.")
     else:
+        require_folder(settings)
         neuron = check_registration(console)
         if neuron is not None:
             console.print(f"Validating subnet {settings.netuid} as UID {neuron.uid} with stake {neuron.stake:,.2f} α")
@@ -128,6 +128,15 @@ def check_registration(console: Console) -> Neuron | None:
     from chain.subtensor import WalletError, load_wallet
 
     settings = get_settings()
+    # the wallet is here and the chain is not: what is wrong with it is said first
+    try:
+        wallet = load_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+        hotkey = str(wallet.hotkey.ss58_address)
+    except WalletError as error:
+        if settings.sets_weights:
+            raise
+        console.print(f"[yellow]warning:[/] {escape(str(error))}")
+        return None
     chain = subtensor_of(settings)
     try:
         with console.status(f"asking {settings.subtensor_network} about the hotkey…"):
@@ -135,14 +144,6 @@ def check_registration(console: Console) -> Neuron | None:
             neurons = {neuron.hotkey: neuron for neuron in chain.metagraph(settings.netuid, block)}
     finally:
         chain.close()
-    try:
-        wallet = load_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
-        hotkey = str(wallet.hotkey.ss58_address)
-    except WalletError as error:
-        if settings.sets_weights:
-            raise
-        console.print(f"[yellow]warning:[/] {error}")
-        return None
     neuron = neurons.get(hotkey)
     problem = _problem(neuron, hotkey)
     if problem and settings.sets_weights:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.surroundings import require_port
 from app.settings import get_settings
 
 _KEEP_ALIVE_SECONDS = 15
@@ -24,6 +25,8 @@ def scoring_api(
     from app.store.schema import migrate
 
     settings = get_settings()
+    host, port = host or settings.scoring_api_host, settings.scoring_api_port if port is None else port
+    require_port("SCORING_API_PORT", host, port)
     configure("scoring-api")
     callers()
     migrate(get_store())
@@ -31,8 +34,8 @@ def scoring_api(
     uvicorn.run(
         "app.api.scoring:create_scoring_app",
         factory=True,
-        host=host or settings.scoring_api_host,
-        port=settings.scoring_api_port if port is None else port,
+        host=host,
+        port=port,
         log_config=configuration("scoring-api"),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

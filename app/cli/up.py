@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from app.cli.surroundings import require_folder, require_port
 from app.cli.terminal import Console
 from app.settings import get_settings
 
@@ -22,17 +23,21 @@ def up(
     api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
     """Start Redis, the chain, cpu and gpu workers, beat, Flower and the pages; stop all on Ctrl-C or SIGTERM."""
-    from app.cluster.embedded import EmbeddedCluster, port_taken
+    from app.cluster.embedded import EmbeddedCluster
     from app.store.database import get_store
     from app.store.schema import migrate
 
     console = Console()
     settings = get_settings()
+    require_folder(settings)
+    if api:
+        require_port("API_PORT", settings.api_host, settings.api_port)
+    if flower:
+        require_port("FLOWER_PORT", settings.flower_address, settings.flower_port)
     migrate(get_store())
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    taken = api and port_taken(settings.api_host, settings.api_port)
     with EmbeddedCluster(settings, flower=flower, name=settings.cluster_name, api=api) as cluster:
         os.environ.update(cluster.environment)
         get_settings.cache_clear()
@@ -50,11 +55,6 @@ def up(
         if flower:
             table.add_row("Flower", cluster.flower_url)
         console.print(table)
-        if taken:
-            console.print(
-                f"[yellow]warning:[/] port {settings.api_port} is in use, so the pages and the API wait for it; "
-                "set API_PORT to another, or give --no-api"
-            )
         console.print("Replay an epoch on it: python -m app epoch replay DIR --cluster embedded")
         console.print("Ctrl-C stops everything.")
         while not stopping.wait(_LOOK_EVERY):

@@ -19,6 +19,10 @@ from app.settings import get_settings
 _SQLITE_BUSY_MS = 60_000
 
 
+# To connect to a PostgreSQL (s).
+_CONNECT_SECONDS = 4
+
+
 class StoreError(ValidatorError):
     """The store cannot be opened or brought up to date."""
 
@@ -32,9 +36,18 @@ class Store:
         except ArgumentError:
             raise StoreError("DATABASE_URL is not a database address; see README") from None
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        if self.is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        options = {} if self.is_sqlite else {"connect_timeout": _CONNECT_SECONDS}
+        try:
+            if self.is_sqlite and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self.engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite, connect_args=options)
+        except OSError as error:
+            raise StoreError(
+                f"the folder of the store {parsed.database} cannot be made: {error.strerror}; "
+                "set DATA_DIR (or DATABASE_URL) to a place that this user may write to"
+            ) from None
+        except (SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"DATABASE_URL names a database that cannot be used here: {error}") from None
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -66,7 +79,9 @@ class Store:
                 connection.exec_driver_sql("SELECT 1")
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", error)).splitlines()[0]
-            raise StoreError(f"the store {self.shown_url} does not answer: {cause}; check DATABASE_URL") from None
+            raise StoreError(
+                f"the store {self.shown_url} does not answer: {cause}; check DATABASE_URL and DATA_DIR"
+            ) from None
 
     def close(self) -> None:
         """Give all connections back."""

@@ -101,10 +101,7 @@ def test_wallets_networks_and_subnets_that_are_not_there(scene: Scene, started: 
         run(scene, "--wallet.hotkey", "other")
     with pytest.raises(ValidatorError, match="Unknown network"):
         run(scene, "--subtensor.network", "nowhere")
-    with pytest.raises(ValidatorError, match="LIVE: only subnet 68"):
-        run(scene, "--netuid", "5")
-    os.environ["LIVE"] = "0"
-    with pytest.raises(ValidatorError, match="no validator for subnet 5"):
+    with pytest.raises(ValidatorError, match="NETUID: this validator knows subnets 68"):
         run(scene, "--netuid", "5")
     with pytest.raises(ValidatorError, match="RULES_FILE"):
         run(scene, "--netuid", "68", "--rules", "missing.yaml")

@@ -101,7 +101,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "redis_socket_keepalive": True,
         "redis_backend_health_check_interval": HEALTH_SECONDS,
         "result_expires": timedelta(days=1),
-        "result_extended": True,
+        # the store has what tasks found; a chord counts its parts without their results
+        "task_ignore_result": True,
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],
@@ -121,8 +122,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
-        "task_track_started": True,
-        "task_send_sent_event": True,
         "worker_send_task_events": True,
         # CUDA and RDKit's threads do not survive a fork
         "worker_pool": "prefork",

@@ -105,7 +105,7 @@ class Step:
         self._messages.append(self._signature(work))
 
     def _signature(self, work: Work) -> Any:
-        return self._app.signature(work.task, args=work.args, immutable=True)
+        return self._app.signature(work.task, args=work.args, immutable=True, options={"ignore_result": True})
 
     def _chord(self, parts: Sequence[Work], last: Work) -> Any:
         if not parts:

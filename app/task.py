@@ -75,6 +75,11 @@ class Step:
         self.claims.add([last, *parts], get_settings().cluster_name)
         self._messages.append(self._chord(parts, last))
 
+    def follow(self, piece: Piece) -> None:
+        """Send what waits for a piece's group if this was its last part; the chord may say so too."""
+        if piece.part_of is not None and (last := self.claims.ready(piece.part_of)) is not None:
+            self._messages.append(self._signature(last))
+
     def resend(self, standing: Sequence[Work]) -> None:
         """Send again what stands still; the parts of a group as the chord that they were."""
         parts: dict[str, list[Work]] = {}
@@ -131,6 +136,8 @@ class ValidatorTask(Task):  # type: ignore[misc]
 
     abstract = True
     piece = False
+    # the pieces are parts of a group: whoever finishes the last one sends what follows, so nobody waits for a busy one
+    parts = False
     max_retries = _STORE_RETRIES
     acks_late = True
     reject_on_worker_lost = True
@@ -189,6 +196,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
         with transaction(self.app) as step:
             step.claims.finish(self.held)
             yield step
+            step.follow(self.held)
 
     def renew(self) -> None:
         """Keep the claim.
@@ -211,7 +219,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
         claim = str(self.request.id or f"direct-{uuid4()}")
         with get_store().writing() as session:
             taken = Claims(session).take(Work(self.name, values), claim, self.holder, self.lease)
-        if taken is Refused.BUSY:
+        if taken is Refused.BUSY and not self.parts:
             raise self.retry(countdown=_BUSY_COUNTDOWN.total_seconds(), max_retries=None)
         if isinstance(taken, Refused):
             return {"status": taken.value}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +16,14 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from app.celery import app
+from app.clock import now
 from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
 from app.epochs.capture import StoredSource, remember_warnings
 from app.epochs.rules import rules_of
 from app.epochs.steps import UNTRAINED, open_source
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
+from app.store.claims import ClaimLost
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import BatchRecord, OpenEpoch
@@ -33,19 +36,22 @@ _MOST_WHOLE_ATTEMPTS: Final = 2
 
 RECORDED: Final = "recorded"
 
+# So many batches of 32 are scored in one call, if nobody works on them: a device is idle between small calls.
+_BATCHES_TOGETHER: Final = 8
+
 # What interrupted a batch (a full device, a time limit) is given this long to pass.
 _INTERRUPTED_PAUSE: Final = timedelta(seconds=5)
 
 log = logging.getLogger("celery_validator.scoring")
 
 
-@app.task(bind=True, piece=True)
+@app.task(bind=True, piece=True, parts=True)
 def score_psichic(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch against the target(s) and all antitargets."""
     return _score(self, epoch_id, batch_id)
 
 
-@app.task(bind=True, piece=True)
+@app.task(bind=True, piece=True, parts=True)
 def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch of candidates against the weekly target."""
     return _score(self, epoch_id, batch_id)
@@ -66,6 +72,8 @@ def scoring_proteins(epoch: OpenEpoch, proteins: Sequence[Protein]) -> tuple[Pro
 
 
 def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
+    if (scored := _score_together(task, epoch_id, batch_id)) is not None:
+        return scored
     with task.reading() as session:
         batch = Epochs(session).batch(batch_id)
     try:
@@ -87,6 +95,46 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     return {"epoch": epoch_id, "batch": batch_id, "status": "scored"}
 
 
+def _score_together(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any] | None:
+    """Score this batch and others of its group in one call of PSICHIC, which takes as long for 256 pairs as for 2,000.
+
+    None where the batch is to be scored alone: Boltz-2 gains nothing, and a batch that has failed must not fail others.
+    """
+    if task.name != score_psichic.name or task.held.attempts > 1:
+        return None
+    with task.transaction() as step:
+        more = step.claims.take_more(task.held, task.name, task.holder, _BATCHES_TOGETHER - 1)
+        batches = [Epochs(step.session).batch(number) for number in (batch_id, *(args[1] for _, args in more))]
+    kept = False
+    try:
+        scoring = _Scoring(_frozen(epoch_id), replace(batches[0], smiles=_unique(batches)), task)
+        digest, scores = scoring.run_once()
+        with task.finishing() as step:
+            Scores(step.session).keep(digest, scoring.proteins, scores)
+            mine = [True, *(step.claims.finished(piece) for piece, _ in more)]
+            for batch in (batch for batch, is_mine in zip(batches, mine, strict=True) if is_mine):
+                Epochs(step.session).finish_batch(batch.id, digest, task.worked_on)
+        kept = True
+    except (SoftTimeLimitExceeded, DBAPIError, ClaimLost):
+        raise
+    except Exception:
+        # alone, each batch finds out for itself what is wrong
+        log.warning("batches %s together failed", [batch.id for batch in batches], exc_info=True)
+        return None
+    finally:
+        if more and not kept:
+            with task.transaction() as step:
+                for piece, _ in more:
+                    step.claims.give_back(piece, now())
+    for batch in batches:
+        batch_ended(batch.model, BatchOutcome.SCORED)
+    return {"epoch": epoch_id, "batch": batch_id, "status": "scored", "batches": len(batches)}
+
+
+def _unique(batches: Sequence[BatchRecord]) -> tuple[str, ...]:
+    return tuple(smiles for batch in batches for smiles in batch.smiles)
+
+
 class _Scoring:
     """One batch on its way through a scorer; what is scored is kept even if the rest is not."""
 
@@ -98,16 +146,23 @@ class _Scoring:
         if getattr(self._scorer, "untrained", False):
             _refuse_or_warn(epoch)
 
-    def run(self) -> tuple[str, list[PairScore]]:
-        """The model's digest, and the scores that are not kept yet."""
-        digest = self._scorer.digest
+    def run_once(self) -> tuple[str, list[PairScore]]:
+        """The model's digest, and the scores that are not kept yet, from one call of the scorer."""
+        missing = self._missing()
+        return self._scorer.digest, self._ask(missing) if missing else []
+
+    def _missing(self) -> list[str]:
         with self._task.reading() as session:
-            known = Scores(session).known(digest, self.proteins, self._batch.smiles)
-        missing = [
+            known = Scores(session).known(self._scorer.digest, self.proteins, self._batch.smiles)
+        return [
             smiles
             for smiles in self._batch.smiles
             if any((protein.code, smiles) not in known for protein in self.proteins)
         ]
+
+    def run(self) -> tuple[str, list[PairScore]]:
+        """The model's digest, and the scores that are not kept yet."""
+        digest, missing = self._scorer.digest, self._missing()
         if self._task.held.attempts > _MOST_WHOLE_ATTEMPTS:
             return digest, self._one_by_one_on_watch(missing)
         return digest, self._together(missing)

@@ -109,6 +109,33 @@ class Claims:
             return Refused.DONE
         return Refused.WAITING if found.claim is None else Refused.BUSY
 
+    def take_more(self, piece: Piece, task: str, holder: str, at_most: int) -> list[tuple[Piece, tuple[Any, ...]]]:
+        """Claim further parts of a piece's group that nobody has tried yet, with their arguments."""
+        at = now()
+        free = (
+            select(WorkRow.id)
+            .where(
+                WorkRow.part_of == piece.part_of,
+                WorkRow.task == task,
+                WorkRow.claim.is_(None),
+                WorkRow.attempts == 0,
+            )
+            .order_by(WorkRow.id)
+            .limit(at_most)
+            .with_for_update(skip_locked=True)
+        )
+        taken = self._session.execute(
+            update(WorkRow)
+            .where(WorkRow.id.in_(free.scalar_subquery()), WorkRow.claim.is_(None))
+            .values(claim=piece.claim, holder=holder, claimed_at=at, attempts=1)
+            .returning(WorkRow.id, WorkRow.args)
+            .execution_options(synchronize_session=False)
+        ).all()
+        return [
+            (Piece(row.id, piece.claim, 1, piece.part_of, piece.epoch_id, at), tuple(json.loads(row.args)))
+            for row in sorted(taken, key=lambda row: row.id)
+        ]
+
     def renew(self, piece: Piece) -> bool:
         """Keep a claim alive; False where it was lost."""
         return self._changed(piece, claimed_at=now(), moved_at=now())
@@ -135,9 +162,27 @@ class Claims:
                 .execution_options(synchronize_session=False)
             )
 
+    def finished(self, piece: Piece) -> bool:
+        """Finish a piece that was taken beside another; False where it was lost, which costs nothing else."""
+        try:
+            self.finish(piece)
+        except ClaimLost:
+            return False
+        return True
+
     def drop_epoch(self, epoch_id: int) -> None:
         """Take all work of an ended epoch from the table."""
         self._session.execute(delete(WorkRow).where(WorkRow.epoch_id == epoch_id))
+
+    def ready(self, group: str) -> Work | None:
+        """The piece that waits for a group, once the group is empty and nobody works on it."""
+        part = aliased(WorkRow)
+        row = self._session.execute(
+            select(WorkRow).where(
+                WorkRow.waits_for == group, WorkRow.claim.is_(None), ~exists().where(part.part_of == group)
+            )
+        ).scalar_one_or_none()
+        return None if row is None else _work(row)
 
     # -- what stands still ----------------------------------------------------------------------------------------
 

@@ -273,6 +273,40 @@ def scored_with(
 
 
 @on_sqlite
+@pytest.mark.parametrize("bad", [False, True])
+def test_batches_that_wait_are_scored_in_one_call(store: Store, monkeypatch: pytest.MonkeyPatch, bad: bool) -> None:
+    """One call for all batches of the demo epoch; where it fails, each batch goes alone, and nothing else changes."""
+    scorer = Flaky(set())
+    if bad:
+        together = scorer.pair_scores
+
+        def small(proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+            found = together(proteins, smiles)
+            if len(smiles) > 32:
+                raise RuntimeError("too many at once")
+            return found
+
+        monkeypatch.setattr(scorer, "pair_scores", small)
+    real = scoring.scorer_for
+    monkeypatch.setattr(
+        scoring, "scorer_for", lambda epoch, model: scorer if model is ScoringModel.PSICHIC else real(epoch, model)
+    )
+    epoch_id = announce(store)
+    open_epoch.delay(epoch_id)
+    with store.reading() as session:
+        batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
+        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
+        assert Claims(session).outstanding(epoch_id) == []
+    assert {batch.state for batch in batches} == {PartState.SCORED}
+    assert len(batches) > 8
+    sizes = [len(smiles) for smiles in scorer.asked]
+    molecules = sum(len(batch.smiles) for batch in batches)
+    if not bad:
+        assert sizes == [256, molecules - 256] if molecules > 256 else [molecules]
+    assert sum(size for size in sizes if size <= 32 or not bad) == molecules
+
+
+@on_sqlite
 def test_a_batch_that_fails_is_tried_molecule_by_molecule(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Flaky({"CN"})
     errors = scored_with(store, monkeypatch, scorer)

@@ -60,7 +60,8 @@ def broker_address(url: str, password: str | None = None) -> BrokerAddress:
             "expected redis://host:6379/0, rediss://… or sentinel://host:26379;sentinel://…?master_name=…, "
             f"not scheme {' and '.join(sorted(map(repr, schemes)))}"
         )
-    part = urlsplit(with_password(url, password))
+    url = with_password(url, password)
+    part = urlsplit(url)
     query = dict(parse_qsl(part.query))
     if part.scheme == "rediss":
         query.setdefault("ssl_cert_reqs", "required")
@@ -68,7 +69,7 @@ def broker_address(url: str, password: str | None = None) -> BrokerAddress:
             raise ValueError("ssl_cert_reqs is required, optional or none")
     elif any(name.startswith("ssl_") for name in query):
         raise ValueError("TLS is asked for, so the address must begin with rediss://")
-    return BrokerAddress(urlunsplit(part._replace(query=urlencode(query, safe="/"))) if query else part.geturl())
+    return BrokerAddress(urlunsplit(part._replace(query=urlencode(query, safe="/"))) if query else url)
 
 
 def with_password(url: str, password: str | None) -> str:

@@ -7,9 +7,10 @@ import pytest
 from app.settings.broker import broker_address
 
 
-def test_a_plain_address_is_left_as_it_is() -> None:
-    found = broker_address("redis://user:p%40@redis:6379/0")
-    assert found.url == found.beat_url == "redis://user:p%40@redis:6379/0"
+@pytest.mark.parametrize("url", ["redis://user:p%40@redis:6379/0", "memory://", "cache+memory://"])
+def test_a_plain_address_is_left_as_it_is(url: str) -> None:
+    found = broker_address(url)
+    assert found.url == found.beat_url == url
     assert found.transport_options == found.beat_options == {}
 
 

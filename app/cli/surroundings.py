@@ -31,7 +31,7 @@ def said_of(error: BaseException) -> str | None:
             return sentence
         kind = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(found).__mro__}
         if kind & {"redis.RedisError", "kombu.OperationalError"}:
-            return _redis(settings.redis_url, found)
+            return _redis(settings, found)
         if "sqlalchemy.SQLAlchemyError" in kind:
             return _store(found)
     return None
@@ -41,13 +41,13 @@ def require_redis(settings: Settings) -> None:
     """Raise a ValidatorError unless BROKER_URL answers."""
     import redis
 
+    from app.observability.broker import redis_client
+
     try:
-        with redis.Redis.from_url(
-            settings.redis_url, socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=_CONNECT_SECONDS
-        ) as client:
+        with redis_client(settings.broker, _CONNECT_SECONDS) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as error:
-        raise ValidatorError(_redis(settings.redis_url, error)) from None
+        raise ValidatorError(_redis(settings, error)) from None
 
 
 def require_port(setting: str, host: str, port: int) -> None:
@@ -107,9 +107,12 @@ def _folder(folder: Path, error: OSError) -> str:
     )
 
 
-def _redis(url: str, error: BaseException) -> str:
-    parts = urlsplit(url)
-    place = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+def _redis(settings: Settings, error: BaseException) -> str:
+    # without the login
+    place = ", ".join(
+        f"{part.scheme}://{part.netloc.rpartition('@')[2]}"
+        for part in map(urlsplit, settings.broker_url.get_secret_value().split(";"))
+    )
     return (
         f"BROKER_URL: the Redis at {shown(place, 200)} cannot be used ({shown(str(error), 160)}); "
         "start it, or set BROKER_URL (or --cluster) to one that runs"

@@ -28,7 +28,7 @@ class SubmissionFacts(Protocol):
         ...
 
     def signature(self, drand_round: int) -> str:
-        """The round's signature (hex). Raises RoundNotReached or SignatureUnverified."""
+        """The round's verified signature (hex). Raises RoundNotReached or SignatureUnverified."""
         ...
 
 
@@ -103,7 +103,7 @@ def open_submission(facts: SubmissionFacts, uid: int, sealed: Sealed) -> str:
     Raises:
         SubmissionRejected: ``round_not_reached``, ``decryption_failed``, ``uid_mismatch``.
     """
-    return text_of(_plaintext(facts, sealed), uid)
+    return text_of(open_text(facts, sealed), uid)
 
 
 def text_of(plaintext: str, uid: int) -> str:
@@ -121,7 +121,12 @@ def text_of(plaintext: str, uid: int) -> str:
     return text
 
 
-def _plaintext(facts: SubmissionFacts, sealed: Sealed) -> str:
+def open_text(facts: SubmissionFacts, sealed: Sealed) -> str:
+    """Open the time-lock; the text, ``uid:`` and all.
+
+    Raises:
+        SubmissionRejected: ``round_not_reached``, ``decryption_failed``.
+    """
     not_reached = rejected(
         RejectionCode.ROUND_NOT_REACHED,
         f"drand round {shown(sealed.drand_round)} was not published when the epoch closed; seal to an earlier round",

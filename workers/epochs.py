@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 from app.celery import app
 from app.clock import now
 from app.domain import ScoringModel
-from app.epochs.capture import StoredSource, remember_warnings
+from app.epochs.capture import Capture, closed_epoch
+from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
 from app.epochs.judge import judge
+from app.epochs.opening import opening_of
 from app.epochs.plan import plan_batches
-from app.epochs.rules import rules_of
 from app.epochs.scores import EpochScores
-from app.epochs.steps import gather_opening, open_source
 from app.settings import get_settings
-from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.scores import Scores
 from app.task import Step, ValidatorTask
-from chain.sources import EpochSource, SourceError, SourceUnavailable
+from chain.sources import SourceError, SourceUnavailable
 from workers.reports import end_failed
 from workers.scoring import scoring_proteins
 
@@ -36,18 +34,18 @@ _SCORE_TASK: Final = {
 
 @app.task(bind=True, piece=True)
 def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
-    """Freeze the rules, draw the challenge, write the submissions, and send them to be examined."""
+    """Capture what the epoch is opened with, freeze the rules, draw the challenge, write the submissions."""
     with self.reading() as session:
-        summary = Epochs(session).summary(epoch_id)
-    network = open_source(summary.source)
+        summary, header = Epochs(session).summary(epoch_id), Epochs(session).header(epoch_id)
+    sheet = StoredSheet(epoch_id)
     try:
-        opening = gather_opening(network)
+        Capture(closed_epoch(header), sheet).opening()
     except SourceUnavailable as fault:
-        _remember(epoch_id, network, [f"the epoch was opened late: {fault}"])
+        keep_warnings(sheet, [f"the epoch was opened late: {fault}"])
         if now() - summary.created_at > get_settings().open_budget:
             raise SourceError(f"it could not be opened within {get_settings().open_budget}: {fault}") from None
         self.later(_OPEN_PAUSE, fault)
-    _remember(epoch_id, network, network.warnings())
+    opening = opening_of(EpochFacts(epoch_id))
     with self.finishing() as step:
         Epochs(step.session).open(
             epoch_id,
@@ -60,10 +58,7 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
             commitments=opening.commitments,
             warnings=opening.warnings,
         )
-        if summary.publishes:
-            step.send_epoch("workers.fetching.fetch_submissions", epoch_id)
-        else:
-            send_examinations(step, epoch_id)
+        step.send_epoch("workers.fetching.fetch_submissions", epoch_id)
     return {"epoch": epoch_id, "status": "opened"}
 
 
@@ -72,15 +67,6 @@ def send_examinations(step: Step, epoch_id: int) -> None:
     uids = Epochs(step.session).pending_uids(epoch_id)
     header = [("workers.submissions.examine_submission", uid) for uid in uids]
     step.chord(epoch_id, header, "workers.epochs.plan_scoring")
-
-
-def _remember(epoch_id: int, network: EpochSource, sentences: Sequence[str]) -> None:
-    """Keep what the network did to a live epoch, for its report and its recording."""
-    if isinstance(network, StoredSource):
-        with get_store().writing() as session:
-            for sentence in sentences:
-                Epochs(session).warn(epoch_id, sentence)
-        remember_warnings(network, sentences)
 
 
 @app.task(bind=True, piece=True)
@@ -104,7 +90,7 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
         submissions = epochs.submissions(epoch_id)
         scores = EpochScores()
         for model in ScoringModel:
-            proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, model))
+            proteins = scoring_proteins(epoch, model)
             for batch in epochs.batches(epoch.id, model):
                 scores.add(model, Scores(session).known(batch.model_digest or "", proteins, batch.smiles).values())
     outcome = judge(epoch, submissions, scores)
@@ -116,7 +102,7 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
 
 @app.task(bind=True, piece=True)
 def fail_epoch(self: ValidatorTask, epoch_id: int, error: str) -> dict[str, Any]:
-    """End an epoch that cannot go on, with the sentence that says why; monitoring is told of a live one."""
+    """End an epoch that cannot go on, with the sentence that says why; monitoring is told of one that publishes."""
     with self.finishing() as step:
         end_failed(step, epoch_id, error)
     return {"epoch": epoch_id, "status": Stage.FAILED.value}

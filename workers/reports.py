@@ -44,7 +44,7 @@ def announce_reports(step: Step, epoch_id: int, *destinations: Destination) -> N
 
 
 def end_failed(step: Step, epoch_id: int, error: str) -> None:
-    """End an epoch that cannot go on; of a live one monitoring is told."""
+    """End an epoch that cannot go on; monitoring is told of one that publishes."""
     epochs = Epochs(step.session)
     if epochs.fail(epoch_id, error):
         summary = epochs.summary(epoch_id)

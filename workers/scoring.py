@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
@@ -18,9 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.clock import now
 from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
-from app.epochs.capture import StoredSource, remember_warnings
+from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
+from app.epochs.recorded_scores import RECORDED, RecordedScorer, recorded_proteins
 from app.epochs.rules import rules_of
-from app.epochs.steps import UNTRAINED, open_source
+from app.epochs.scores import UNTRAINED
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
 from app.store.claims import ClaimLost
@@ -29,12 +29,9 @@ from app.store.epochs import Epochs
 from app.store.records import BatchRecord, OpenEpoch
 from app.store.scores import Scores
 from app.task import ValidatorTask
-from chain.sources.scores import RecordedScorer
 
 # A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
 _MOST_WHOLE_ATTEMPTS: Final = 2
-
-RECORDED: Final = "recorded"
 
 # So many batches of 32 are scored in one call, if nobody works on them: a device is idle between small calls.
 _BATCHES_TOGETHER: Final = 8
@@ -64,11 +61,10 @@ def _frozen(epoch_id: int) -> OpenEpoch:
         return Epochs(session).get(epoch_id)
 
 
-def scoring_proteins(epoch: OpenEpoch, proteins: Sequence[Protein]) -> tuple[Protein, ...]:
-    """The proteins as scores are kept under: a recording knows entries, a model sequences."""
-    if epoch.scores == RECORDED:
-        return tuple(Protein(protein.code, None) for protein in proteins)
-    return tuple(proteins)
+def scoring_proteins(epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
+    """The proteins that a model's scores are kept under."""
+    proteins = rules_of(epoch).proteins(epoch, model)
+    return recorded_proteins(model, proteins) if epoch.scores == RECORDED else tuple(proteins)
 
 
 def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
@@ -141,7 +137,7 @@ class _Scoring:
     def __init__(self, epoch: OpenEpoch, batch: BatchRecord, task: ValidatorTask) -> None:
         self._batch = batch
         self._task = task
-        self.proteins = scoring_proteins(epoch, rules_of(epoch).proteins(epoch, batch.model))
+        self.proteins = scoring_proteins(epoch, batch.model)
         self._scorer = scorer_for(epoch, batch.model)
         if getattr(self._scorer, "untrained", False):
             _refuse_or_warn(epoch)
@@ -238,7 +234,7 @@ class _Scoring:
 
 
 def _refuse_or_warn(epoch: OpenEpoch) -> None:
-    """Untrained weights show the machinery, live too; on the chain they would set weights by chance."""
+    """Untrained weights show the machinery; on the chain they would set weights by chance."""
     if epoch.publishes and get_settings().sets_weights:
         raise ValidatorError(
             "no trained PSICHIC weights: run 'python -m app checkpoints fetch psichic' and '… fetch esm2', "
@@ -246,8 +242,7 @@ def _refuse_or_warn(epoch: OpenEpoch) -> None:
         )
     with get_store().writing() as session:
         Epochs(session).warn(epoch.id, UNTRAINED)
-    if epoch.publishes:
-        remember_warnings(StoredSource(epoch.source), [UNTRAINED])
+    keep_warnings(StoredSheet(epoch.id), [UNTRAINED])
 
 
 def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
@@ -257,16 +252,16 @@ def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
         ValidatorError: the recording has no scores, or the model's weights are missing.
     """
     if epoch.scores == RECORDED:
-        return _recorded_scorer(epoch.source, model)
+        return _recorded_scorer(epoch.id, model)
     return _model_scorer(model, rules_of(epoch).binding_pocket)
 
 
 @lru_cache(maxsize=4)
-def _recorded_scorer(source: str, model: ScoringModel) -> Scorer:
-    folder = open_source(source).recorded_scores()
-    if folder is None:
-        raise ValidatorError(f"{source} holds no scores/; replay it with --scores model")
-    return RecordedScorer(Path(folder), model)
+def _recorded_scorer(epoch_id: int, model: ScoringModel) -> Scorer:
+    digest = EpochFacts(epoch_id).recorded_scores(model)
+    if digest is None:
+        raise ValidatorError("the recording holds no scores/; replay it with --scores model")
+    return RecordedScorer(digest)
 
 
 # keyed by what decides the numbers and not by the epoch: the next epoch finds the model loaded

@@ -14,7 +14,7 @@ from app.clock import now
 from app.settings import get_settings
 from app.store.claims import Claims
 from app.store.epochs import Epochs
-from app.store.facts import Facts
+from app.store.facts import Blobs, Facts
 from app.store.scores import Scores
 from app.task import ValidatorTask, transaction
 
@@ -61,6 +61,7 @@ def forget_old() -> dict[str, Any]:
         "epochs": _forgotten(lambda session: Epochs(session).delete_before(before, _EPOCHS_AT_ONCE)),
         "scores": _forgotten(lambda session: Scores(session).forget(before, _ROWS_AT_ONCE)),
         "facts": _forgotten(lambda session: Facts(session).delete_before(facts_before, _ROWS_AT_ONCE)),
+        "files": _forgotten(lambda session: Blobs(session).delete_unused(facts_before)),
     }
 
 

@@ -14,8 +14,8 @@ from app.store.database import get_store
 from app.store.deliveries import Destination
 from app.store.epochs import FIRST_STEP, Epochs
 from app.task import transaction
+from chain.epochs import ClosedEpoch, last_closed_epoch
 from chain.sources import SourceUnavailable
-from chain.sources.live import LiveEpoch, live_epoch_at
 from chain.subtensor import Subtensor
 from workers.reports import announce_reports
 
@@ -36,7 +36,7 @@ def watch_epoch() -> dict[str, Any]:
         return {"status": "not live"}
     chain = process_subtensor(settings)
     try:
-        epoch, finalized = live_epoch_at(chain, settings.netuid)
+        epoch, finalized = last_closed_epoch(chain, settings.netuid)
         last = _last_watched(chain, settings, finalized)
         if last is not None and epoch.end_block <= last.end_block:
             return {"status": "known", "epoch": epoch.number}
@@ -82,7 +82,7 @@ def _last_watched(chain: Subtensor, settings: Settings, finalized: int) -> Epoch
     return None
 
 
-def _slept_through(epoch: LiveEpoch, last: EpochHeader | None) -> list[LiveEpoch]:
+def _slept_through(epoch: ClosedEpoch, last: EpochHeader | None) -> list[ClosedEpoch]:
     """The epochs between the last that was watched and this one; ascending."""
     if last is None:
         return []
@@ -92,10 +92,10 @@ def _slept_through(epoch: LiveEpoch, last: EpochHeader | None) -> list[LiveEpoch
             log.warning("blocks %d to %d were not watched", last.end_block, epoch.start_block)
         return []
     ends = range(last.end_block + epoch.epoch_length, epoch.end_block, epoch.epoch_length)
-    return [LiveEpoch(epoch.netuid, end, epoch.epoch_length) for end in ends[-_MOST_MISSED:]]
+    return [ClosedEpoch(epoch.netuid, end, epoch.epoch_length) for end in ends[-_MOST_MISSED:]]
 
 
-def announce(epoch: LiveEpoch, header: EpochHeader, last: EpochHeader | None, settings: Settings) -> list[int]:
+def announce(epoch: ClosedEpoch, header: EpochHeader, last: EpochHeader | None, settings: Settings) -> list[int]:
     """Write the epoch, and those missed since the last that was watched, in one transaction.
 
     Returns the missed ones' numbers.
@@ -108,12 +108,11 @@ def announce(epoch: LiveEpoch, header: EpochHeader, last: EpochHeader | None, se
                 gone.netuid, header.network, gone.epoch_length, gone.start_block, gone.end_block, _NO_HASH, _NO_HASH
             )
             run = gone.run(last.end_block_hash if last else _NO_HASH)
-            missed_id = epochs.announce_missed(run, gone_header, str(gone), settings.cluster_name)
+            missed_id = epochs.announce_missed(run, gone_header, settings.cluster_name)
             announce_reports(step, missed_id, Destination.MONITORING)
         epoch_id = epochs.announce(
             epoch.run(header.end_block_hash),
             header,
-            str(epoch),
             _scores(settings),
             settings.cluster_name,
             publishes=True,

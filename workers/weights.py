@@ -16,7 +16,7 @@ from app.clock import now
 from app.domain import EpochHeader, Neuron, ValidatorError
 from app.epochs.capture import process_subtensor
 from app.epochs.rules import rules_of
-from app.epochs.steps import UNTRAINED
+from app.epochs.scores import UNTRAINED
 from app.observability.metrics import EpochOutcome, WeightsOf, epoch_ended, weights_settled
 from app.settings import Settings, get_settings
 from app.store.database import get_store

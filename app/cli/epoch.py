@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -24,6 +24,9 @@ from app.cli.terminal import Console
 from app.domain import ScoringModel, ValidatorError
 from app.settings import get_settings
 from app.untrusted import read_json
+
+if TYPE_CHECKING:
+    from app.epochs.recording import Recording
 
 epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule epochs.")
 
@@ -55,45 +58,39 @@ def replay(
     without_boltz: Annotated[bool, typer.Option(help="Run no Boltz-2; the result says so.")] = False,
 ) -> None:
     """Replay a recorded epoch and write its result.json; exit 1 where a result that is there differs."""
-    source = _checked_recording(folder, scores)
-    chosen = scores or (ScoresFrom.RECORDED if (folder / "scores").is_dir() else ScoresFrom.MODEL)
+    recording = _checked_recording(folder, scores)
+    chosen = scores or (ScoresFrom.RECORDED if recording.scores_folder else ScoresFrom.MODEL)
     if chosen is ScoresFrom.MODEL and cluster in {"eager", "embedded"} and not without_boltz:
-        _refuse_missing_boltz(folder)
+        _refuse_missing_boltz(recording)
     console = Console()
     with _cluster(cluster, console) as running:
-        report = _run(source, chosen, running, console, without_boltz=without_boltz)
+        report = _run(recording, chosen, running, console, without_boltz=without_boltz)
     _print_report(report, console)
     _write(report, out or folder / "result.json", force=force, console=console)
 
 
-def _checked_recording(folder: Path, scores: ScoresFrom | None) -> str:
-    """The source reference of a recording that is sound; every fault is found before any work is queued."""
+def _checked_recording(folder: Path, scores: ScoresFrom | None) -> Recording:
+    """A recording that is sound; every fault is found before any work is queued."""
+    from app.epochs.recording import Recording
     from app.epochs.rules import parse_rules
-    from app.epochs.steps import RECORDING_PREFIX
-    from chain.sources.recorded import RecordedSource
-    from chain.sources.scores import RecordedScorer
     from chem.database import CombinatorialDatabase
 
-    source = RecordedSource(folder)
-    source.check()
-    parse_rules(source.rules_text(), str(folder / "rules.yaml"))
-    CombinatorialDatabase(source.molecule_database()).close()
-    recorded = source.recorded_scores()
-    if scores is ScoresFrom.RECORDED and recorded is None:
+    recording = Recording(folder)
+    parse_rules(recording.rules_text, str(folder / "rules.yaml"))
+    CombinatorialDatabase(recording.facts.molecule_database()).close()
+    if scores is ScoresFrom.RECORDED and recording.scores_folder is None:
         raise ValidatorError(f"{folder / 'scores'} does not exist; replay with --scores model")
-    if recorded is not None and scores is not ScoresFrom.MODEL:
-        for model in ScoringModel:
-            RecordedScorer(recorded, model).check()
-    return f"{RECORDING_PREFIX}{folder.resolve()}"
+    if scores is not ScoresFrom.MODEL:
+        recording.check_scores()
+    return recording
 
 
-def _refuse_missing_boltz(folder: Path) -> None:
+def _refuse_missing_boltz(recording: Recording) -> None:
     """Raise now, rather than after PSICHIC's work, where Boltz-2 is wanted on this machine and not there."""
     from app.epochs.rules import parse_rules
-    from chain.sources.recorded import RecordedSource
     from gpu.boltz.files import cache_folder, check_files
 
-    if ScoringModel.BOLTZ in parse_rules(RecordedSource(folder).rules_text()).unneeded_models:
+    if ScoringModel.BOLTZ in parse_rules(recording.rules_text).unneeded_models:
         return
     try:
         check_files(cache_folder(get_settings().boltz_cache))
@@ -187,11 +184,10 @@ def _refuse_idle_cluster() -> None:
 
 
 def _run(
-    source: str, scores: ScoresFrom, cluster: _Cluster, console: Console, *, without_boltz: bool
+    recording: Recording, scores: ScoresFrom, cluster: _Cluster, console: Console, *, without_boltz: bool
 ) -> dict[str, Any]:
     from app.celery import app
     from app.epochs.rules import build_report
-    from app.epochs.steps import open_source
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import Stage
@@ -199,14 +195,7 @@ def _run(
 
     store = get_store()
     with store.writing() as session:
-        epoch_id = Epochs(session).announce(
-            f"replay:{uuid.uuid4()}",
-            open_source(source).header(),
-            source,
-            scores.value,
-            get_settings().cluster_name,
-            without_boltz=without_boltz,
-        )
+        epoch_id = recording.announce(session, scores.value, get_settings().cluster_name, without_boltz=without_boltz)
     if cluster.eager:
         app.conf.update(task_always_eager=True, task_eager_propagates=True)
         # what a worker does at its start: tasks are sent by name

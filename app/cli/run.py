@@ -124,7 +124,7 @@ def check_registration(console: Console) -> Neuron | None:
         ValidatorError: the wallet cannot be read, the chain does not answer, the hotkey is not registered, or it has no
             stake.
     """
-    from chain.sources.live import subtensor_of
+    from app.epochs.capture import subtensor_of
     from chain.subtensor import WalletError, load_wallet
 
     settings = get_settings()

@@ -21,8 +21,8 @@ from app.untrusted import quoted, shown
 
 if TYPE_CHECKING:
     from app.domain import Challenge
+    from app.epochs.facts import EpochFacts
     from app.epochs.rules import RuleSet
-    from chain.sources import EpochSource
 
 submission_app = typer.Typer(no_args_is_help=True, help="Check and seal a miner's submission.")
 
@@ -75,9 +75,9 @@ def check(
     for option, path in (("--database", database), ("--archive", archive)):
         if path is not None and not path.is_file():
             raise ValidatorError(f"{option} {path} is not a file")
-    source = _source(recording, needed=database is None or archive is None)
-    rules = _rules(source)
-    verdict = verdict_on(plaintext, uid, rules, source, database, archive)
+    epoch, start_hash = _epoch(recording, needed=database is None or archive is None)
+    rules = _rules(epoch)
+    verdict = verdict_on(plaintext, uid, rules, _Facts(epoch, database, archive), start_hash)
     verdict = replace(verdict, sealed=plaintext, note="; ".join(filter(None, (*notes, verdict.note))) or None)
     if as_json:
         # escapes in names stay JSON's own
@@ -187,76 +187,65 @@ def _plaintext(text: str, uid: int | None) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """The facts that the rules ask for: the files given, else those of the source."""
+    """The facts that the rules ask for: the files given, else those of an epoch."""
 
-    source: EpochSource | None
+    epoch: EpochFacts | None
     database: Path | None
     archive: Path | None
 
     def molecule_database(self) -> Path:
-        """The database given, else the source's."""
+        """The database given, else the epoch's."""
         if self.database is not None:
             return self.database
-        assert self.source is not None
-        return self.source.molecule_database()
+        assert self.epoch is not None
+        return self.epoch.molecule_database()
 
     def file(self, name: str) -> Path | None:
         """The archive given stands for every target's."""
-        from app.epochs.facts import EpochFacts
-
         if self.archive is not None and name.endswith("_molecules.csv"):
             return self.archive
-        return None if self.source is None else EpochFacts(0, self.source).file(name)
+        return None if self.epoch is None else self.epoch.file(name)
 
 
-def verdict_on(
-    plaintext: str, uid: int, rules: RuleSet, source: EpochSource | None, database: Path | None, archive: Path | None
-) -> Verdict:
-    """What a validator says of the opened text and its items, and PSICHIC where it is one of the era's models."""
+def verdict_on(plaintext: str, uid: int, rules: RuleSet, facts: _Facts, start_hash: str | None) -> Verdict:
+    """What a validator says of the opened text and its items, and PSICHIC where it is one of the era's models.
+
+    ``start_hash``: what the challenge is drawn from, where it is known.
+    """
     from chain.submission import text_of
     from chem.archive import read_archive
 
-    if archive is not None:
-        read_archive(archive)
-    facts = _Facts(source, database, archive)
+    if facts.archive is not None:
+        read_archive(facts.archive)
     count = plaintext.count(",") + 1
     notes: list[str | None] = []
     try:
         items = rules.parse(text_of(plaintext, uid))
         count = sum(map(len, items.values()))
-        challenge, drawn = _challenge(rules, facts)
+        challenge, drawn = _challenge(rules, facts, start_hash)
         notes = [drawn, *rules.fact_warnings(facts, challenge)]
         found = rules.inspection(facts, challenge)(uid, items)
     except SubmissionRejected as refused:
         return Verdict(False, refused.rejection, count, None, None, "; ".join(filter(None, notes)) or None)
-    scores, why = _scores([molecule.smiles for molecule in found.molecules], rules, challenge.targets[0], source)
+    scores, why = _scores([molecule.smiles for molecule in found.molecules], rules, challenge.targets[0], facts.epoch)
     notes.append(why)
     return Verdict(True, None, len(found.molecules), found.entropy, scores, "; ".join(filter(None, notes)) or None)
 
 
-def _challenge(rules: RuleSet, facts: _Facts) -> tuple[Challenge, str | None]:
+def _challenge(rules: RuleSet, facts: _Facts, start_hash: str | None) -> tuple[Challenge, str | None]:
     """The challenge in force: the recorded epoch's, else the running one's, else what does not depend on a draw."""
-    from chem.database import CombinatorialDatabase
+    from app.epochs.opening import drawn
 
     if (undrawn := rules.undrawn_challenge) is not None:
         return undrawn, None
-    source = facts.source
-    if source is None:
+    if facts.epoch is None or start_hash is None:
         raise ValidatorError("the rules draw a reaction for each epoch; give --recording, or let the chain be asked")
-    if get_settings().offline or not hasattr(source, "live"):
-        start = source.header().start_block_hash
-    else:
-        start = _running_epoch()[2]
-    database = CombinatorialDatabase(facts.molecule_database())
-    try:
-        challenge = rules.challenge(start, source.protein_pool(), len(database.reactions))
-    finally:
-        database.close()
+    challenge = drawn(rules, start_hash, facts.epoch.protein_pool(), facts.molecule_database())
     return challenge, f"this epoch's reaction: {challenge.allowed_reactions[0]}"
 
 
 def _scores(
-    smiles: list[str], rules: RuleSet, target: str, source: EpochSource | None
+    smiles: list[str], rules: RuleSet, target: str, epoch: EpochFacts | None
 ) -> tuple[tuple[float | None, ...] | None, str | None]:
     """PSICHIC's score of each molecule against the weekly target, or why there is none."""
     from app.domain import PSICHIC_METRIC, Protein, ScoringModel
@@ -266,7 +255,7 @@ def _scores(
         return None, None
     if settings.psichic_weights is None:
         return None, "no PSICHIC score: PSICHIC_WEIGHTS is not set"
-    sequence = source.sequence(target) if source is not None else None
+    sequence = epoch.sequence(target) if epoch is not None else None
     if sequence is None:
         return None, f"no PSICHIC score: the sequence of {target} is unknown here"
     from gpu.scorers import build_scorer
@@ -275,32 +264,42 @@ def _scores(
     return tuple(pair.metrics.get(PSICHIC_METRIC) for pair in pairs), None
 
 
-def _source(recording: Path | None, *, needed: bool) -> EpochSource | None:
-    """The recording, else the network at the last closed epoch; None where nothing outside is asked for."""
-    if recording is not None:
-        from chain.sources.recorded import RecordedSource
+def _epoch(recording: Path | None, *, needed: bool) -> tuple[EpochFacts | None, str | None]:
+    """The recorded epoch's facts, else those of the last that closed; and the hash that the challenge is drawn from.
 
-        return RecordedSource(recording)
+    None where nothing outside is asked for.
+    """
+    from app.epochs.facts import EpochFacts, MemorySheet
+
+    if recording is not None:
+        from app.epochs.recording import Recording
+
+        found = Recording(recording)
+        return found.facts, found.header.start_block_hash
     if not needed:
-        return None
+        return None, None
     if get_settings().offline:
         raise ValidatorError("OFFLINE is set: give --recording, or --database and --archive")
-    from app.epochs.capture import StoredSource, process_subtensor
+    from app.epochs.capture import Capture, process_subtensor
     from app.store.database import get_store
     from app.store.schema import migrate
-    from chain.sources.live import live_epoch_at
+    from chain.epochs import last_closed_epoch
 
     migrate(get_store())
-    epoch, _ = live_epoch_at(process_subtensor(), get_settings().netuid)
-    # a name of its own, so that a check freezes nothing for the validator's own epoch
-    return StoredSource(f"live:{epoch.netuid}:{epoch.end_block}:{epoch.epoch_length}", remember=False)
+    closed, _ = last_closed_epoch(process_subtensor(), get_settings().netuid)
+    # in memory, so that a check freezes nothing for the validator's own epoch
+    sheet = MemorySheet()
+    Capture(closed, sheet).opening()
+    facts = EpochFacts(sheet)
+    # the running epoch began where the last one ended
+    return facts, facts.header().end_block_hash
 
 
-def _rules(source: EpochSource | None) -> RuleSet:
+def _rules(epoch: EpochFacts | None) -> RuleSet:
     from app.epochs.rules import parse_rules
 
-    if source is not None:
-        return parse_rules(source.rules_text())
+    if epoch is not None:
+        return parse_rules(epoch.rules_text())
     path = get_settings().rules_file
     try:
         return parse_rules("" if path is None else path.read_text(encoding="utf-8"), str(path))
@@ -308,14 +307,13 @@ def _rules(source: EpochSource | None) -> RuleSet:
         raise ValidatorError(f"RULES_FILE {path} cannot be read: {error.strerror}") from None
 
 
-def _running_epoch() -> tuple[int, int, str]:
-    """End block and length of the epoch that is running, and the hash of its first block."""
+def _running_epoch() -> int:
+    """The last block of the epoch that is running."""
     from app.epochs.capture import process_subtensor
-    from chain.sources.live import live_epoch_at
+    from chain.epochs import last_closed_epoch
 
-    chain = process_subtensor()
-    last, _ = live_epoch_at(chain, get_settings().netuid)
-    return last.end_block + last.epoch_length, last.epoch_length, chain.block_hash(last.end_block)
+    last, _ = last_closed_epoch(process_subtensor(), get_settings().netuid)
+    return last.end_block + last.epoch_length
 
 
 def _round_of_running_epoch(rules: RuleSet) -> int:
@@ -325,7 +323,7 @@ def _round_of_running_epoch(rules: RuleSet) -> int:
     from app.epochs.capture import process_subtensor
     from chain.timelock import round_at
 
-    end, _, _ = _running_epoch()
+    end = _running_epoch()
     chain = process_subtensor()
     head = chain.current_block()
     closes = end - rules.no_submission_blocks

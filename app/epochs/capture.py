@@ -1,4 +1,7 @@
-"""A live epoch between the network and the store: every outside fact is fetched once and then read by all processes."""
+"""Capturing an epoch: the only code that asks the network about one. Every outside fact is asked for once and kept.
+
+Chain, GitHub, drand, Hugging Face and UniProt are asked; the answers become facts. What follows reads those.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,46 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
-from app.domain import Commitment, EpochHeader, Neuron, SubmissionRejected
+from app.domain import Commitment, EpochHeader, SubmissionRejected
+from app.epochs import documents
+from app.epochs.facts import (
+    COMMITMENTS_FILE,
+    DATABASE_FILE,
+    HEADER_FILE,
+    METAGRAPH_FILE,
+    POOL_FILE,
+    RULES_FILE,
+    EpochFacts,
+    FactSheet,
+    hub_of,
+    keep_warnings,
+)
+from app.epochs.opening import drawn
+from app.epochs.recorded_scores import keep_scores, score_tables
+from app.epochs.rules import parse_rules
 from app.settings import Settings, get_settings
 from app.store.database import get_store
-from app.store.facts import Fact, FactKind, Facts, FactState
+from app.store.facts import Fact, FactKind, FactState, HubFile, Sequences, file_fact
+from chain.commitments import may_tie
+from chain.datasets import ARCHIVE, DATABASE, PROTEINS, protein_pool
+from chain.drand import Drand
+from chain.epochs import ClosedEpoch
+from chain.github import GitHub, ProcessMemory, paths_to_ask
 from chain.github_path import GitHubPath, parse_github_path
-from chain.sources import (
-    ArchiveUnavailable,
-    ContentNotFound,
-    ContentTooLarge,
-    Outage,
-    RoundNotReached,
-    SourceUnavailable,
-)
-from chain.sources.live import ARCHIVE, DATABASE, PROTEINS, LiveEpoch, LiveSource, subtensor_of
+from chain.huggingface import FileAbsent
+from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SourceError, SourceUnavailable
 from chain.submission import parse_submission
 from chain.subtensor import Subtensor
 from chain.timelock import LAST_ROUND
-from chain.web import HostUnavailable
+from chain.uniprot import UniProt
+from chain.web import HostUnavailable, shared_session
+
+OPENING: Final = "opening"
+SUBMISSIONS: Final = "submissions"
 
 # Requests in flight at once: GitHub allows a hundred, a small host fewer.
 _THREADS: Final = 16
@@ -40,14 +60,15 @@ _PHASE_SECONDS: Final = 120.0
 # Facts are written to the store in groups of about this many.
 _WRITTEN_TOGETHER: Final = 32
 
-# UniProt's sequences belong to no epoch.
-_FOR_GOOD: Final = "uniprot"
-
-log = logging.getLogger("celery_validator.live")
+log = logging.getLogger("celery_validator.capture")
 
 
 # One connection per process and network; the chain worker has one process.
 _chains: dict[tuple[str, str, str], Subtensor] = {}
+
+
+# Push times that GitHub told this process; asked again with a token, they cost nothing of its allowance.
+_push_times = ProcessMemory()
 
 
 def process_subtensor(settings: Settings | None = None) -> Subtensor:
@@ -59,175 +80,300 @@ def process_subtensor(settings: Settings | None = None) -> Subtensor:
     return _chains[key]
 
 
-class StoredSource:
-    """The live network as an :class:`chain.sources.EpochSource`, remembered in the store.
+def subtensor_of(settings: Settings) -> Subtensor:
+    """The chain these settings name."""
+    return Subtensor(
+        settings.subtensor_network,
+        settings.subtensor_fallbacks,
+        settings.subtensor_archives,
+        settings.chain_timeout.total_seconds(),
+    )
 
-    With ``remember=False`` the store is read, but nothing is frozen for the epoch.
+
+def closed_epoch(header: EpochHeader) -> ClosedEpoch:
+    """The epoch that a header bounds."""
+    return ClosedEpoch(header.netuid, header.end_block, header.epoch_length)
+
+
+def captured(sheet: FactSheet, part: str) -> bool:
+    """Whether no fact of a part of the epoch is missing any more."""
+    return part in sheet.all(FactKind.CAPTURED)
+
+
+class Capture:
+    """One epoch on its way from the network into a sheet of facts. What is on the sheet is not asked for again.
+
+    Args:
+        push_time_branch: push times are those of the committed branch, not of the repository's default one.
     """
 
-    def __init__(self, reference: str, *, remember: bool = True) -> None:
-        self.reference = reference
-        self._remember = remember
-        self.epoch = LiveEpoch.parse(reference)
+    def __init__(self, epoch: ClosedEpoch, sheet: FactSheet, *, push_time_branch: bool = True) -> None:
+        settings, session = get_settings(), shared_session()
+        token = settings.github_token.get_secret_value() if settings.github_token else None
+        self._epoch, self._sheet, self._settings = epoch, sheet, settings
+        self._github = GitHub(
+            session,
+            settings.github_raw_url,
+            settings.github_api_url,
+            token,
+            self._warn,
+            memory=_push_times,
+            asks_branch=push_time_branch,
+        )
+        self._uniprot = UniProt(session, settings.uniprot_url)
+        self._drand = Drand(session, settings.drand_urls, self._stored_pulse, self._warn)
+        self._hub = hub_of(settings)
         self._warnings: list[str] = []
-        self._kinds: dict[FactKind, dict[str, Fact]] = {}
 
-    @cached_property
-    def live(self) -> LiveSource:
-        """The network itself, with the datasets' revisions as they were frozen."""
-        with get_store().reading() as session:
-            frozen = Facts(session).all(self.reference, FactKind.REVISION)
-        revisions = {name: (fact.value or b"").decode() for name, fact in frozen.items()}
-        return LiveSource(self.epoch, get_settings(), process_subtensor, revisions, self._warnings.append)
+    def opening(self) -> None:
+        """Everything that the epoch is opened with: its boundary, rules, metagraph, commitments, proteins and files.
+
+        Raises:
+            SourceUnavailable: something did not come; what came is kept, come again.
+            ValidatorError: something that came is malformed, and will be again.
+        """
+        if captured(self._sheet, OPENING):
+            return
+        try:
+            self._opening()
+        finally:
+            keep_warnings(self._sheet, self.warnings())
+        self._sheet.keep(FactKind.CAPTURED, {OPENING: Fact(FactState.HELD)})
+
+    def _opening(self) -> None:
+        epoch = self._epoch
+        self._file(HEADER_FILE, lambda: documents.json_text(documents.header_document(self._header())))
+        self._file(RULES_FILE, self._rules_text)
+        self._file(METAGRAPH_FILE, lambda: _rows(self._chain.metagraph(epoch.netuid, epoch.end_block)))
+        self._file(COMMITMENTS_FILE, lambda: _rows(self._chain.commitments(epoch.netuid, epoch.end_block)))
+        self._file(POOL_FILE, lambda: documents.fasta(self.protein_pool()))
+        if DATABASE_FILE not in self._sheet.all(FactKind.FILE):
+            place = HubFile(DATABASE, self.revision(DATABASE), DATABASE_FILE)
+            try:
+                self._hub.file(place.dataset, place.revision, place.name)
+            except FileAbsent as error:
+                raise SourceError(str(error)) from None
+            self._sheet.keep(FactKind.FILE, {DATABASE_FILE: file_fact(place)})
+        facts = EpochFacts(self._sheet)
+        rules = parse_rules(facts.rules_text())
+        challenge = drawn(rules, facts.header().start_block_hash, facts.protein_pool(), facts.molecule_database())
+        for name in rules.facts_needed(challenge).files:
+            self.archive(name)
+        for code in challenge.proteins:
+            self._sequence(code)
+        if self._settings.rehearsal_scores is not None:
+            with get_store().writing() as session:
+                digests = keep_scores(session, score_tables(self._settings.rehearsal_scores))
+            self._sheet.keep(FactKind.SCORES, digests)
+
+    def protein_pool(self) -> list[tuple[str, str]]:
+        """Entry and sequence of every protein of the pool, in the dataset's row order."""
+        return protein_pool(self._hub, self.revision(PROTEINS))
+
+    def archive(self, name: str) -> None:
+        """Note where a file of the archive lies; once it is noted as unavailable, it stays so on every machine."""
+        if name in self._sheet.all(FactKind.FILE):
+            return
+        try:
+            place = HubFile(ARCHIVE, self.revision(ARCHIVE), name.rsplit("/", 1)[-1])
+            self._hub.file(place.dataset, place.revision, place.name)
+            fact = file_fact(place)
+        except FileAbsent:
+            fact = Fact(FactState.ABSENT)
+        except SourceUnavailable as fault:
+            fact = Fact(FactState.UNAVAILABLE, detail=str(fault))
+        self._sheet.keep(FactKind.FILE, {name: fact})
+
+    def revision(self, dataset: str) -> str:
+        """The dataset's revision for this epoch.
+
+        Where the hub is unavailable, the newest that was used here before, and the report says so.
+        """
+        frozen = self._sheet.all(FactKind.REVISION).get(dataset)
+        if frozen is not None:
+            return (frozen.value or b"").decode()
+        try:
+            found = self._hub.revision(dataset)
+        except SourceUnavailable as fault:
+            known = self._hub.known_revision(dataset)
+            if known is None:
+                raise
+            self._warn(f"{dataset} was read at revision {known[:12]}, the last one known here: {fault}")
+            found = known
+        self._sheet.keep(FactKind.REVISION, {dataset: Fact(FactState.HELD, found.encode())})
+        return found
+
+    def submissions(self, commitments: Sequence[Commitment], keep_claim: Callable[[], object] = bool) -> Shortfall:
+        """Fetch every distinct path, its push time and every distinct drand round that is not on the sheet yet.
+
+        ``keep_claim`` is called whenever facts were written, so that a long fetch is not taken for a dead one.
+        """
+        shortfall = Shortfall()
+        paths = {str(path): path for path in well_formed_paths(commitments)}
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
+        try:
+            jobs: dict[Future[Fact], tuple[FactKind, str]] = {}
+            for key in self._missing(FactKind.CONTENT, paths):
+                jobs[pool.submit(self._content, paths[key])] = (FactKind.CONTENT, key)
+            for key in self._push_times_to_ask(commitments, paths):
+                jobs[pool.submit(self._push_time, paths[key])] = (FactKind.PUSH_TIME, key)
+            self._collect(jobs, shortfall, keep_claim)
+            rounds = {str(number): number for number in self._rounds(paths)}
+            missing = self._missing(FactKind.SIGNATURE, rounds)
+            jobs = {pool.submit(self._signature, rounds[key]): (FactKind.SIGNATURE, key) for key in missing}
+            self._collect(jobs, shortfall, keep_claim)
+        finally:
+            # a host that feeds one byte at a time must not hold the epoch; its thread ends when the host does
+            pool.shutdown(wait=False, cancel_futures=True)
+        keep_warnings(self._sheet, self.warnings())
+        return shortfall
+
+    def give_up(self, shortfall: Shortfall, budget: str = "at once") -> None:
+        """Settle what did not come ``budget``: unknown push times, outages for the rest."""
+        keep_warnings(self._sheet, [f"{sentence} ({budget})" for sentence in shortfall.sentences()])
+        for kind, causes in shortfall.causes.items():
+            facts = {key: Fact(FactState.UNAVAILABLE, detail=cause) for key, cause in causes.items()}
+            self._sheet.keep(kind, facts)
+        self._sheet.keep(FactKind.CAPTURED, {SUBMISSIONS: Fact(FactState.HELD)})
 
     def warnings(self) -> tuple[str, ...]:
         """What the report must say about hosts that failed or lied."""
         return tuple(dict.fromkeys(self._warnings))
 
-    def header(self) -> EpochHeader:
-        """See :class:`chain.sources.EpochSource`."""
-        return self.live.header()
+    # -- one question each ----------------------------------------------------------------------------------------
 
-    def rules_text(self) -> str:
-        """See :class:`chain.sources.EpochSource`."""
-        return self.live.rules_text()
+    @cached_property
+    def _chain(self) -> Subtensor:
+        return process_subtensor(self._settings)
 
-    def metagraph(self) -> tuple[Neuron, ...]:
-        """See :class:`chain.sources.EpochSource`."""
-        return self.live.metagraph()
+    def _header(self) -> EpochHeader:
+        """The boundary as the chain has it now: finalized blocks no longer change."""
+        epoch = self._epoch
+        return EpochHeader(
+            netuid=epoch.netuid,
+            network=self._settings.subtensor_network,
+            epoch_length=epoch.epoch_length,
+            start_block=epoch.start_block,
+            end_block=epoch.end_block,
+            start_block_hash=self._chain.block_hash(epoch.start_block),
+            end_block_hash=self._chain.block_hash(epoch.end_block),
+        )
 
-    def commitments(self) -> tuple[Commitment, ...]:
-        """See :class:`chain.sources.EpochSource`."""
-        return self.live.commitments()
-
-    def content(self, path: GitHubPath) -> bytes:
-        """See :class:`chain.sources.EpochSource`; raises Outage where GitHub was away too long."""
-        fact = self._fact(FactKind.CONTENT, str(path), lambda: content_fact(self.live, path))
-        match fact.state:
-            case FactState.HELD:
-                return fact.value or b""
-            case FactState.TOO_LARGE:
-                raise ContentTooLarge(str(path))
-            case FactState.ABSENT:
-                raise ContentNotFound(str(path))
-        raise Outage(fact.detail or "the file could not be fetched")
-
-    def push_time(self, path: GitHubPath) -> str:
-        """See :class:`chain.sources.EpochSource`."""
-        fact = self._fact(FactKind.PUSH_TIME, str(path), lambda: push_time_fact(self.live, path))
-        return (fact.value or b"").decode()
-
-    def signature(self, drand_round: int) -> str:
-        """See :class:`chain.sources.EpochSource`; raises Outage where no endpoint told the truth."""
-        fact = self._fact(FactKind.SIGNATURE, str(drand_round), lambda: signature_fact(self.live, drand_round))
-        match fact.state:
-            case FactState.HELD:
-                return (fact.value or b"").decode()
-            case FactState.NOT_REACHED:
-                raise RoundNotReached(drand_round)
-        raise Outage(fact.detail or f"no signature of drand round {drand_round}")
-
-    def protein_pool(self) -> tuple[str, ...]:
-        """See :class:`chain.sources.EpochSource`."""
-        pool = self.live.protein_pool()
-        self._freeze(PROTEINS)
-        return pool
-
-    def sequence(self, code: str) -> str | None:
-        """See :class:`chain.sources.EpochSource`; what UniProt said once is kept for good."""
-        with get_store().reading() as session:
-            known = Facts(session).get(_FOR_GOOD, FactKind.SEQUENCE, code)
-        if known is not None and known.value:
-            return known.value.decode()
-        before = len(self._warnings)
-        found = self.live.sequence(code)
-        if found and len(self._warnings) == before:
-            # a sequence taken from the pool in an outage is not UniProt's word
-            self._keep(FactKind.SEQUENCE, {code: Fact(FactState.HELD, found.encode())}, source=_FOR_GOOD)
-        return found
-
-    def molecule_database(self) -> Path:
-        """See :class:`chain.sources.EpochSource`."""
-        path = self.live.molecule_database()
-        self._freeze(DATABASE)
-        return path
-
-    def archive(self, protein: str) -> Path:
-        """See :class:`chain.sources.EpochSource`.
-
-        Raises:
-            ArchiveUnavailable: it was not to be had when the epoch opened; so it stays, on every machine.
-            SourceUnavailable: it is only this machine that cannot have it now.
-        """
-        with get_store().reading() as session:
-            frozen = Facts(session).get(self.reference, FactKind.ARCHIVE, protein)
-        if frozen is not None and frozen.state is FactState.UNAVAILABLE:
-            raise ArchiveUnavailable(frozen.detail or "the archive was unavailable")
+    def _rules_text(self) -> str:
+        """``RULES_FILE`` as it stands; empty (the built-in rules) where none is named."""
+        path = self._settings.rules_file
+        if path is None:
+            return ""
         try:
-            path = self.live.archive(protein)
-        except SourceUnavailable as fault:
-            if frozen is not None:
-                raise
-            self._keep(FactKind.ARCHIVE, {protein: Fact(FactState.UNAVAILABLE, detail=str(fault))})
-            raise ArchiveUnavailable(str(fault)) from None
-        if frozen is None:
-            self._keep(FactKind.ARCHIVE, {protein: Fact(FactState.HELD)})
-        self._freeze(ARCHIVE)
-        return path
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f"RULES_FILE {path} cannot be read: {error}") from None
 
-    def recorded_scores(self) -> Path | None:
-        """The rehearsal's scores; the live network has models, not scores."""
-        return get_settings().rehearsal_scores
-
-    def _freeze(self, dataset: str) -> None:
-        revision = self.live.revision(dataset)
-        self._keep(FactKind.REVISION, {dataset: Fact(FactState.HELD, revision.encode())})
-
-    def _fact(self, kind: FactKind, key: str, fetch: Callable[[], Fact]) -> Fact:
-        known = self._gathered(kind).get(key)
-        if known is None:
-            with get_store().reading() as session:
-                known = Facts(session).get(self.reference, kind, key)
-        if known is None:
-            known = fetch()
-            self._keep(kind, {key: known})
-        return known
-
-    def _gathered(self, kind: FactKind) -> dict[str, Fact]:
-        """All facts of a kind, read at once when they are complete: one query per process instead of one per miner."""
-        if kind not in self._kinds:
-            with get_store().reading() as session:
-                self._kinds[kind] = Facts(session).all(self.reference, kind)
-        return self._kinds[kind]
-
-    def _keep(self, kind: FactKind, facts: Mapping[str, Fact], source: str | None = None) -> None:
-        if not self._remember and source is None:
+    def _sequence(self, code: str) -> None:
+        """A protein's sequence from UniProt, which is asked once for all epochs; else from the pool."""
+        if code in self._sheet.all(FactKind.SEQUENCE):
             return
-        with get_store().writing() as session:
-            Facts(session).keep(source or self.reference, kind, facts)
+        with get_store().reading() as session:
+            found = Sequences(session).get(code)
+        if found is None:
+            pooled = EpochFacts(self._sheet).sequence(code)
+            try:
+                found = self._uniprot.sequence(code)
+            except HostUnavailable as fault:
+                if pooled is None:
+                    raise SourceUnavailable(f"no sequence of {code}: {fault}, and the pool does not have it") from None
+                self._warn(f"the sequence of {code} was taken from the pool: {fault}")
+            if found is not None:
+                with get_store().writing() as session:
+                    Sequences(session).keep(code, found)
+            found = found or pooled
+        fact = Fact(FactState.ABSENT) if found is None else Fact(FactState.HELD, found.encode())
+        self._sheet.keep(FactKind.SEQUENCE, {code: fact})
 
+    def _content(self, path: GitHubPath) -> Fact:
+        try:
+            return Fact(FactState.HELD, self._github.content(path))
+        except ContentNotFound:
+            return Fact(FactState.ABSENT)
+        except ContentTooLarge:
+            return Fact(FactState.TOO_LARGE)
 
-def content_fact(live: LiveSource, path: GitHubPath) -> Fact:
-    """Ask GitHub for a file. Raises SourceUnavailable where GitHub does not say."""
-    try:
-        return Fact(FactState.HELD, live.content(path))
-    except ContentNotFound:
-        return Fact(FactState.ABSENT)
-    except ContentTooLarge:
-        return Fact(FactState.TOO_LARGE)
+    def _push_time(self, path: GitHubPath) -> Fact:
+        return Fact(FactState.HELD, self._github.push_time(path).encode())
 
+    def _signature(self, drand_round: int) -> Fact:
+        try:
+            return Fact(FactState.HELD, self._drand.signature(drand_round).encode())
+        except RoundNotReached:
+            return Fact(FactState.NOT_REACHED)
 
-def push_time_fact(live: LiveSource, path: GitHubPath) -> Fact:
-    """Ask GitHub when a file was pushed. Raises SourceUnavailable where GitHub does not say."""
-    return Fact(FactState.HELD, live.push_time(path).encode())
+    def _stored_pulse(self, drand_round: int) -> str | None:
+        return None if self._settings.offline else self._chain.drand_signature(drand_round)
 
+    def _file(self, name: str, text: Callable[[], str]) -> None:
+        if name not in self._sheet.all(FactKind.FILE):
+            self._sheet.keep_file(name, text().encode())
 
-def signature_fact(live: LiveSource, drand_round: int) -> Fact:
-    """Ask drand for a signature. Raises SourceUnavailable where no endpoint tells the truth."""
-    try:
-        return Fact(FactState.HELD, live.signature(drand_round).encode())
-    except RoundNotReached:
-        return Fact(FactState.NOT_REACHED)
+    def _warn(self, sentence: str) -> None:
+        log.warning("%s", sentence)
+        self._warnings.append(sentence)
+
+    # -- many at once ---------------------------------------------------------------------------------------------
+
+    def _missing(self, kind: FactKind, wanted: Iterable[str]) -> list[str]:
+        known = self._sheet.all(kind)
+        return [key for key in wanted if key not in known]
+
+    def _push_times_to_ask(self, commitments: Sequence[Commitment], paths: Iterable[str]) -> list[str]:
+        """Where GitHub's allowance is short, those that decide nothing stay unknown for good."""
+        missing, quota = self._missing(FactKind.PUSH_TIME, paths), self._github.quota
+        asked = paths_to_ask(missing, may_tie((0, commitment) for commitment in commitments), quota)
+        left_out = set(missing) - set(asked)
+        if left_out:
+            self._warn(f"{len(left_out)} push times that cannot decide a tie were not asked for: {quota.sentence}")
+            unknown = Fact(FactState.UNAVAILABLE, detail="it cannot decide a tie, and GitHub allows few calls")
+            self._sheet.keep(FactKind.PUSH_TIME, dict.fromkeys(left_out, unknown))
+        return asked
+
+    def _rounds(self, paths: Mapping[str, GitHubPath]) -> list[int]:
+        """The drand rounds that the fetched submissions are sealed to."""
+        contents = self._sheet.all(FactKind.CONTENT)
+        found = (sealed_round(contents[key].value, path) for key, path in paths.items() if key in contents)
+        return sorted({number for number in found if number is not None})
+
+    def _collect(
+        self,
+        jobs: Mapping[Future[Fact], tuple[FactKind, str]],
+        shortfall: Shortfall,
+        keep_claim: Callable[[], object],
+    ) -> None:
+        waiting: dict[FactKind, dict[str, Fact]] = {}
+        late = dict(jobs)
+        with suppress(TimeoutError):
+            for future in as_completed(jobs, timeout=_PHASE_SECONDS):
+                kind, key = late.pop(future)
+                try:
+                    waiting.setdefault(kind, {})[key] = future.result()
+                except SourceUnavailable as fault:
+                    shortfall.add(kind, key, str(fault))
+                    if isinstance(fault, HostUnavailable) and fault.retry_after:
+                        shortfall.retry_after = max(shortfall.retry_after, fault.retry_after)
+                # a fault of ours with one miner's file must cost no other miner
+                except Exception as error:
+                    log.exception("%s %r could not be fetched", kind.value, key[:200])
+                    shortfall.add(kind, key, f"this validator failed on it: {type(error).__name__}")
+                if sum(map(len, waiting.values())) >= _WRITTEN_TOGETHER:
+                    self._write(waiting)
+                    waiting = {}
+                    keep_claim()
+        for kind, key in late.values():
+            shortfall.add(kind, key, f"no answer within {_PHASE_SECONDS:.0f} s")
+        self._write(waiting)
+        keep_claim()
+
+    def _write(self, found: Mapping[FactKind, Mapping[str, Fact]]) -> None:
+        for kind, facts in found.items():
+            self._sheet.keep(kind, facts)
 
 
 @dataclass(slots=True)
@@ -239,6 +385,10 @@ class Shortfall:
 
     def __bool__(self) -> bool:
         return any(self.causes.values())
+
+    def add(self, kind: FactKind, key: str, cause: str) -> None:
+        """Note one more."""
+        self.causes.setdefault(kind, {})[key] = cause
 
     def sentences(self) -> Iterator[str]:
         """One sentence per kind and cause, for the epoch's report."""
@@ -263,110 +413,32 @@ _OF_WHAT: Final = {
 }
 
 
-def gather(
-    source: StoredSource, commitments: Iterable[Commitment], keep_claim: Callable[[], None] = lambda: None
-) -> Shortfall:
-    """Fetch every distinct path, its push time and every distinct drand round that is not in the store yet.
-
-    ``keep_claim`` is called whenever facts were written, so that a long fetch is not taken for a dead one.
-    """
-    paths = {str(path): path for path in _well_formed(commitments)}
-    live, shortfall = source.live, Shortfall()
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
+def sealed_round(content: bytes | None, path: GitHubPath) -> int | None:
+    """The drand round that a committed file is sealed to; None where the file is missing, altered or malformed."""
+    if content is None or hashlib.sha256(content).hexdigest()[:20] != path.content_hash:
+        return None
     try:
-        jobs: dict[Future[Fact], tuple[FactKind, str]] = {}
-        for kind, fetch in ((FactKind.CONTENT, content_fact), (FactKind.PUSH_TIME, push_time_fact)):
-            for key in _missing(source.reference, kind, paths):
-                jobs[pool.submit(fetch, live, paths[key])] = (kind, key)
-        _collect(source.reference, jobs, shortfall, keep_claim)
-        rounds = {str(number): number for number in _rounds(source.reference, paths)}
-        missing = _missing(source.reference, FactKind.SIGNATURE, rounds)
-        jobs = {pool.submit(signature_fact, live, rounds[key]): (FactKind.SIGNATURE, key) for key in missing}
-        _collect(source.reference, jobs, shortfall, keep_claim)
-    finally:
-        # a host that feeds one byte at a time must not hold the epoch; its thread ends when the host does
-        pool.shutdown(wait=False, cancel_futures=True)
-    return shortfall
+        number = parse_submission(content).drand_round
+    except SubmissionRejected:
+        return None
+    # a fault of ours with one miner's file must cost no other miner; examining it says what the fault is
+    except Exception:
+        log.exception("the file at %s could not be parsed", path)
+        return None
+    return number if number <= LAST_ROUND else None
 
 
-def remember_warnings(source: StoredSource, sentences: Iterable[str]) -> None:
-    """Keep what the network did to this epoch, so that a recording of it says the same."""
-    kept = {sentence[:500]: Fact(FactState.HELD) for sentence in sentences}
-    with get_store().writing() as session:
-        Facts(session).keep(source.reference, FactKind.WARNING, kept)
-
-
-def give_up(source: StoredSource, shortfall: Shortfall) -> None:
-    """Settle what did not come within the epoch's budget: unknown push times, outages for the rest."""
-    with get_store().writing() as session:
-        facts = Facts(session)
-        for kind, causes in shortfall.causes.items():
-            facts.keep(
-                source.reference,
-                kind,
-                {key: Fact(FactState.UNAVAILABLE, detail=cause) for key, cause in causes.items()},
-            )
-
-
-def _well_formed(commitments: Iterable[Commitment]) -> Iterator[GitHubPath]:
+def well_formed_paths(commitments: Iterable[Commitment]) -> Iterator[GitHubPath]:
+    """The paths that can be fetched; what is wrong with the others, examining them says."""
     for commitment in commitments:
-        with suppress(SubmissionRejected):
+        try:
             yield parse_github_path(commitment.data)
-
-
-def _missing(reference: str, kind: FactKind, wanted: Mapping[str, object]) -> list[str]:
-    with get_store().reading() as session:
-        known = Facts(session).all(reference, kind)
-    return [key for key in wanted if key not in known]
-
-
-def _rounds(reference: str, paths: Mapping[str, GitHubPath]) -> list[int]:
-    """The drand rounds that the fetched submissions are sealed to."""
-    with get_store().reading() as session:
-        contents = Facts(session).all(reference, FactKind.CONTENT)
-    rounds: set[int] = set()
-    for key, path in paths.items():
-        fact = contents.get(key)
-        if fact is None or fact.value is None:
+        except SubmissionRejected:
             continue
-        if hashlib.sha256(fact.value).hexdigest()[:20] != path.content_hash:
-            continue
-        with suppress(SubmissionRejected):
-            rounds.add(parse_submission(fact.value).drand_round)
-    return sorted(number for number in rounds if number <= LAST_ROUND)
+        # a fault of ours with one miner's path must cost no other miner
+        except Exception:
+            log.exception("the commitment of %s could not be parsed", commitment.hotkey)
 
 
-def _collect(
-    reference: str,
-    jobs: Mapping[Future[Fact], tuple[FactKind, str]],
-    shortfall: Shortfall,
-    keep_claim: Callable[[], None],
-) -> None:
-    waiting: list[tuple[FactKind, str, Fact]] = []
-    late = dict(jobs)
-    with suppress(TimeoutError):
-        for future in as_completed(jobs, timeout=_PHASE_SECONDS):
-            kind, key = late.pop(future)
-            try:
-                waiting.append((kind, key, future.result()))
-            except SourceUnavailable as fault:
-                shortfall.causes.setdefault(kind, {})[key] = str(fault)
-                if isinstance(fault, HostUnavailable) and fault.retry_after:
-                    shortfall.retry_after = max(shortfall.retry_after, fault.retry_after)
-            if len(waiting) >= _WRITTEN_TOGETHER:
-                _write(reference, waiting)
-                waiting = []
-                keep_claim()
-    for kind, key in late.values():
-        shortfall.causes.setdefault(kind, {})[key] = f"no answer within {_PHASE_SECONDS:.0f} s"
-    _write(reference, waiting)
-    keep_claim()
-
-
-def _write(reference: str, found: Sequence[tuple[FactKind, str, Fact]]) -> None:
-    if not found:
-        return
-    with get_store().writing() as session:
-        facts = Facts(session)
-        for kind in FactKind:
-            facts.keep(reference, kind, {key: fact for of, key, fact in found if of is kind})
+def _rows(entries: Iterable[object]) -> str:
+    return documents.json_text([asdict(entry) for entry in entries])  # type: ignore[call-overload]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from app.domain import MINUS_INFINITY, PSICHIC_METRIC, PairScore, ScoringModel
+
+# In an epoch's report: its weights are nobody's earning, and never go to the chain.
+UNTRAINED: Final = "PSICHIC scores come from the untrained demo checkpoint and mean nothing"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.database import insert_ignoring
-from app.store.tables.live import DeliveryRow
+from app.store.tables.deliveries import DeliveryRow
 
 _PENDING: Final = "pending"
 _SENT: Final = "sent"

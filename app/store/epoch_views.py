@@ -139,7 +139,6 @@ _SUMMARY: Final = (
     EpochRow.cluster,
     EpochRow.netuid,
     EpochRow.number,
-    EpochRow.source,
     EpochRow.scores,
     EpochRow.publishes,
     EpochRow.stage,

@@ -61,7 +61,6 @@ class Epochs:
         self,
         run: str,
         header: EpochHeader,
-        source: str,
         scores: str,
         cluster: str,
         *,
@@ -79,7 +78,6 @@ class Epochs:
                     "cluster": cluster,
                     "netuid": header.netuid,
                     "number": header.epoch,
-                    "source": source,
                     "scores": scores,
                     "publishes": publishes,
                     "without_boltz": without_boltz,
@@ -96,9 +94,9 @@ class Epochs:
             Claims(self._session).add([Work(FIRST_STEP, (epoch_id,), epoch_id)], cluster)
         return int(epoch_id)
 
-    def announce_missed(self, run: str, header: EpochHeader, source: str, cluster: str) -> int:
+    def announce_missed(self, run: str, header: EpochHeader, cluster: str) -> int:
         """Make known an epoch that ended while nobody watched; it is never scored. Its id."""
-        row = self._row(self.announce(run, header, source, "model", cluster, publishes=True), lock=True)
+        row = self._row(self.announce(run, header, "model", cluster, publishes=True), lock=True)
         if row.stage == Stage.ANNOUNCED:
             row.error = "no validator watched when this epoch ended"
             Claims(self._session).drop_epoch(row.id)
@@ -133,6 +131,10 @@ class Epochs:
             .limit(1)
         )
         return self._session.execute(query).scalar_one_or_none()
+
+    def header(self, epoch_id: int) -> EpochHeader:
+        """The boundary of an epoch that may not be open yet."""
+        return EpochHeader(**self._row(epoch_id).header)
 
     def open(
         self,
@@ -185,7 +187,6 @@ class Epochs:
         challenge = {key: tuple(value) for key, value in row.challenge.items()}
         return OpenEpoch(
             id=row.id,
-            source=row.source,
             scores=row.scores,
             publishes=row.publishes,
             without_boltz=row.without_boltz,
@@ -463,7 +464,6 @@ def epoch_summary(row: Any) -> EpochSummary:
         cluster=row.cluster,
         netuid=row.netuid,
         number=row.number,
-        source=row.source,
         scores=row.scores,
         publishes=row.publishes,
         stage=Stage(row.stage),

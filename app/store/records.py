@@ -52,7 +52,6 @@ class EpochSummary:
     cluster: str
     netuid: int
     number: int
-    source: str
     scores: str
     publishes: bool
     stage: Stage
@@ -80,7 +79,6 @@ class OpenEpoch:
     """All that was frozen when the epoch opened."""
 
     id: int
-    source: str
     scores: str
     publishes: bool
     without_boltz: bool

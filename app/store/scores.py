@@ -129,7 +129,8 @@ def _all(panel: Sequence[str], digest: str) -> list[int]:
 
 
 def _row(panel_id: int, proteins: int, smiles: str, pairs: Mapping[int, PairScore]) -> dict[str, Any]:
-    names = sorted({name for pair in pairs.values() for name in pair.metrics})
+    # in the order of the model, for the result is written in it
+    names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.metrics))
     numbers = array("d")
     for index in range(proteins):
         metrics = pairs[index].metrics if index in pairs else {}

@@ -117,9 +117,7 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
     order = [uid for uid in range(submissions) if uid not in refused]
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(
-            f"68:{header.epoch}", header, f"live:68:{END_BLOCK}:361", "model", "default", publishes=True
-        )
+        epoch_id = epochs.announce(f"68:{header.epoch}", header, "model", "default", publishes=True)
         epochs.open(
             epoch_id,
             header=header,
@@ -176,9 +174,7 @@ def running_epoch(store: Store, submissions: int = 4) -> int:
     header = EpochHeader(68, "test", EPOCH_LENGTH, end - EPOCH_LENGTH, end, "0x01", "0x02")
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(
-            f"68:{header.epoch}", header, f"live:68:{end}:361", "model", "default", publishes=True
-        )
+        epoch_id = epochs.announce(f"68:{header.epoch}", header, "model", "default", publishes=True)
         epochs.open(
             epoch_id,
             header=header,
@@ -508,7 +504,7 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
     at, count = now(), len(texts)
     header = EpochHeader(68, one(), EPOCH_LENGTH, END_BLOCK - EPOCH_LENGTH, END_BLOCK, one(), one())
     epochs = Epochs(session)
-    epoch_id = epochs.announce("strange", header, "recording:/" + one(), "recorded", "default")
+    epoch_id = epochs.announce("strange", header, "recorded", "default")
     neurons = [Neuron(uid, text, one(), 1.0, False) for uid, text in enumerate(texts)]
     neurons += [Neuron(count + uid, one(), one(), 1.0, False) for uid in range(count)]
     codes = tuple(one()[:40] + str(number) for number in range(9))
@@ -543,7 +539,7 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
     session.execute(update(BatchRow).values(model_digest=one(), claimed_by=one()))
     session.execute(update(SubmissionRow).values(claimed_by=one()))
     for number, text in enumerate(texts):
-        failed = epochs.announce(f"failed {number}", header, text, one(), "default")
+        failed = epochs.announce(f"failed {number}", header, text, "default")
         epochs.fail(failed, text)
         session.add(WarningRow(epoch_id=failed, text=f"{text[:400]} {number}"))
     session.execute(update(EpochRow).where(EpochRow.id == epoch_id).values(touched_at=at))

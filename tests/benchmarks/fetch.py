@@ -128,21 +128,17 @@ def _warm_up() -> None:
 
 def _open(paths: list[str]) -> int:
     from app.domain import Challenge, Commitment, EpochHeader, Neuron
-    from app.epochs.capture import StoredSource
+    from app.epochs.facts import StoredSheet
     from app.store.database import get_store
     from app.store.epochs import Epochs
-    from chain.sources.live import LiveEpoch
+    from chain.epochs import ClosedEpoch
 
-    epoch = LiveEpoch(68, END, LENGTH)
-    # what opening an epoch freezes and downloads
-    source = StoredSource(str(epoch))
-    source.molecule_database()
-    source.archive("O15379")
+    epoch = ClosedEpoch(68, END, LENGTH)
     header = EpochHeader(68, "benchmark", LENGTH, epoch.start_block, END, "0x01", "0x02")
     with get_store().writing() as session:
         epochs = Epochs(session)
         epoch_id = epochs.announce(
-            epoch.run(header.end_block_hash), header, str(epoch), "recorded", publishes=True, cluster="benchmark"
+            epoch.run(header.end_block_hash), header, "recorded", publishes=True, cluster="benchmark"
         )
         epochs.open(
             epoch_id,
@@ -157,6 +153,8 @@ def _open(paths: list[str]) -> int:
             ],
             warnings=(),
         )
+        # what opening an epoch captures besides, as far as examining asks for it
+        StoredSheet(epoch_id, session).keep_file("molecules.sqlite", EXAMPLE / "molecules.sqlite")
     return epoch_id
 
 

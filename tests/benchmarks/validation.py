@@ -19,9 +19,8 @@ from rdkit.Chem.inchi import MolToInchiKey
 
 from app.demo import RECORDING
 from app.domain import Challenge
-from app.epochs.facts import EpochFacts
+from app.epochs.recording import Recording
 from app.epochs.rules import parse_rules
-from app.epochs.steps import open_source
 from chain.commitments import in_window
 from chain.submission import fetch_submission, open_submission, parse_submission
 from chem.database import CombinatorialDatabase
@@ -35,7 +34,7 @@ VALID_UIDS = (1, 2, 3, 4)
 
 def main() -> None:
     """Print molecules/s of the floor and of the validator, and their ratio."""
-    source = open_source(f"recording:{RECORDING}")
+    source = Recording(RECORDING).facts
     rules = parse_rules(source.rules_text())
     header, neurons = source.header(), source.metagraph()
     committed = dict(in_window(source.commitments(), header, rules.no_submission_blocks, neurons))
@@ -44,7 +43,7 @@ def main() -> None:
         for uid in VALID_UIDS
     ]
     database = CombinatorialDatabase(source.molecule_database())
-    inspect = rules.inspection(EpochFacts(0, source), Challenge(("O15379",), (), (4, 5)))
+    inspect = rules.inspection(source, Challenge(("O15379",), (), (4, 5)))
     steps = [_bare_reaction(name, database) for items in submissions for name in items["molecule"]]
     molecules = len(steps)
 

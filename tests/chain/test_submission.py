@@ -24,7 +24,7 @@ OTHER = "b75c69d0b72a5d906e854e808ba7e2accb1542ac355ae486d591aa9d43765482e26cd02
 
 
 class Source:
-    """Serves one file and the signatures given; the rest of EpochSource is not asked."""
+    """Serves one file and the signatures given; nothing else is asked."""
 
     def __init__(self, content: bytes | Exception = b"", signatures: dict[int, str] | None = None) -> None:
         self._content = content

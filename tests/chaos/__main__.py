@@ -181,15 +181,12 @@ class Run:
 
 def announce_replay(scene: Scene, run: str) -> int:
     """Announce a replay of the bundled recording and send its first message, which a fault may hit."""
-    from app.epochs.steps import open_source
+    from app.epochs.recording import Recording
     from workers.epochs import open_epoch
 
-    source = f"recording:{DEMO}"
+    recording = Recording(DEMO)
     with scene.store.writing() as session:
-        header = open_source(source).header()
-        epoch_id = Epochs(session).announce(
-            run, header, source, "recorded", get_settings().cluster_name, without_boltz=False
-        )
+        epoch_id = recording.announce(session, "recorded", get_settings().cluster_name, run=run)
     threading.Thread(target=lambda: _quietly(open_epoch.delay, epoch_id), daemon=True).start()
     return epoch_id
 

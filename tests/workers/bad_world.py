@@ -33,18 +33,11 @@ def bad_world(folder: Path, monkeypatch: pytest.MonkeyPatch, uids: frozenset[int
         monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0.01)
         # a session of its own: a host that failed in another test is not remembered here
         quick = chain.web.WebSession(connect_seconds=2, read_seconds=1, body_seconds=3)
-        monkeypatch.setattr("chain.sources.live.shared_session", lambda: quick)
+        monkeypatch.setattr("app.epochs.capture.shared_session", lambda: quick)
         with eager_validator():
             yield scene
         _examiner.cache_clear()
         forget_scorers()
-
-
-class Later:
-    """Takes a message and leaves it."""
-
-    def delay(self, *_: object) -> None:
-        pass
 
 
 def report_of(epoch_id: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.schema import migrate
-from chain.sources.live import LiveEpoch
+from chain.epochs import ClosedEpoch
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 
@@ -45,7 +45,7 @@ class Scene:
 
     def closed_epoch(self, winners: tuple[int | None, int | None] = (3, 5), end: int = END) -> int:
         """An epoch of this chain, ranked, its weights still to be set."""
-        epoch = LiveEpoch(68, end, LENGTH)
+        epoch = ClosedEpoch(68, end, LENGTH)
         header = EpochHeader(68, self.node.url, LENGTH, epoch.start_block, end, "0x01", "0x02")
         neurons = [
             Neuron(uid, neuron.hotkey, neuron.coldkey, neuron.stake, neuron.validator_permit)
@@ -58,7 +58,7 @@ class Scene:
         with get_store().writing() as session:
             epochs = Epochs(session)
             epoch_id = epochs.announce(
-                epoch.run(header.end_block_hash), header, str(epoch), "recorded", publishes=True, cluster="tests"
+                epoch.run(header.end_block_hash), header, "recorded", publishes=True, cluster="tests"
             )
             epochs.open(
                 epoch_id,
@@ -122,6 +122,7 @@ def live_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]
 def eager_validator() -> Iterator[None]:
     """Tasks run in this process, on a store that is up to date; connections to the chain are closed in the end."""
     migrate(get_store())
+    celery_app.loader.import_default_modules()
     celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
     celery_app.conf.update(task_always_eager=False, task_eager_propagates=False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.demo import RECORDING
-from chain.sources.recorded import RecordedSource
+from app.epochs.recording import Recording
 from chain.submission import fetch_submission, open_submission, parse_submission
 from chain.timelock import seal
 
@@ -20,7 +20,7 @@ ANTITARGETS = 2
 def write_small_recording(folder: Path, uids: Sequence[int] = (1,)) -> Path:
     """The bundled epoch with these miners and the first three of their molecules, without scores and result."""
     shutil.copytree(RECORDING, folder, ignore=shutil.ignore_patterns("scores", "result.json"))
-    source = RecordedSource(folder)
+    source = Recording(folder).facts
     hotkeys = {source.metagraph()[uid].hotkey: uid for uid in uids}
     commitments, push_times = [], {}
     for commitment in source.commitments():

@@ -17,6 +17,8 @@ from app.celery import app
 from app.demo import RECORDING
 from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
 from app.epochs.examine import Examiner
+from app.epochs.recorded_scores import RecordedScorer
+from app.epochs.recording import Recording
 from app.epochs.result import differences
 from app.epochs.rules import build_report
 from app.settings import get_settings
@@ -25,8 +27,6 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import PartState, Stage
 from app.store.scores import Scores
-from chain.sources.recorded import RecordedSource
-from chain.sources.scores import RecordedScorer
 from tests.conftest import DATA
 from workers import scoring
 from workers.epochs import close_epoch, open_epoch, plan_scoring
@@ -41,6 +41,7 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def eager() -> Iterator[None]:
+    app.loader.import_default_modules()
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
     app.conf.update(task_always_eager=False, task_eager_propagates=False)
@@ -48,10 +49,10 @@ def eager() -> Iterator[None]:
     scoring.forget_scorers()
 
 
-def announce(store: Store, folder: Path = RECORDING, run: str = "r") -> int:
-    header = RecordedSource(folder).header()
+def announce(store: Store, folder: Path = RECORDING) -> int:
+    recording = Recording(folder)
     with store.writing() as session:
-        return Epochs(session).announce(run, header, f"recording:{folder}", "recorded", "c")
+        return recording.announce(session, "recorded", "c")
 
 
 def report(store: Store, epoch_id: int) -> dict[str, Any]:
@@ -63,8 +64,8 @@ def report(store: Store, epoch_id: int) -> dict[str, Any]:
         )
 
 
-def run(store: Store, folder: Path = RECORDING, name: str = "r") -> dict[str, Any]:
-    epoch_id = announce(store, folder, name)
+def run(store: Store, folder: Path = RECORDING) -> dict[str, Any]:
+    epoch_id = announce(store, folder)
     open_epoch.delay(epoch_id)
     return report(store, epoch_id)
 
@@ -130,7 +131,7 @@ def test_a_second_run_scores_nothing_again(store: Store, monkeypatch: pytest.Mon
         return []
 
     monkeypatch.setattr(RecordedScorer, "pair_scores", ask)
-    assert run(store, name="again") == first
+    assert run(store) == first
     assert not asked
 
 
@@ -140,7 +141,7 @@ def test_the_order_of_the_files_does_not_matter(store: Store, recording: Path) -
     for name in ("commitments.json", "metagraph.json"):
         rows = json.loads((recording / name).read_text())
         (recording / name).write_text(json.dumps(rows[::-1]))
-    assert differences(straight, run(store, recording, "reversed")) == []
+    assert differences(straight, run(store, recording)) == []
 
 
 @on_sqlite
@@ -161,7 +162,7 @@ def test_a_molecule_without_a_score_costs_its_uid_the_sum_and_the_report_says_so
     rows = [row for row in csv.reader(path.read_text().splitlines()) if row[1] != lost]
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows(rows)
-    result = run(store, recording, "less")
+    result = run(store, recording)
     by_uid = {entry["uid"]: entry for entry in result["submissions"]}
     assert by_uid[1]["psichic_score"] == "-inf"
     assert by_uid[1]["molecules"][3]["score"] == "-inf"
@@ -178,15 +179,15 @@ def test_an_unreadable_archive_is_judged_by_the_rules(store: Store, recording: P
     assert {e["uid"]: e["status"] for e in accepting["submissions"]}[11] == "valid"
     rules = recording / "rules.yaml"
     rules.write_text(rules.read_text().replace("archive_unavailable: accept", "archive_unavailable: reject"))
-    refusing = run(store, recording, "reject")
+    refusing = run(store, recording)
     assert not [e for e in refusing["submissions"] if e["status"] == "valid"]
     assert {e["uid"]: e["rejection"]["code"] for e in refusing["submissions"]}[1] == "already_used"
 
 
 @on_sqlite
 def test_a_broken_recording_fails_the_epoch_with_the_reason(store: Store, recording: Path) -> None:
-    epoch_id = announce(store, recording)
     (recording / "molecules.sqlite").write_bytes(b"")
+    epoch_id = announce(store, recording)
     assert open_epoch.delay(epoch_id).get() == {"status": "failed"}
     with store.reading() as session:
         assert "no table" in (Epochs(session).summary(epoch_id).error or "")
@@ -247,7 +248,7 @@ def scored_with(
     store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, *, attempts: int = 1, suspect: int | None = None
 ) -> dict[str, str | None]:
     """Score one batch of three molecules with a scorer; the error of each molecule."""
-    epoch_id = announce(store, RECORDING, "flaky")
+    epoch_id = announce(store)
     open_epoch.delay(epoch_id)
     with store.reading() as session:
         epoch = Epochs(session).get(epoch_id)
@@ -332,9 +333,11 @@ def test_the_molecule_that_ends_its_process_is_found(store: Store, monkeypatch: 
 
 def test_old_things_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run(store)
-    assert forget_old.delay().get() == {"epochs": 0, "scores": 0, "facts": 0}
+    assert forget_old.delay().get() == {"epochs": 0, "scores": 0, "facts": 0, "files": 0}
     monkeypatch.setenv("RETENTION", "0")
+    monkeypatch.setenv("FACTS_RETENTION", "0")
     get_settings.cache_clear()
     forgotten = forget_old.delay().get()
     assert forgotten["epochs"] == 1
+    assert forgotten["files"] == 7
     assert forgotten["scores"] > 300

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
-import app.epochs.capture
+from app.epochs.capture import Capture
+from app.epochs.facts import EpochFacts, MemorySheet
+from app.epochs.recording import Recording
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
+from app.store.facts import FactKind, HubFile, place_of
 from app.store.schema import migrate
+from chain.epochs import ClosedEpoch
 from tests.chain import internet
 from tests.chain.world import EXAMPLE, World
-from tests.workers.bad_world import Later, bad_world, report_of
+from tests.workers.bad_world import bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epochs import open_epoch
 from workers.fetching import fetch_submissions
@@ -48,15 +52,13 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def concluded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Run the epoch as messages would, retries and all; its report."""
     with monkeypatch.context() as patch:
-        patch.setattr("workers.watch.open_epoch", Later())
+        patch.setattr("app.task.Step.deliver", lambda _: None)
         result = watch_epoch.delay().get()
         assert result["status"] == "announced", result
         with get_store().reading() as session:
             epoch_id = Epochs(session).recent(1)[0].id
-        with monkeypatch.context() as inner:
-            inner.setattr("workers.epochs.fetch_submissions", Later())
-            delivered(open_epoch, epoch_id)
-        delivered(fetch_submissions, epoch_id)
+        delivered(open_epoch, epoch_id)
+    delivered(fetch_submissions, epoch_id)
     return report_of(epoch_id)
 
 
@@ -126,7 +128,7 @@ def test_unknown_push_times_are_no_refusal(scene: World, monkeypatch: pytest.Mon
     assert time.monotonic() - start < 25
     assert codes(report) == CLEAN
     assert {entry["push_time"] for entry in report["submissions"]} == {""}
-    assert any("push times stay unknown" in s and "limits our requests" in s for s in report["warnings"])
+    assert any("8 push times" in s and "not asked for" in s and "set GITHUB_TOKEN" in s for s in report["warnings"])
 
 
 def test_a_token_that_github_refuses_is_said_and_done_without(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +196,13 @@ def test_a_new_revision_in_mid_epoch_changes_nothing(scene: World, monkeypatch: 
     concluded(monkeypatch)
     scene.hub.datasets[database]["CHANGES.md"] = b"a newer one"
     assert scene.hub.revision(database) != frozen
-    reference = f"live:68:{scene.header['end_block']}:361"
-    assert app.epochs.capture.StoredSource(reference).live.revision(database) == frozen
+    facts = EpochFacts(1).of_kind(FactKind.FILE)
+    assert place_of(facts["molecules.sqlite"]) == HubFile(database, frozen, "molecules.sqlite")
     # and UniProt is never asked again for what it said
     before = len(scene.uniprot.requests)
-    assert app.epochs.capture.StoredSource("live:68:361361:361").sequence("O15379")
+    assert before
+    Capture(ClosedEpoch(68, scene.header["end_block"], 361), sheet := MemorySheet()).opening()
+    assert EpochFacts(sheet).sequence("O15379")
     assert len(scene.uniprot.requests) == before
 
 
@@ -238,8 +242,7 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     _examiner.cache_clear()
     forget_scorers()
     with get_store().writing() as session:
-        header = app.epochs.capture.StoredSource(f"live:68:{scene.header['end_block']}:361").header()
-        replay = Epochs(session).announce("replay", header, f"recording:{tmp_path / 'recording'}", "recorded", "tests")
+        replay = Recording(tmp_path / "recording").announce(session, "recorded", "tests")
     open_epoch.delay(replay)
     assert differences(report, report_of(replay)) == []
 
@@ -247,13 +250,11 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
 def test_an_epoch_nobody_judged_is_recorded_from_the_network(scene: World, tmp_path: Path) -> None:
     from app.epochs.recording import RecorderError, record
     from chain.github_path import parse_github_path
-    from chain.sources.recorded import RecordedSource
 
     written = record(scene.number, tmp_path / "recording")
     assert not written.result
     assert written.submissions == len(scene.commitments)
-    recording = RecordedSource(tmp_path / "recording")
-    recording.check()
+    recording = Recording(tmp_path / "recording").facts
     assert recording.header().end_block_hash == scene.header["end_block_hash"]
     path = parse_github_path(next(entry["data"] for entry in scene.commitments if entry["uid"] == 3))
     assert recording.content(path) == scene.github.contents[str(path)]

@@ -12,16 +12,16 @@ from sqlalchemy import select
 
 from app.celery import app
 from app.domain import PSICHIC_METRIC, Protein, ScoringModel, ValidatorError
+from app.epochs.recording import Recording
 from app.epochs.rules import build_report
 from app.epochs.rules.october_2025 import October2025, Parameters
-from app.epochs.steps import UNTRAINED
+from app.epochs.scores import UNTRAINED
 from app.settings import get_settings
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, Facts
 from app.store.records import Stage
 from app.store.tables.epochs import DigestRow
-from chain.sources.recorded import RecordedSource
 from gpu.boltz.profile import LIVE, PROFILES, PocketConstraint
 from gpu.scorers import build_scorer
 from tests.gpu.boltz.components import write_components
@@ -36,6 +36,7 @@ UID = 1
 
 @pytest.fixture(autouse=True)
 def eager() -> Iterator[None]:
+    app.loader.import_default_modules()
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     scoring.forget_scorers()
     yield
@@ -51,9 +52,7 @@ def recording(tmp_path: Path) -> Path:
 
 def run(store: Store, folder: Path, *, without_boltz: bool) -> dict[str, Any]:
     with store.writing() as session:
-        header = RecordedSource(folder).header()
-        source = f"recording:{folder}"
-        epoch_id = Epochs(session).announce("m", header, source, "model", "c", without_boltz=without_boltz)
+        epoch_id = Recording(folder).announce(session, "model", "c", without_boltz=without_boltz)
     open_epoch.delay(epoch_id)
     with store.reading() as session:
         epochs = Epochs(session)
@@ -72,9 +71,9 @@ def test_an_epoch_scored_by_psichic(store: Store, recording: Path) -> None:
     (submission,) = result["submissions"]
     assert result["winners"] == {"psichic": UID, "boltz": None}
     scorer = build_scorer(ScoringModel.PSICHIC, get_settings())
-    source = RecordedSource(recording)
+    facts = Recording(recording).facts
     codes = [*result["challenge"]["targets"], *result["challenge"]["antitargets"]]
-    proteins = [Protein(code, source.sequence(code)) for code in codes]
+    proteins = [Protein(code, facts.sequence(code)) for code in codes]
     for molecule in submission["molecules"]:
         alone = scorer.pair_scores(proteins, [molecule["smiles"]])
         told = [*molecule["target_scores"], *molecule["antitarget_scores"]]
@@ -92,7 +91,7 @@ def test_untrained_weights_are_refused_where_weights_would_be_set(
     with store.reading() as session:
         epoch = Epochs(session).get(1)
         batch = Epochs(session).batches(1, ScoringModel.PSICHIC)[0]
-    live = replace(epoch, source="live:68:361:361")
+    live = replace(epoch, publishes=True)
     with pytest.raises(ValidatorError, match="checkpoints fetch psichic"):
         scoring._Scoring(live, batch)
     for harmless in ("WEIGHTS_FILE", "DONT_SET_WEIGHTS"):
@@ -101,7 +100,7 @@ def test_untrained_weights_are_refused_where_weights_would_be_set(
             get_settings.cache_clear()
             scoring._Scoring(live, batch)
     with store.reading() as session:
-        assert list(Facts(session).all(live.source, FactKind.WARNING)) == [UNTRAINED]
+        assert list(Facts(session).all(epoch.id, FactKind.WARNING)) == [UNTRAINED]
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

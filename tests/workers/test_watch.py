@@ -51,7 +51,7 @@ def test_the_last_closed_epoch_is_announced_once(scene: Scene, opened: list[int]
     assert opened == [epoch.id]
     assert (epoch.number, epoch.stage) == (NUMBER, Stage.ANNOUNCED)
     assert epoch.run == f"68:{END}:{(scene.chain.hash(END) or '')[2:18]}"
-    assert epoch.source == f"live:68:{END}:{LENGTH}"
+    assert epoch.publishes
 
 
 def test_an_epoch_closes_when_its_last_block_is_final(scene: Scene, opened: list[int]) -> None:
@@ -134,7 +134,7 @@ def test_a_number_that_comes_again_after_a_change_of_tempo_is_a_new_epoch(scene:
     number = END // longer
     with get_store().writing() as session:
         old = EpochHeader(68, scene.node.url, LENGTH, number * LENGTH, (number + 1) * LENGTH, "0x1", "0x2")
-        Epochs(session).announce("old", old, f"live:68:{old.end_block}:{LENGTH}", "model", "tests", publishes=True)
+        Epochs(session).announce("old", old, "model", "tests", publishes=True)
     beat()
     _with_tempo(scene, longer - 1)
     assert beat() == "known"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery.exceptions import Retry
 
-from app.epochs.steps import UNTRAINED
+from app.epochs.scores import UNTRAINED
 from app.settings import get_settings
 from app.store.claims import Claims, Work
 from app.store.database import get_store

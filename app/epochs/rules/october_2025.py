@@ -132,6 +132,7 @@ class Parameters(Section):
     reaction_filtering: ReactionFiltering = ReactionFiltering()
     competition: Competition = Competition()
     archive_unavailable: Literal["accept", "reject"] = "accept"
+    push_time_branch: bool = True
     quirks: list[Quirk] = Field([])
 
     def has_quirk(self, quirk: Quirk) -> bool:
@@ -150,6 +151,10 @@ class October2025(RuleSet):
     @property
     def parameters(self) -> Parameters:
         return self.given
+
+    @property
+    def push_time_branch(self) -> bool:
+        return self.given.push_time_branch
 
     @property
     def no_submission_blocks(self) -> int:

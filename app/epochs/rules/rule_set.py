@@ -78,6 +78,11 @@ class RuleSet(ABC):
         """How many blocks before the epoch's end a commitment comes too late."""
 
     @property
+    def push_time_branch(self) -> bool:
+        """Whether push times are those of the committed branch, or else of the repository's default branch."""
+        return True
+
+    @property
     def binding_pocket(self) -> BindingPocket | None:
         """Where a structure model is told to place the ligand; None where it is not."""
         return None

@@ -94,7 +94,6 @@ class EpochRow(Table):
     cluster: Mapped[str] = mapped_column(Text)
     netuid: Mapped[int]
     number: Mapped[int]
-    source: Mapped[str] = mapped_column(Text)
     scores: Mapped[str] = mapped_column(Text)
     publishes: Mapped[bool] = mapped_column(default=False, server_default=false())
     without_boltz: Mapped[bool] = mapped_column(default=False, server_default=false())

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.domain import Challenge, SubmissionRejected, ValidatorError
 from app.epochs.facts import EpochFacts
+from app.epochs.recording import Recording
 from app.epochs.rules import parse_rules
 from app.settings import get_settings
-from chain.sources.recorded import RecordedSource
 from chain.submission import open_submission, parse_submission
 from chain.timelock import round_at, seal
 from tests.chain.fake_subtensor import FakeChain, FakeNode
@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).parents[2] / "data" / "example"
 
 def sealed_names(uid: int) -> tuple[str, ...]:
     """The names in a submission of the example."""
-    source = RecordedSource(EXAMPLE)
+    source = Recording(EXAMPLE).facts
     (path,) = (EXAMPLE / "github" / "contents" / f"miner{uid}").rglob("*.txt")
     sealed = parse_submission(path.read_bytes())
     return tuple(open_submission(source, uid, sealed).split(","))
@@ -112,7 +112,7 @@ def test_the_check_says_what_the_validator_says(tmp_path: Path, spelling: str) -
     verdict = json.loads(output)
     plaintext = verdict["sealed"]
     uid = 3 if plaintext.startswith(("3:", " 3:")) else 0
-    source = RecordedSource(EXAMPLE)
+    source = Recording(EXAMPLE).facts
     drand_round = int(next(iter(json.loads((EXAMPLE / "drand.json").read_text())["signatures"])))
     code = None
     try:
@@ -163,7 +163,7 @@ def test_what_is_sealed_opens_for_its_uid(tmp_path: Path) -> None:
     assert f"Commit me/subs/main/d/{file.name}" in output
     sealed = parse_submission(content)
     assert sealed.drand_round == 1000
-    assert open_submission(RecordedSource(EXAMPLE), 12, sealed) == ",".join(names)
+    assert open_submission(Recording(EXAMPLE).facts, 12, sealed) == ",".join(names)
 
 
 def test_sealing_refuses_what_cannot_be_accepted(tmp_path: Path) -> None:

@@ -267,9 +267,7 @@ def live_epoch(store: Store, number: int) -> int:
     header = EpochHeader(68, "finney", 361, number * 361, (number + 1) * 361, "0x1", "0x2")
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(
-            f"68:{number}", header, f"live:68:{(number + 1) * 361}:361", "model", "default", publishes=True
-        )
+        epoch_id = epochs.announce(f"68:{number}", header, "model", "default", publishes=True)
         epochs.open(
             epoch_id,
             header=header,

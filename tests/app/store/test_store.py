@@ -33,7 +33,7 @@ LEASE = timedelta(minutes=1)
 
 def announced(store: Store, run: str = "r") -> int:
     with store.writing() as session:
-        return Epochs(session).announce(run, HEADER, "recording:/x", "recorded", "c")
+        return Epochs(session).announce(run, HEADER, "recorded", "c")
 
 
 def opened(store: Store, uids: tuple[int, ...] = (1, 2)) -> int:

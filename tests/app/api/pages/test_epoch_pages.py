@@ -27,6 +27,7 @@ from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 from app.celery import app as celery_app
 from app.clock import now
 from app.domain import PairScore, Protein, RejectionCode
+from app.epochs.recording import Recording
 from app.settings import get_settings
 from app.store import database
 from app.store.database import Store, get_store
@@ -35,7 +36,6 @@ from app.store.records import Stage
 from app.store.schema import migrate
 from app.store.scores import Scores
 from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
-from chain.sources.recorded import RecordedSource
 from tests.app.api.pages.page_reader import BROWSER, PageReader, counted, folded, read
 from tests.app.page_stores import HOSTILE, full_epoch, strangers
 from tests.conftest import DATA
@@ -70,6 +70,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         patch.setenv("DATABASE_URL", url)
         patch.setenv("DATA_DIR", str(folder))
         get_settings.cache_clear()
+        celery_app.loader.import_default_modules()
         celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
         try:
             epoch_id = _run(get_store())
@@ -87,9 +88,7 @@ def _run(store: Store) -> int:
 
     migrate(store)
     with store.writing() as session:
-        epoch_id = Epochs(session).announce(
-            "example", RecordedSource(EXAMPLE).header(), f"recording:{EXAMPLE}", "recorded", "c"
-        )
+        epoch_id = Recording(EXAMPLE).announce(session, "recorded", "c")
     open_epoch.delay(epoch_id)
     _examiner.cache_clear()
     scoring.forget_scorers()
@@ -591,9 +590,9 @@ def test_failed_and_missed_epochs_ask_for_attention(own: TestClient, store: Stor
     with store.writing() as session:
         epochs = Epochs(session)
         header = epochs.get(1).header
-        failed = epochs.announce("68:1", header, "live:68:722:361", "model", "c", publishes=True)
+        failed = epochs.announce("68:1", header, "model", "c", publishes=True)
         epochs.fail(failed, "the hub was away for 30 min")
-        epochs.announce_missed("68:2", header, "live:68:1083:361", "c")
+        epochs.announce_missed("68:2", header, "c")
     text = read(own, "/").text("//main")
     assert "Needs attention" in text
     assert "failed: the hub was away for 30 min" in text
@@ -646,9 +645,9 @@ def test_a_missing_score_has_its_reason_beside_it(own: TestClient, store: Store)
 def test_long_lists_come_in_pages(own: TestClient, store: Store) -> None:
     with store.writing() as session:
         epochs = Epochs(session)
-        header = RecordedSource(EXAMPLE).header()
+        header = Recording(EXAMPLE).header
         for number in range(65):
-            epochs.announce(f"r{number}", header, "recording:/x", "recorded", "c")
+            epochs.announce(f"r{number}", header, "recorded", "c")
     first, last = read(own, "/epochs"), read(own, "/epochs?page=3")
     assert len(first.rows("Newest first")) == 30
     assert len(last.rows("Newest first")) == 5

@@ -1,0 +1,61 @@
+"""How an epoch opens: its facts are read, its challenge is drawn, and the commitments that count are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.domain import Challenge, Commitment, EpochHeader, Neuron, Protein
+from app.epochs.facts import EpochFacts
+from app.epochs.rules import RuleSet, parse_rules, rules_sha256
+from chain.commitments import in_window
+from chem.database import CombinatorialDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The facts an epoch is frozen with."""
+
+    header: EpochHeader
+    neurons: tuple[Neuron, ...]
+    rules_text: str
+    rules_digest: str
+    challenge: Challenge
+    proteins: tuple[Protein, ...]
+    commitments: tuple[tuple[int, Commitment], ...]
+    warnings: tuple[str, ...]
+
+
+def drawn(rules: RuleSet, start_block_hash: str, pool: Sequence[str], molecule_database: Path) -> Challenge:
+    """The challenge that the hash of an epoch's first block draws from a pool of proteins and a table of reactions."""
+    database = CombinatorialDatabase(molecule_database)
+    try:
+        reaction_count = len(database.reactions)
+    finally:
+        database.close()
+    return rules.challenge(start_block_hash, pool, reaction_count)
+
+
+def opening_of(facts: EpochFacts) -> Opening:
+    """Read the rules, draw the challenge, and find the commitments that count."""
+    header, text, neurons = facts.header(), facts.rules_text(), facts.metagraph()
+    rules = parse_rules(text)
+    challenge = drawn(rules, header.start_block_hash, facts.protein_pool(), facts.molecule_database())
+    proteins = tuple(Protein(code, facts.sequence(code)) for code in challenge.proteins)
+    warnings = [
+        f"protein {protein.code} has no known sequence; every molecule scores -inf against it"
+        for protein in proteins
+        if protein.sequence is None
+    ]
+    warnings += rules.fact_warnings(facts, challenge)
+    return Opening(
+        header=header,
+        neurons=neurons,
+        rules_text=text,
+        rules_digest=rules_sha256(text),
+        challenge=challenge,
+        proteins=proteins,
+        commitments=tuple(in_window(facts.commitments(), header, rules.no_submission_blocks, neurons)),
+        warnings=(*warnings, *facts.warnings()),
+    )

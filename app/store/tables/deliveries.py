@@ -1,0 +1,23 @@
+"""What was sent about an epoch, and to whom."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.store.tables.epochs import StrangersText, Table, UtcDateTime
+
+
+class DeliveryRow(Table):
+    """One report of an epoch to one destination."""
+
+    __tablename__ = "deliveries"
+
+    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
+    destination: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[str] = mapped_column(Text)
+    tries: Mapped[int] = mapped_column(default=0)
+    detail: Mapped[str | None] = mapped_column(StrangersText)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from celery.schedules import crontab
 
+from app.domain import MODELS_NETUID
 from app.settings import Settings
-
-# The subnet whose validator scores models; every other one's scores molecules.
-MODELS_NETUID: Final = 21
 
 
 def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -42,11 +40,16 @@ def _always(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _models(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The model competitions' jobs (specs/models.md, 'The jobs')."""
+    """The model competitions' jobs."""
     updates = timedelta(minutes=settings.update_delay_minutes)
     cleaning = timedelta(minutes=settings.clean_period_minutes)
     local = {
         "move evaluations on": _every(timedelta(seconds=15), "workers.evaluations.move_evaluations"),
+        "note what can be scored": {
+            "task": "workers.evaluations.note_capabilities",
+            "schedule": timedelta(minutes=1),
+            "options": {"expires": 60},
+        },
         "sweep what dead evaluations left": _every(timedelta(minutes=10), "workers.evaluations.sweep_evaluations"),
     }
     return {

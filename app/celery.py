@@ -27,7 +27,7 @@ from app.clock import now
 from app.cluster import transport
 from app.cluster.transport import ANSWER_SECONDS, CONNECT_SECONDS, HEALTH_SECONDS
 from app.cluster.watchdog import Watchdog, Worker
-from app.domain import QueueName
+from app.domain import MODELS_NETUID, QueueName
 from app.observability.logs import PROCESS_VARIABLE, configure, process_name
 from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
@@ -57,6 +57,7 @@ ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.evaluations.evaluate_model": QueueName.GPU,
     "workers.evaluations.sweep_evaluations": QueueName.GPU,
     "workers.evaluations.move_evaluations": QueueName.CPU,
+    "workers.evaluations.note_capabilities": QueueName.GPU,
     "workers.upkeep.reconcile": QueueName.CHAIN,
     "workers.upkeep.forget_old": QueueName.CPU,
 }
@@ -276,7 +277,7 @@ def _bind_gpu(**_: Any) -> None:
 def _begin_models(**_: Any) -> None:
     """The models' validator starts with its chain data, instead of waiting for the first ticks."""
     settings = get_settings()
-    if settings.netuid == beat_schedule.MODELS_NETUID:
+    if settings.netuid == MODELS_NETUID:
         # by name: the workers' modules are loaded by workers
         names = ["sync_metagraph", "update_models", "score_next_models"]
         steps = [app.signature(f"workers.competitions.{name}", immutable=True) for name in names]

@@ -72,15 +72,21 @@ class NotJson(ValueError):
     """A document is not JSON that can be read; the message says where or why."""
 
 
-def read_json(document: str | bytes | bytearray, *, lenient: bool = False) -> Any:
+def read_json(document: str | bytes | bytearray, *, lenient: bool = False, unique_names: bool = False) -> Any:
     """A JSON document as Python values; where ``lenient``, NaN and lone surrogates are the caller's to judge.
+
+    With ``unique_names`` an object that names something twice is refused.
 
     Raises:
         NotJson: not JSON, not UTF-8, nested too deeply, a number that is not finite or has more digits than Python
             reads, or text that is not Unicode (half a surrogate pair, which no file or database takes).
     """
     try:
-        value = json.loads(document, parse_constant=float if lenient else _refuse_constant)
+        value = json.loads(
+            document,
+            parse_constant=float if lenient else _refuse_constant,
+            object_pairs_hook=_named_once if unique_names else None,
+        )
         if not lenient and _may_hold_surrogates(document):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -93,6 +99,15 @@ def read_json(document: str | bytes | bytearray, *, lenient: bool = False) -> An
         # an integer of thousands of digits, bytes that are not UTF-8, NaN
         raise NotJson(shown(str(error), 160)) from None
     return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it names {quoted(twice)} twice")
+    return found
 
 
 def _refuse_constant(name: str) -> Any:

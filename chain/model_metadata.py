@@ -24,8 +24,10 @@ class UnreadableMetadata(ValidatorError):
     """A commitment is no model metadata; the message says why."""
 
 
-def parse_model_id(text: str) -> ModelId:
+def parse_model_id(text: str, *, open_ended: bool = False) -> ModelId:
     """``namespace:name:epoch:commit:hash:competition_id`` as a :class:`ModelId`.
+
+    ``open_ended``: further fields are ignored, and the epoch must be named.
 
     Raises:
         UnreadableMetadata: naming the field that is wrong.
@@ -34,9 +36,9 @@ def parse_model_id(text: str) -> ModelId:
     if size > LONGEST_COMMITMENT:
         raise _unreadable(text, f"has {size} bytes; {LONGEST_COMMITMENT} are allowed")
     fields = text.split(":")
-    if len(fields) != _FIELDS:
+    if len(fields) < _FIELDS or (len(fields) > _FIELDS and not open_ended):
         raise _unreadable(text, f"has {len(fields)} fields, not {_FIELDS}")
-    namespace, name, *rest = fields
+    namespace, name, *rest = fields[:_FIELDS]
     epoch, commit, digest, competition = (None if value in {_ABSENT, ""} else value for value in rest)
     for value, pattern, what in (
         (namespace, _OWNER, "a Hugging Face namespace"),
@@ -52,6 +54,8 @@ def parse_model_id(text: str) -> ModelId:
             raise _unreadable(text, f"names {quoted(value)}, which is not {what}")
     if _ABSENT in {namespace, name}:
         raise _unreadable(text, "names no repository")
+    if epoch is None and open_ended:
+        raise _unreadable(text, "names no epoch")
     if competition is None:
         raise _unreadable(text, "names no competition")
     return ModelId(namespace, name, epoch, commit, digest, competition)

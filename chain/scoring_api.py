@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -32,7 +32,7 @@ class ScorerBusy(ScorerUnavailable):
 
 
 class ScorerGaveUp(ScorerUnavailable):
-    """The scorer ended the evaluation without a score, for a fault of its own."""
+    """The scorer ended the evaluation without a score, or does not begin it, for a fault of its own."""
 
 
 class EvaluationState(StrEnum):
@@ -161,6 +161,8 @@ class ScoringApi:
             return None
         if response.status_code == requests.codes.gone:
             raise ScorerGaveUp(f"{self._url} gave the model up: {_detail(content)}")
+        if response.status_code == requests.codes.conflict:
+            raise ScorerGaveUp(f"{self._url} cannot evaluate the model: {_detail(content)}")
         if response.status_code != requests.codes.ok:
             raise ScorerUnavailable(f"{self._url}{path} answered {response.status_code}: {shown(content)}")
         try:
@@ -196,8 +198,9 @@ class ScoringApi:
         if len(content) > _LONGEST_ANSWER:
             service_asked(Service.SCORING_API, Fault.MALFORMED)
             raise ScorerUnavailable(f"{self._url}{path} answered more than {_LONGEST_ANSWER} bytes")
-        # 404 and 410 say something of the model, not of the node
-        usable = response.status_code in {requests.codes.ok, requests.codes.not_found, requests.codes.gone}
+        # 404, 409 and 410 say something of the model, not of the connection
+        codes = requests.codes
+        usable = response.status_code in {codes.ok, codes.not_found, codes.conflict, codes.gone}
         service_asked(Service.SCORING_API, None if usable else fault_of_status(response.status_code))
         return response, content
 
@@ -238,11 +241,12 @@ def _is_about(inputs: object, request: EvaluationRequest) -> bool:
 
 
 def _instant(value: object) -> datetime | None:
+    """An instant; None where its time zone is not said, for some nodes write their own local time."""
     try:
         found = datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found if found.tzinfo else None
 
 
 def _detail(content: bytes) -> str:

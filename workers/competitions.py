@@ -1,4 +1,4 @@
-"""The model competitions' jobs (specs/models.md, 'The jobs'): chain → queue → scoring → weights."""
+"""The model competitions' jobs: chain → queue → scoring → weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from celery import Celery
 from celery import chain as celery_chain
 
 from app.celery import app
 from app.clock import now
-from app.competitions.evaluations import EvaluationReleased, status_answer
-from app.competitions.evaluations import begin as begin_evaluation
-from app.competitions.scoring import Later, ScoringStep, unattended_after
+from app.competitions.benchmarks import scorable
+from app.competitions.evaluations import send_evaluation, slots
+from app.competitions.profile import profile_of
+from app.competitions.scoring import Later, ScoringStep
 from app.competitions.standings import (
     incentive_now,
     mark_of,
@@ -34,11 +34,11 @@ from app.settings import Settings, get_settings
 from app.store.callers import Callers
 from app.store.competitions import Competitions
 from app.store.database import get_store
-from app.store.evaluations import EvaluationInputs, EvaluationRecord, Evaluations
+from app.store.evaluations import EvaluationInputs, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal, model_id
 from app.store.reputations import Reputations, RoundState, WeightRounds
-from app.store.scorings import Scorings
+from app.store.scorings import ScoringEnd, Scorings
 from app.task import ValidatorTask
 from chain.hotkey import Signer, wallet_signer
 from chain.huggingface import HubClient, HubUnavailable
@@ -47,19 +47,20 @@ from chain.model_metadata import BLOCK_SECONDS, UnreadableMetadata, is_old_enoug
 from chain.scoring_api import (
     Evaluation,
     EvaluationRequest,
-    EvaluationState,
     ModelScorer,
     ScorerBusy,
-    ScorerGaveUp,
     ScoringApi,
-    read_evaluation,
 )
 from chain.subtensor import Subtensor
 
-# A scorer that gave a model back is left alone for a while.
 # A folder with this file is cleaned; no other is.
 MARKER: Final = ".celery-validator-models"
-_SCORER_RESTS: Final = timedelta(minutes=1)
+
+# A scorer that gave a model back gets none of that competition for a while.
+_COMPETITION_RESTS: Final = timedelta(minutes=1)
+
+# What the places of this cluster's own evaluations are called among the scorers.
+_PLACE: Final = "local:"
 
 _REPOSITORY_CHECKED_EVERY: Final = timedelta(days=1)
 _REPUTATION_KEPT: Final = timedelta(days=30)
@@ -97,56 +98,11 @@ def own_signer() -> Signer:
     return _signer_of(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
 
 
-class LocalScorer:
-    """This cluster's own GPU worker: the evaluation is a task on the gpu queue, and its row in the store tells."""
-
-    def __init__(self, number: int, celery: Celery = app) -> None:
-        self._slot = str(number)
-        self._celery = celery
-
-    @property
-    def name(self) -> str:
-        """``local:0``, ``local:1``, …"""
-        return f"local:{self._slot}"
-
-    def start(self, request: EvaluationRequest) -> str:
-        """Take the slot and send the evaluation to the gpu queue; the one under way where it is this very model's."""
-        inputs = EvaluationInputs(**asdict(request))
-        accepted = begin_evaluation(get_store(), self._celery, inputs, [self._slot])
-        if accepted is not None:
-            return accepted
-        present = self._present()
-        if present is None or present.inputs != inputs:
-            what = "another model" if present is None else present.inputs.hf_repo_id
-            raise ScorerBusy(f"{self.name} works on {what}")
-        return present.id
-
-    def look(self, request: EvaluationRequest, task_id: str | None) -> Evaluation:
-        """Read the evaluation's row, as the scoring API would tell of it."""
-        if task_id is None:
-            found = self._present()
-        else:
-            with get_store().reading() as session:
-                found = Evaluations(session).get(task_id)
-        if found is None or found.inputs != EvaluationInputs(**asdict(request)):
-            return Evaluation(EvaluationState.UNKNOWN)
-        try:
-            return read_evaluation(status_answer(found, get_settings()))
-        except EvaluationReleased as error:
-            raise ScorerGaveUp(f"{self.name} gave the model up: {error}") from None
-
-    def _present(self) -> EvaluationRecord | None:
-        with get_store().reading() as session:
-            return next(iter(Evaluations(session).in_slots([self._slot])), None)
-
-
 def scorers() -> dict[str, ModelScorer]:
-    """The scorers by name: this is all in which ``--run_api`` and standalone differ."""
+    """The scoring APIs by name: the scorers of ``--run_api``. Without it this cluster evaluates by itself."""
     settings = get_settings()
-    if settings.run_api:
-        apis = [ScoringApi(url, own_signer(), basic=settings.api_basic) for url in settings.scoring_api_url]
-        return {api.name: api for api in apis}
-    return {scorer.name: scorer for scorer in map(LocalScorer, range(settings.local_scorers))}
+    apis = [ScoringApi(url, own_signer(), basic=settings.api_basic) for url in settings.scoring_api_url]
+    return {api.name: api for api in apis} if settings.run_api else {}
 
 
 # -- from the chain into the store ------------------------------------------------------------------------------------
@@ -203,7 +159,7 @@ def _queue_model(
     settings = get_settings()
     min_age = settings.min_age.total_seconds()
     try:
-        model = parse_model_id(found.data)
+        model = parse_model_id(found.data, open_ended=profile_of(settings).seven_fields)
         if model.competition_id not in running:
             known = ", ".join(sorted(filter(None, running))) or "none"
             raise UnreadableMetadata(f"no competition {model.competition_id!r} runs; running: {known}")
@@ -238,53 +194,71 @@ def check_repository(hotkey: str) -> dict[str, Any]:
 # -- scoring ----------------------------------------------------------------------------------------------------------
 
 
-@app.task
-def score_next_models() -> dict[str, Any]:
-    """Give every free scorer the next model; competitions take turns. Follow up what was left unattended."""
+@app.task(bind=True)
+def score_next_models(self: ValidatorTask) -> dict[str, Any]:
+    """Give every free scorer, or this cluster's every free place, the next model; competitions take turns."""
     settings = get_settings()
     try:
-        names, hotkey = list(scorers()), own_signer().address
+        names, hotkey = list(scorers()) or _places(settings), own_signer().address
     except ValidatorError as error:
         return _left_for_next_tick("scorers", error)
-    with get_store().writing() as session:
-        lost = Scorings(session).unattended(unattended_after(settings.scoring_poll))
-        for unattended in lost:
-            Scorings(session).looked(unattended, "its message was lost; followed up")
-        idle = [name for name in Scorings(session).idle(names) if not Scorings(session).resting(name, _SCORER_RESTS)]
-    opened: list[int] = []
-    for name in idle:
-        with get_store().writing() as session:
-            if not Scorings(session).idle([name]):
-                continue
-            taken = take_next_model(session, MODELS_NETUID, hotkey)
-            if taken is None:
-                break
-            scoring_id = Scorings(session).open(name, hotkey, taken)
-            if scoring_id is None:
-                ModelQueue(session, MODELS_NETUID).release(taken.commitment.hotkey, hotkey, taken.taken_at)
-                continue
-        opened.append(scoring_id)
-    for scoring_id in [*lost, *opened]:
-        follow_scoring.delay(scoring_id)
-    return {"status": "ticked", "opened": opened, "followed_up": lost}
+    with self.reading() as session:
+        idle = Scorings(session).idle(names)
+    opened = [found for name in idle if (found := _open_next(self, name, hotkey)) is not None]
+    return {"status": "ticked", "opened": opened}
 
 
-@app.task(bind=True)
-def follow_scoring(self: ValidatorTask, scoring_id: int, trouble: int = 0) -> dict[str, Any]:
+def _open_next(task: ValidatorTask, scorer: str, hotkey: str) -> int | None:
+    """Have a free scorer score the next model; the scoring's id, None where there is no model for it."""
+    settings = get_settings()
+    with task.transaction() as step:
+        session, scorings = step.session, Scorings(step.session)
+        # a scorer that gave a competition's model back goes on with the others meanwhile
+        among = {record.id for record in Competitions(session).all()} - scorings.resting(scorer, _COMPETITION_RESTS)
+        if not settings.run_api:
+            among = scorable(session, settings, among)
+        taken = take_next_model(session, hotkey, among) if scorings.idle([scorer]) else None
+        if taken is None:
+            return None
+        scoring_id = scorings.open(scorer, hotkey, taken)
+        if scoring_id is None:
+            ModelQueue(session, MODELS_NETUID).release(taken.commitment.hotkey, hotkey, taken.taken_at)
+            return None
+        if settings.run_api:
+            step.send("workers.competitions.follow_scoring", scoring_id)
+            return scoring_id
+        inputs = EvaluationInputs(**asdict(EvaluationRequest.of(taken.commitment)))
+        evaluation_id = Evaluations(session).accept(inputs, [scorer.removeprefix(_PLACE)], scoring_id=scoring_id)
+        if evaluation_id is None:
+            # what another validator asked for has the place
+            scoring = scorings.get(scoring_id)
+            assert scoring is not None
+            scorings.settle(scoring, ScoringEnd(None, False, f"{scorer} works on another model"))
+            return None
+        scorings.started(scoring_id, evaluation_id)
+    send_evaluation(app, evaluation_id, inputs)
+    return scoring_id
+
+
+def _places(settings: Settings) -> list[str]:
+    """The places of this cluster's own evaluations, as scorers: ``local:0``, ``local:1``, …"""
+    return [f"{_PLACE}{slot}" for slot in slots(settings)]
+
+
+@app.task(bind=True, piece=True)
+def follow_scoring(self: ValidatorTask, scoring_id: int) -> dict[str, Any]:
     """Move one scoring on by one step and come back later: no worker is held while a scorer works."""
     settings = get_settings()
-    with get_store().reading() as session:
+    with self.reading() as session:
         scoring = Scorings(session).get(scoring_id)
-    if scoring is None:
-        return {"scoring": scoring_id, "status": "gone"}
-    step = ScoringStep(get_store(), MODELS_NETUID, settings.evaluation_limit, settings.scoring_poll)
-    scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
-    later = step.advance(scorer, scoring, trouble)
-    if isinstance(later, Later):
-        raise self.retry(
-            args=(scoring_id,), kwargs={"trouble": later.trouble}, countdown=later.countdown, max_retries=None
-        )
-    return {"scoring": scoring_id, "status": "ended"}
+    if scoring is not None:
+        step = ScoringStep(get_store(), settings.evaluation_limit, settings.scoring_poll)
+        scorer = scorers().get(scoring.scorer) or _Removed(scoring.scorer)
+        later = step.advance(scorer, scoring, self.held.attempts - 1)
+        if isinstance(later, Later):
+            self.later(timedelta(seconds=later.countdown), uncounted=not later.trouble)
+    with self.finishing():
+        return {"scoring": scoring_id, "status": "gone" if scoring is None else "ended"}
 
 
 class _Removed:
@@ -366,7 +340,7 @@ def update_reputations() -> dict[str, Any]:
     day = now().date().isoformat()
     before = now() - settings.retention
     with get_store().writing() as session:
-        steps = reputation_steps(session, MODELS_NETUID, day)
+        steps = reputation_steps(session, profile_of(settings), day)
         reputations = Reputations(session)
         reputations.step(steps)
         hotkeys = list(Metagraph(session, MODELS_NETUID).read().stakes)

@@ -1,4 +1,4 @@
-"""Evaluating miners' models on this node's GPU: one task a model, and what clears away after the dead (models.md)."""
+"""Evaluating miners' models on this node's GPU: one task a model, and what clears away after the dead."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import os
 import signal
 import sys
 import threading
-import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from app.celery import app, visible_gpus
 from app.clock import now
 from app.cluster.heartbeat import Heartbeat
+from app.competitions.benchmarks import objection_here, plan_of, plans
 from app.competitions.commitments import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
 from app.competitions.evaluations import move_on, silence
 from app.competitions.experiment_log import log_evaluation
+from app.competitions.profile import profile_of
 from app.domain import MODELS_NETUID, QueueName
 from app.observability.metrics import EVALUATIONS
 from app.settings import get_settings
+from app.store.capabilities import Capabilities
 from app.store.database import get_store
 from app.store.evaluations import (
     ClaimResult,
@@ -39,6 +41,7 @@ from app.store.evaluations import (
     timed_out,
 )
 from app.task import ValidatorTask
+from app.untrusted import shown
 from chain.huggingface import HubClient, HubUnavailable
 from chain.incentive.models import PENALTY_SCORE
 from workers.competitions import open_chain
@@ -51,11 +54,11 @@ if TYPE_CHECKING:
 _LONGEST_RESERVE: Final = timedelta(minutes=2)
 _RESERVE_PART: Final = 10
 
-# What could not be done is tried again after this pause, which doubles.
-_FIRST_PAUSE: Final = timedelta(seconds=30)
+# A result is written again for about as long as a store needs to restart: 1, 2, 4, 8, 16 and 30 s.
+_WRITING_ATTEMPTS: Final = 7
 
-# A result is written again for as long (s) as a store needs to restart.
-_WRITING_PAUSES: Final = (1, 2, 4, 8, 15, 30)
+# A look at what can be scored that no worker took by then: the next one is due.
+_CAPABILITIES_EXPIRE: Final = 60
 
 log = logging.getLogger("celery_validator.evaluation")
 
@@ -66,10 +69,22 @@ def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, ho
     claim = _claim(self, EvaluationInputs(hf_repo_id, competition_id, hotkey, block))
     if not isinstance(claim, EvaluationRecord):
         return {"evaluation": self.task_id, "status": claim.value}
-    pause = _Try(claim).run()
-    if pause is not None:
-        raise self.retry(countdown=pause.total_seconds(), max_retries=None)
+    _Try(claim).run()
     return _told(self.task_id, claim.tries)
+
+
+@app.task
+def note_capabilities() -> dict[str, str]:
+    """Look which competitions this worker's machine can score, and keep it: what it cannot is then refused at once."""
+    settings = get_settings()
+    with get_store().reading() as session:
+        known = plans(session, settings)
+    docker = _docker_objection()
+    found = {one: docker or objection_here(plan, settings, one) for one, plan in known.items()}
+    with get_store().writing() as session:
+        for one, plan in known.items():
+            Capabilities(session).note(one, None if plan is None else plan.name, found[one])
+    return {one: objection or "can be scored" for one, objection in found.items()}
 
 
 @app.task
@@ -108,13 +123,6 @@ def _told(evaluation_id: str, number: int) -> dict[str, Any]:
     return {"evaluation": evaluation_id, "status": record.phase.value, "score": record.score, "error": record.error}
 
 
-@dataclass(frozen=True, slots=True)
-class _Postponed:
-    """A try that could not be done here and now, and why."""
-
-    why: str
-
-
 class _Try:
     """One try at an evaluation, from the clean device to the end in the store."""
 
@@ -123,18 +131,17 @@ class _Try:
         self._of = EvaluationTry(record.id, record.tries)
         self._limit = get_settings().evaluation_limit
 
-    def run(self) -> timedelta | None:
-        """Evaluate and write what came of it; the pause before the next try, where there is to be one."""
+    def run(self) -> None:
+        """Evaluate and write what came of it."""
         # a first try has Celery's own soft limit, which is the same
         deadline = self._record.deadline(self._limit) if self._record.tries > 1 else None
         with Heartbeat(get_store(), self._of, get_settings().evaluation_heartbeat, deadline) as heart:
             outcome = self._outcome(heart)
             heart.rest()
-            if outcome is None:
-                return None
-            return self._written(outcome)
+            if outcome is not None:
+                self._write(outcome)
 
-    def _outcome(self, heart: Heartbeat) -> EvaluationEnd | _Postponed | None:
+    def _outcome(self, heart: Heartbeat) -> EvaluationEnd | None:
         from gpu.evaluation.contract import EvaluationImpossible, ModelFault, ModelFaultCode
 
         try:
@@ -148,16 +155,15 @@ class _Try:
             return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(fault))
         except NotCommitted as error:
             return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(error))
-        except CommitmentSuperseded as error:
+        except (CommitmentSuperseded, EvaluationImpossible, CommitmentUnknown, HubUnavailable) as error:
+            # the place is free at once for what can be evaluated; the model is back in its queue
             return EvaluationEnd(EvaluationPhase.RELEASED, None, str(error))
-        except (EvaluationImpossible, CommitmentUnknown, HubUnavailable) as error:
-            return _Postponed(str(error))
         except DBAPIError:
             raise
         except Exception as error:
             # a fault of this program is no model's fault either
             log.exception("evaluation %s failed", self._of.name)
-            return _Postponed(f"{type(error).__name__}: {error}")
+            return EvaluationEnd(EvaluationPhase.RELEASED, None, f"{type(error).__name__}: {shown(error, 500)}")
 
     def _evaluated(self) -> EvaluationEnd:
         from gpu.evaluation.contract import Deadline, ModelSource
@@ -168,7 +174,8 @@ class _Try:
         deadline = Deadline(left.total_seconds())
         deadline.check("waiting for a worker")
         chain = None if settings.offline else open_chain
-        committed = CommitmentLookup(get_store(), MODELS_NETUID, chain).find(inputs)
+        open_ended = profile_of(settings).seven_fields
+        committed = CommitmentLookup(get_store(), chain, open_ended).find(inputs)
         revision = committed.model.commit
         with get_store().writing() as session:
             Evaluations(session).note_revision(self._of, revision)
@@ -183,32 +190,22 @@ class _Try:
             EvaluationPhase.COMPLETED, score.score, found.remark, score.metric_scores, list(score.samples)
         )
 
-    def _written(self, outcome: EvaluationEnd | _Postponed) -> timedelta | None:
-        for pause in (*_WRITING_PAUSES, None):
-            try:
-                return self._write(outcome)
-            except DBAPIError as error:
-                # hours of work are worth a minute's patience
-                if pause is None:
-                    raise
-                log.warning("the result of %s cannot be written yet: %s", self._of.name, error)
-                time.sleep(pause)
-        return None
-
-    def _write(self, outcome: EvaluationEnd | _Postponed) -> timedelta | None:
-        with get_store().writing() as session:
-            evaluations = Evaluations(session)
-            if isinstance(outcome, _Postponed):
-                pause = _FIRST_PAUSE * 2 ** (self._of.number - 1)
-                log.warning("evaluation %s is postponed: %s", self._of.name, outcome.why)
-                return pause if evaluations.postpone(self._of, outcome.why, pause) else None
-            kept = evaluations.finish(self._of, outcome)
+    def _write(self, end: EvaluationEnd) -> None:
+        # hours of work are worth a minute's patience with the store
+        for attempt in Retrying(
+            retry=retry_if_exception_type(DBAPIError),
+            wait=wait_exponential(max=30),
+            stop=stop_after_attempt(_WRITING_ATTEMPTS),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        ):
+            with attempt, get_store().writing() as session:
+                kept = Evaluations(session).finish(self._of, end)
         if kept:
-            EVALUATIONS.labels(outcome.phase.value).inc()
-            log.info("evaluation %s: %s, score %s", self._of.name, outcome.phase.value, outcome.score)
+            EVALUATIONS.labels(end.phase.value).inc()
+            log.info("evaluation %s: %s, score %s", self._of.name, end.phase.value, end.score)
         else:
             log.warning("evaluation %s no longer counted; what it found is not kept", self._of.name)
-        return None
 
 
 def evaluator_for(competition_id: str) -> Evaluator:
@@ -217,16 +214,21 @@ def evaluator_for(competition_id: str) -> Evaluator:
     Raises:
         EvaluationImpossible: the competition has no benchmark, or a setting of it is wrong.
     """
+    from gpu.evaluation.contract import EvaluationImpossible
     from gpu.evaluation.evaluation import Evaluator, proof_reader
     from gpu.evaluation.registry import benchmark_for
     from gpu.evaluation.repository import ModelHub
     from gpu.evaluation.sandbox import docker_sandbox
 
     settings = get_settings()
+    with get_store().reading() as session:
+        plan = plan_of(session, settings, competition_id)
+    if plan is None:
+        raise EvaluationImpossible(objection_here(None, settings, competition_id))
     gpus = [] if settings.device == "cpu" else visible_gpus()
     hub = ModelHub(settings.hf_endpoint)
     sandbox = docker_sandbox(settings, gpus[0] if gpus else None, hub)
-    return Evaluator(proof_reader(hub), sandbox, benchmark_for(competition_id, settings), PENALTY_SCORE)
+    return Evaluator(proof_reader(hub), sandbox, benchmark_for(plan, settings), PENALTY_SCORE)
 
 
 def sweep_node() -> list[str]:
@@ -241,11 +243,15 @@ def sweep_node() -> list[str]:
 
 
 @worker_ready.connect(weak=False)
-def _sweep_at_start(sender: Any, **_: Any) -> None:
-    """A gpu worker that starts clears away what an earlier one left, if models were ever evaluated here."""
+def _look_around_at_start(sender: Any, **_: Any) -> None:
+    """A gpu worker that starts clears away what an earlier one left, and notes what it can score."""
     evaluated_here = (get_settings().data_dir.expanduser() / "evaluations").is_dir()
-    if evaluated_here and QueueName.GPU.value in sender.app.amqp.queues.consume_from:
+    if QueueName.GPU.value not in sender.app.amqp.queues.consume_from:
+        return
+    if evaluated_here:
         threading.Thread(target=_try_to_sweep, name="sweep", daemon=True).start()
+    if evaluated_here or get_settings().netuid == MODELS_NETUID:
+        note_capabilities.apply_async(expires=_CAPABILITIES_EXPIRE)
 
 
 @worker_shutting_down.connect(weak=False)
@@ -255,7 +261,7 @@ def _interrupt_at_stop(sender: str, **_: Any) -> None:
 
 
 def interrupt_evaluations(node: str) -> list[str]:
-    """A worker that is told to stop waits for no model: its container goes, and the evaluation begins anew later.
+    """A worker that is told to stop waits for no model: its container goes, and the evaluation begins again later.
 
     The claim goes first, so that what the interrupted try makes of it is not written.
     """
@@ -277,6 +283,18 @@ def _try_to_sweep() -> list[str]:
     except EvaluationImpossible as error:
         log.warning("nothing was swept: %s", error)
         return []
+
+
+def _docker_objection() -> str | None:
+    from app.domain import ValidatorError
+    from gpu.evaluation.docker_engine import engine, speaking
+
+    try:
+        with engine(get_settings().docker_host, timeout=5.0) as client, speaking("asking for its version"):
+            client.version()
+    except ValidatorError as error:
+        return str(error)
+    return None
 
 
 def _free_device() -> None:

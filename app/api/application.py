@@ -14,12 +14,13 @@ from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
-from app.api.body_limit import BodyLimit
 from app.api.metrics import count_requests, metrics_router
 from app.api.pages import page_routers
 from app.api.pages.errors import error_page
 from app.api.pages.page import prefers_html
-from app.api.validator import health_router, validator_router
+from app.api.request_edge import RequestEdge
+from app.api.validator import health_router, reads_router, validator_router
+from app.competitions.profile import profile_of
 from app.settings import get_settings
 from app.store.database import StoreError
 
@@ -31,13 +32,13 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     settings = get_settings()
     # FastAPI's own pages load their scripts from a CDN; the schema is at /openapi.json
     app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit=settings.api_body_limit)
+    app.add_middleware(RequestEdge, limit=settings.api_body_limit)
     app.add_exception_handler(RequestValidationError, _unprocessable)
     app.add_exception_handler(DBAPIError, _store_away)
     app.add_exception_handler(TimeoutError, _store_away)
     app.add_exception_handler(StoreError, _store_away)
     if routers is None:
-        routers = [health_router, validator_router, metrics_router]
+        routers = [health_router, validator_router, reads_router(profile_of(settings)), metrics_router]
         app.middleware("http")(count_requests)
         if settings.pages:
             # first: a browser gets the home page at /, every other client the health

@@ -1,4 +1,4 @@
-"""Who calls: a hotkey that signed the request, admitted by a policy (specs/models.md, 'Validator API').
+"""Who calls: a hotkey that signed the request, admitted by a policy.
 
 Used by the validator API and by the scoring API; they differ in the policy alone.
 """
@@ -23,7 +23,8 @@ from app.settings import get_settings
 from app.store.callers import Callers
 from app.store.database import get_store
 from app.store.metagraph import Metagraph
-from chain.hotkey import request_message, signature_bytes
+from app.untrusted import NotJson, read_json
+from chain.hotkey import is_address, request_message, signature_bytes
 from chain.subtensor import signed_by_hotkey
 
 # How long a signed request may be used, and how far a caller's clock may run ahead of ours.
@@ -105,6 +106,17 @@ class _Claim:
     expires_at: float | None
 
 
+class _StrictRequest(Request):
+    """A request whose JSON says everything once: of two values under one name, each reader might take another."""
+
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body(), unique_names=True)
+        except NotJson as error:
+            problem = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {error}"}
+            raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, [problem]) from None
+
+
 class Authentication:
     """The caller's hotkey, or 401 (no proof), 403 (not admitted), 429 (too often).
 
@@ -128,8 +140,10 @@ class Authentication:
         if isinstance(settled, str):
             return settled
         if hotkey is not None or timestamp is not None or signature is not None:
-            body = await request.body()
-            claim = _from_headers(request, body, hotkey or "", timestamp or "", signature or "")
+            proof = _proof(hotkey or "", timestamp or "", signature or "")
+            # the body is what costs time and memory: only of a hotkey that may call is it read
+            await run_in_threadpool(self._object, hotkey or "")
+            claim = _from_headers(request, await request.body(), hotkey or "", timestamp or "", proof)
         elif basic is not None and get_settings().api_basic:
             claim = _from_basic(basic)
         elif basic is not None:
@@ -149,6 +163,7 @@ class Authentication:
                 handle = super().get_route_handler()
 
                 async def authenticated(request: Request) -> Response:
+                    request = _StrictRequest(request.scope, request.receive)
                     await authenticate(
                         request,
                         await _basic(request),
@@ -161,6 +176,11 @@ class Authentication:
                 return authenticated
 
         return AuthenticatedRoute
+
+    def _object(self, hotkey: str) -> None:
+        with get_store().reading() as session:
+            if objection := self._policy().objection(hotkey, session):
+                raise HTTPException(status.HTTP_403_FORBIDDEN, objection)
 
     def _admit(self, claim: _Claim) -> None:
         if not signed_by_hotkey(claim.hotkey, claim.message, claim.signature):
@@ -184,13 +204,18 @@ class Authentication:
                 )
 
 
-def _from_headers(request: Request, body: bytes, hotkey: str, timestamp: str, signature: str) -> _Claim:
+def _proof(hotkey: str, timestamp: str, signature: str) -> bytes:
+    """The signature's bytes, from headers that are well formed and fresh."""
     proof = signature_bytes(signature)
-    if proof is None or not _TIMESTAMP.match(timestamp) or not 0 < len(hotkey) <= _LONGEST_ADDRESS:
+    if proof is None or not _TIMESTAMP.match(timestamp) or not is_address(hotkey):
         _unauthorized("X-Hotkey, X-Timestamp (unix time) and X-Signature (0x and 128 hex digits) must all be there")
     age = time.time() - float(timestamp)
     if not -_AHEAD_SECONDS <= age <= LIFETIME_SECONDS:
         _unauthorized(f"the request is {age:.0f} s old; it is valid for {LIFETIME_SECONDS} s (compare the clocks)")
+    return proof
+
+
+def _from_headers(request: Request, body: bytes, hotkey: str, timestamp: str, proof: bytes) -> _Claim:
     raw_path = request.scope.get("raw_path") or request.scope["path"].encode()
     path = raw_path.split(b"?", 1)[0].decode("ascii", "replace")
     message = request_message(hotkey, timestamp, request.method, path, body)

@@ -1,4 +1,4 @@
-"""What travels over the validator API, under the names its clients use (specs/models.md, 'Validator API')."""
+"""What travels over the validator API, under the names its clients use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Hotkey = Annotated[
 
 
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
-    """JSON that can be kept: finite numbers, not nested beyond reason."""
+    """JSON that can be kept: finite numbers, text without NUL, not nested beyond reason."""
     level: list[Any] = [value]
     for _ in range(_DEEPEST):
         if not level:
@@ -27,8 +27,10 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
         for item in level:
             if isinstance(item, float) and not math.isfinite(item):
                 raise ValueError("holds a number that is not finite")
+            if isinstance(item, str) and "\0" in item:
+                raise ValueError("holds a text with a NUL")
             if isinstance(item, dict):
-                below += item.values()
+                below += [*item.keys(), *item.values()]
             elif isinstance(item, list):
                 below += item
         level = below
@@ -55,15 +57,15 @@ class ModelToScore(BaseModel):
 
 
 class ModelScoreResults(BaseModel):
-    """The score of the model that the caller took."""
+    """The score of the model that the caller took. Types are meant: ``"0.5"`` and ``true`` are no numbers."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), strict=True)
 
     miner_hotkey: Hotkey
     miner_uid: int = Field(ge=0, le=65535)
     model_metadata: JsonObject
     model_hash: str | None = Field(None, pattern=r"^[!-~]{0,128}$")
-    model_score: float = Field(ge=0, le=1e6, allow_inf_nan=False)
+    model_score: float = Field(ge=0, le=1, allow_inf_nan=False)
     metric_scores: JsonObject | None = None
 
 
@@ -103,12 +105,13 @@ class ModelScoreEntry(BaseModel):
 
 
 class AllModelScores(BaseModel):
-    """Every registered miner's model, by UID."""
+    """Every registered miner's model, by UID; without ``success`` the reason why there are none."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     success: bool
-    model_scores: dict[str, list[ModelScoreEntry]]
+    model_scores: dict[str, list[ModelScoreEntry]] | None = None
+    message: str | None = None
 
 
 class TopModel(BaseModel):
@@ -154,6 +157,22 @@ class EvaluationSeries(BaseModel):
     data: dict[str, list[EvaluationMetrics]]
 
 
+class MetricPoint(BaseModel):
+    """One metric of one posted score."""
+
+    timestamp: datetime
+    value: float
+    uid: int
+    competition_id: str
+
+
+class MetricsOverTime(BaseModel):
+    """The metrics of recent scores by name, oldest first."""
+
+    success: bool
+    data: dict[str, list[MetricPoint]]
+
+
 class Health(BaseModel):
     """The API answers, and its store does."""
 
@@ -185,6 +204,7 @@ def refusals(forbidden: str) -> dict[int | str, dict[str, Any]]:
     """What every signed endpoint may answer instead, for its OpenAPI description; ``forbidden`` says what 403 means."""
     return {
         400: {"model": Problem, "description": "The body is not UTF-8"},
+        408: {"model": Problem, "description": "The body came too slowly"},
         401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
         403: {"model": Problem, "description": forbidden},
         413: {"model": Problem, "description": "The body is too large"},

@@ -11,19 +11,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, status
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Response, status
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.application import create_app
 from app.api.authentication import Authentication, NamedHotkeys
 from app.api.messages import Problem, refusals
-from app.api.scoring_messages import ScoringStarted, ScoringStatus, StartScoring
+from app.api.scoring_messages import (
+    CompetitionCapability,
+    NodeCapabilities,
+    ScoringStarted,
+    ScoringStatus,
+    StartScoring,
+)
 from app.api.validator import health_router
+from app.celery import QueueName
 from app.celery import app as celery
 from app.clock import now
-from app.competitions.evaluations import EvaluationReleased, begin, move_on, slots, status_answer
+from app.competitions.benchmarks import capabilities
+from app.competitions.evaluations import CannotEvaluate, EvaluationReleased, begin, move_on, slots, status_answer
 from app.domain import ValidatorError
 from app.settings import get_settings
 from app.store.database import get_store
@@ -32,6 +41,8 @@ from chain.hotkey import wallet_signer
 
 # How often (s) overdue, dead and lost evaluations are looked for while nobody asks.
 _LOOK_EVERY: Final = 15.0
+# Every so many looks a gpu worker is asked what it can score.
+_LOOKS_A_CAPABILITY: Final = 4
 
 _REFUSALS: Final = refusals("Not a hotkey that this node works for")
 
@@ -73,14 +84,23 @@ scoring_router = APIRouter(
 )
 
 
-@scoring_router.post("/score_model", operation_id="score_model")
-@scoring_router.post("/api/start_model_scoring", operation_id="start_model_scoring")
-def start_model_scoring(hotkey: Caller, request: StartScoring) -> ScoringStarted:
-    """Begin a model's evaluation; refused in words while every GPU has a model."""
+_CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"model": ScoringStarted, "description": "This node cannot evaluate such a model; the message says why"}
+}
+
+
+@scoring_router.post("/score_model", operation_id="score_model", responses=_CONFLICT)
+@scoring_router.post("/api/start_model_scoring", operation_id="start_model_scoring", responses=_CONFLICT)
+def start_model_scoring(hotkey: Caller, request: StartScoring, response: Response) -> ScoringStarted:
+    """Begin a model's evaluation; refused in words while every GPU has a model, or where this node cannot do it."""
     store, settings = get_store(), get_settings()
     move_on(store, celery, settings)
     inputs = EvaluationInputs(request.hf_repo_id, request.competition_id, request.hotkey, request.block)
-    task_id = begin(store, celery, inputs, slots(settings))
+    try:
+        task_id = begin(store, celery, inputs, slots(settings), settings)
+    except CannotEvaluate as error:
+        response.status_code = status.HTTP_409_CONFLICT
+        return ScoringStarted(success=False, message=str(error))
     if task_id is None:
         with store.reading() as session:
             present = Evaluations(session).in_slots(slots(settings))
@@ -112,6 +132,25 @@ def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(ma
         raise HTTPException(status.HTTP_410_GONE, str(error)) from None
 
 
+@scoring_router.get("/api/capabilities")
+def show_capabilities(hotkey: Caller) -> NodeCapabilities:
+    """Which competitions this node can score, and why not the others."""
+    with get_store().reading() as session:
+        found = capabilities(session, get_settings())
+    return NodeCapabilities(
+        competitions=[
+            CompetitionCapability(
+                competition_id=one.competition_id,
+                benchmark=one.benchmark,
+                can_score=one.objection is None,
+                reason=one.objection,
+                checked_at=one.checked_at,
+            )
+            for one in found
+        ]
+    )
+
+
 def create_scoring_app() -> FastAPI:
     """The application with the scoring API alone."""
     return create_app([health_router, scoring_router])
@@ -119,8 +158,25 @@ def create_scoring_app() -> FastAPI:
 
 def _move_on_until(stop: threading.Event) -> None:
     _look(forget=True)
+    _ask_what_can_be_scored()
+    looks = 0
     while not stop.wait(_LOOK_EVERY):
         _look()
+        looks += 1
+        if looks % _LOOKS_A_CAPABILITY == 0:
+            _ask_what_can_be_scored()
+
+
+def _ask_what_can_be_scored() -> None:
+    """Have a gpu worker look; one that is busy leaves what was found before."""
+    try:
+        celery.send_task(
+            "workers.evaluations.note_capabilities",
+            queue=QueueName.GPU.value,
+            expires=_LOOKS_A_CAPABILITY * _LOOK_EVERY,
+        )
+    except (OperationalError, ConnectionError) as error:
+        log.error("no gpu worker could be asked what it can score: %s", error)
 
 
 def _look(*, forget: bool = False) -> None:

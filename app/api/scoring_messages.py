@@ -1,4 +1,4 @@
-"""What travels over the scoring API (specs/models.md, 'Scoring API')."""
+"""What travels over the scoring API."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ def _repository(text: str) -> str:
     return text
 
 
-def _known_competition(text: str) -> str:
-    from gpu.evaluation.registry import BENCHMARKS
-
-    if text not in BENCHMARKS:
-        raise ValueError(f"has no benchmark on this node; there are {', '.join(sorted(BENCHMARKS))}")
-    return text
-
-
 def _address(text: str) -> str:
     if not is_address(text):
         raise ValueError("is not an SS58 address: its checksum does not fit")
@@ -39,7 +31,7 @@ class StartScoring(BaseModel):
     """Asks for a model's evaluation: the repository, and the hotkey that committed it in that block."""
 
     hf_repo_id: Annotated[str, Field(max_length=200, examples=["maker/model"]), AfterValidator(_repository)]
-    competition_id: Annotated[CompetitionId, AfterValidator(_known_competition)]
+    competition_id: CompetitionId
     hotkey: Annotated[Hotkey, AfterValidator(_address)]
     block: int = Field(ge=0, le=_LAST_BLOCK, strict=True)
 
@@ -76,3 +68,22 @@ class ScoringStatus(BaseModel):
     started_at: datetime | None
     runtime_seconds: float | None
     inputs: ScoringInputs
+
+
+class CompetitionCapability(BaseModel):
+    """Whether this node can score a competition; ``reason`` says why not.
+
+    ``checked_at`` is when a gpu worker looked last; null: none has yet, and models are accepted.
+    """
+
+    competition_id: str
+    benchmark: str | None
+    can_score: bool
+    reason: str | None
+    checked_at: datetime | None
+
+
+class NodeCapabilities(BaseModel):
+    """Which competitions this node can score."""
+
+    competitions: list[CompetitionCapability]

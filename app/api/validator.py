@@ -1,4 +1,4 @@
-"""The validator API: hands models to scorers, takes their scores, tells everybody's (specs/models.md)."""
+"""The validator API: hands models to scorers, takes their scores, tells everybody's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from app.api.messages import (
     EvaluationSeries,
     GetModelToScore,
     Health,
+    MetricPoint,
+    MetricsOverTime,
     ModelScoreResults,
     ModelToScore,
     Outcome,
@@ -25,6 +27,8 @@ from app.api.messages import (
     refusals,
 )
 from app.clock import now
+from app.competitions.flat_metrics import flat_metrics
+from app.competitions.profile import Profile, profile_of
 from app.competitions.standings import ModelStanding, model_standings, take_next_model
 from app.domain import MODELS_NETUID
 from app.settings import get_settings
@@ -40,8 +44,7 @@ _REFUSALS: Final = refusals("No validator permit, or not enough stake")
 
 
 def _validators() -> PermittedValidators:
-    settings = get_settings()
-    return PermittedValidators(MODELS_NETUID, settings.min_stake)
+    return PermittedValidators(MODELS_NETUID, get_settings().min_stake)
 
 
 _authentication = Authentication(_validators)
@@ -64,7 +67,7 @@ def get_model_to_score(hotkey: Caller, request: GetModelToScore | None = None) -
     """Take the next model; nobody else gets it until its score is posted or the time limit is over."""
     competition = request.competition_id if request else None
     with get_store().writing() as session:
-        taken = take_next_model(session, MODELS_NETUID, hotkey, competition)
+        taken = take_next_model(session, hotkey, None if competition is None else {competition})
     if taken is None:
         return ModelToScore(success=False, message="No model available to score.")
     return ModelToScore(success=True, miner_uid=taken.uid)
@@ -88,19 +91,22 @@ def score_model(hotkey: Caller, results: ModelScoreResults) -> Outcome:
 @validator_router.post("/get-all-model-scores", tags=["scores"], operation_id="post_get_all_model_scores")
 def get_all_model_scores(hotkey: Caller) -> AllModelScores:
     """Every registered miner's stake-weighted score and what it is made of."""
+    profile = profile_of(get_settings())
     with get_store().reading() as session:
-        standings = model_standings(session, MODELS_NETUID)
+        standings = model_standings(session, profile)
+    if profile.needs_baseline and not any(standing.reports for standing in standings):
+        # whoever took this for scores would burn everything
+        return AllModelScores(success=False, message="No model has a score yet.")
     scores = {"success": True, "model_scores": {str(s.model.uid): [_entry(s)] for s in standings}}
     # thousands of parts: written as they are; tests hold them against the schema
     return Response(to_json(scores), media_type="application/json")  # type: ignore[return-value]
 
 
-@validator_router.get("/get-top-model", tags=["scores"])
-def get_top_model(hotkey: Caller) -> dict[str, list[TopModel]]:
+def get_top_model() -> dict[str, list[TopModel]]:
     """The best model of each competition, if any has a score above zero."""
     with get_store().reading() as session:
         top: dict[str, list[TopModel]] = {record.id: [] for record in Competitions(session).all()}
-        for standing in model_standings(session, MODELS_NETUID):
+        for standing in model_standings(session, profile_of(get_settings())):
             best = top.get(standing.model.competition_id)
             if best is None or not standing.score:
                 continue
@@ -132,8 +138,7 @@ def reputations(hotkey: Caller) -> dict[str, Reputation]:
     }
 
 
-@validator_router.get("/get-eval-metrics", tags=["scores"])
-def get_eval_metrics(hotkey: Caller) -> EvaluationSeries:
+def get_eval_metrics() -> EvaluationSeries:
     """The metrics of the last 30 days' scores, newest first, at most 1000."""
     data: dict[str, list[EvaluationMetrics]] = {}
     with get_store().reading() as session:
@@ -150,6 +155,36 @@ def get_eval_metrics(hotkey: Caller) -> EvaluationSeries:
                 )
             )
     return EvaluationSeries(success=True, data=data)
+
+
+def get_metrics_over_time() -> MetricsOverTime:
+    """Each metric of the last 30 days' scores over time, oldest first, from at most 1000 scores."""
+    data: dict[str, list[MetricPoint]] = {}
+    with get_store().reading() as session:
+        records = ScoreHistory(session).since(now() - _METRICS_SINCE, _MOST_METRICS)
+    for record in reversed(records):
+        for name, value in {"score": record.score, **flat_metrics(record.metric_scores or {}, ".")}.items():
+            data.setdefault(name, []).append(
+                MetricPoint(
+                    timestamp=record.scored_at, value=value, uid=record.uid, competition_id=record.competition_id
+                )
+            )
+    return MetricsOverTime(success=True, data=data)
+
+
+def reads_router(profile: Profile) -> APIRouter:
+    """What validators read of others' models: signed, or open to everybody where the profile says so."""
+    router = APIRouter(tags=["scores"], responses={503: _REFUSALS[503]})
+    if not profile.open_reads:
+        router = APIRouter(
+            tags=["scores"],
+            responses=_REFUSALS,
+            route_class=_authentication.route(),
+            dependencies=[Depends(_authentication)],
+        )
+    router.get("/get-top-model")(get_top_model)
+    router.get("/get-eval-metrics")(get_metrics_over_time if profile.open_reads else get_eval_metrics)
+    return router
 
 
 def _entry(standing: ModelStanding) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import getpass
 import json
 import math
 import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,11 +14,24 @@ from rich.table import Table
 
 from app.cli.terminal import Console
 from app.domain import ValidatorError
+from app.untrusted import NotJson, quoted, read_json
+
+if TYPE_CHECKING:
+    from app.store.competitions import GivenBenchmark
 
 competition_app = typer.Typer(no_args_is_help=True, help="Manage the model competitions.")
 
 By = Annotated[str | None, typer.Option("--by", help="Who makes the change; user@host by default.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The competition's id, as miners commit it.")]
+
+
+BenchmarkName = Annotated[
+    str | None,
+    typer.Option("--benchmark", help="voicebench, voicebench+mos, v2v or o1; by the profile, from the id, when unset."),
+]
+Parameter = Annotated[
+    list[str] | None, typer.Option("--parameter", metavar="KEY=VALUE", help="A parameter of the benchmark; repeatable.")
+]
 
 
 def _store() -> Any:
@@ -56,6 +69,8 @@ def list_competitions(
                             "reward_percentage": record.reward_percentage,
                             "baseline": record.baseline.score if record.baseline else None,
                             "archived": record.archived_at is not None,
+                            "benchmark": record.benchmark.name if record.benchmark else None,
+                            "parameters": dict(record.benchmark.parameters) if record.benchmark else None,
                         }
                         for record in records
                     ],
@@ -74,7 +89,7 @@ def list_competitions(
         )
         return
     table = Table(title="Competitions", title_justify="left")
-    for name in ("id", "percentage", "baseline", "set by", "set at", "state"):
+    for name in ("id", "percentage", "baseline", "set by", "set at", "benchmark", "state"):
         table.add_column(name)
     for record in records:
         baseline = record.baseline
@@ -84,6 +99,7 @@ def list_competitions(
             "none" if baseline is None else f"{baseline.score:g}",
             "" if baseline is None else escape(baseline.set_by),
             "" if baseline is None else f"{baseline.set_at:%Y-%m-%d %H:%M}",
+            escape(record.benchmark.name) if record.benchmark else "the profile's",
             "runs" if record.archived_at is None else f"archived {record.archived_at:%Y-%m-%d}",
         )
     console = Console()
@@ -101,11 +117,17 @@ def list_competitions(
 def add(
     competition: Id,
     percentage: Annotated[float, typer.Option(help="Its part of all rewards, against the other competitions'.")],
+    benchmark: BenchmarkName = None,
+    parameter: Parameter = None,
     by: By = None,
 ) -> None:
     """Add a competition, or bring an archived one back."""
+    from app.competitions.benchmarks import plan_of
+    from app.settings import get_settings
     from app.store.competitions import Competitions
     from chain.model_metadata import COMPETITION_ID
+
+    given = _benchmark(benchmark, parameter)
 
     if not COMPETITION_ID.match(competition) or competition == "None":
         raise ValidatorError(
@@ -115,7 +137,59 @@ def add(
         raise ValidatorError(f"the percentage is {percentage}; it must be a number that is not negative")
     with _store().writing() as session:
         Competitions(session).add(competition, percentage, _who(by))
+        if given is not None:
+            Competitions(session).set_benchmark(competition, given, _who(by))
+        plan = plan_of(session, get_settings(), competition)
     print(f"competition {competition} added with percentage {percentage:g}")
+    if plan is None:
+        Console(stderr=True).print(
+            f"warning: no benchmark is known for {competition}, so only a scoring API that knows one can score it; "
+            f"give it one with: python -m app competition benchmark {competition} NAME",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+@competition_app.command(name="benchmark")
+def set_benchmark(
+    competition: Id,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A benchmark, or 'profile' for the profile's.")],
+    parameter: Parameter = None,
+    by: By = None,
+) -> None:
+    """Judge a competition's models by another benchmark, or with other parameters, from now on."""
+    from app.store.competitions import Competitions
+
+    given = None if name == "profile" else _benchmark(name, parameter)
+    with _store().writing() as session:
+        Competitions(session).set_benchmark(competition, given, _who(by))
+    print(f"competition {competition} is judged by {'the benchmark of the profile' if given is None else name}")
+
+
+def _benchmark(name: str | None, parameters: list[str] | None) -> GivenBenchmark | None:
+    """What was typed, checked.
+
+    Raises:
+        ValidatorError: no such benchmark, or a parameter that it does not take.
+    """
+    from app.store.competitions import GivenBenchmark
+    from gpu.evaluation.plan import BenchmarkPlan
+
+    if name is None:
+        if parameters:
+            raise ValidatorError("--parameter belongs to a benchmark; name it with --benchmark")
+        return None
+    given: dict[str, Any] = {}
+    for one in parameters or ():
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise ValidatorError(f"--parameter {quoted(one)} is not KEY=VALUE, such as spoken_samples=2")
+        try:
+            given[key] = read_json(value)
+        except NotJson:
+            given[key] = value
+    checked = BenchmarkPlan(name, given).parameters()
+    return GivenBenchmark(name, checked.model_dump(mode="json", exclude_unset=True))
 
 
 @competition_app.command(context_settings={"ignore_unknown_options": True})

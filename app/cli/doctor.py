@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
+from app.domain import MODELS_NETUID
 from app.settings import Settings, get_settings
-from beat_schedule import MODELS_NETUID
 
 _PACKAGES = ("celery", "redis", "bittensor", "rdkit", "torch", "boltz", "pydantic", "flower", "sqlalchemy")
 _PYTHON = (3, 11)

@@ -1,4 +1,4 @@
-"""Which revision a hotkey committed, and when: the scoring API's contract says neither (specs/models.md)."""
+"""Which revision a hotkey committed, and when: the scoring API's contract says neither."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.clock import now
-from app.domain import ModelId, ValidatorError
+from app.domain import MODELS_NETUID, ModelId, ValidatorError
 from app.store.database import Store
 from app.store.evaluations import EvaluationInputs
 from app.store.model_queue import ModelQueue
@@ -24,7 +24,10 @@ class NotCommitted(ValidatorError):
 
 
 class CommitmentSuperseded(ValidatorError):
-    """The miner has committed the same repository anew since: the version that was asked for is nobody's any more."""
+    """The miner has committed the same repository again since, or for another competition than the caller names.
+
+    Nobody's score: the version that was asked for is no longer anybody's, or never was.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,14 @@ class CommittedModel:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentLookup:
-    """Looks in the node's own store, then on the chain. ``open_chain`` is None where the chain must not be asked."""
+    """Looks in the node's own store, then on the chain. ``open_chain`` is None where the chain must not be asked.
+
+    ``open_ended`` as in :func:`chain.model_metadata.parse_model_id`.
+    """
 
     store: Store
-    netuid: int
     open_chain: Callable[[], ModelChain] | None
+    open_ended: bool = False
 
     def find(self, inputs: EvaluationInputs) -> CommittedModel:
         """The committed model that was asked for.
@@ -51,11 +57,12 @@ class CommitmentLookup:
             CommitmentSuperseded: the hotkey has committed the repository anew.
             CommitmentUnknown: neither the store nor the chain can tell now.
         """
-        return self._in_store(inputs) or self._on_chain(inputs)
+        return self.in_store(inputs) or self._on_chain(inputs)
 
-    def _in_store(self, inputs: EvaluationInputs) -> CommittedModel | None:
+    def in_store(self, inputs: EvaluationInputs) -> CommittedModel | None:
+        """What this node's store knows of it; None where it does not."""
         with self.store.reading() as session:
-            versions = ModelQueue(session, self.netuid).versions(inputs.hotkey)
+            versions = ModelQueue(session, MODELS_NETUID).versions(inputs.hotkey)
         if versions is None:
             return None
         committed_at, (current, *others) = versions
@@ -71,37 +78,45 @@ class CommitmentLookup:
 
     def _on_chain(self, inputs: EvaluationInputs) -> CommittedModel:
         if self.open_chain is None:
-            raise CommitmentUnknown(
-                f"which revision of {inputs.hf_repo_id} {inputs.hotkey} committed at block {inputs.block} is not in "
-                "this node's store, and OFFLINE forbids to ask the chain; unset it, or share the validator's "
-                "DATABASE_URL"
-            )
+            raise CommitmentUnknown(unknown_offline(inputs))
         try:
             chain = self.open_chain()
             head = chain.current_block()
-            commitments = chain.commitments(self.netuid)
+            commitments = chain.commitments(MODELS_NETUID)
         except ValidatorError as error:
             raise CommitmentUnknown(f"the chain does not say what {inputs.hotkey} committed: {error}") from None
         if head < inputs.block:
             raise CommitmentUnknown(f"the chain's endpoint is at block {head}, before the commitment's {inputs.block}")
         found = next((commitment for commitment in commitments if commitment.hotkey == inputs.hotkey), None)
         if found is None:
-            raise NotCommitted(f"{inputs.hotkey} has no commitment on subnet {self.netuid}")
+            raise NotCommitted(f"{inputs.hotkey} has no commitment on subnet {MODELS_NETUID}")
         try:
-            model = parse_model_id(found.data)
+            model = parse_model_id(found.data, open_ended=self.open_ended)
         except UnreadableMetadata as error:
             raise NotCommitted(f"what {inputs.hotkey} has committed is no model: {error}") from None
-        if (model.repository, model.competition_id) != (inputs.hf_repo_id, inputs.competition_id):
+        if model.repository != inputs.hf_repo_id:
             raise NotCommitted(
-                f"{inputs.hotkey} has committed {model.repository} for {model.competition_id} at block {found.block}, "
-                f"not {inputs.hf_repo_id} for {inputs.competition_id}"
+                f"{inputs.hotkey} has committed {model.repository} at block {found.block}, not {inputs.hf_repo_id}"
+            )
+        if model.competition_id != inputs.competition_id:
+            raise CommitmentSuperseded(
+                f"{inputs.hotkey} has committed {model.repository} for competition {model.competition_id}, "
+                f"not for {inputs.competition_id}"
             )
         if found.block != inputs.block:
             raise CommitmentSuperseded(
-                f"{inputs.hotkey} has committed {model.repository} anew at block {found.block}; "
-                f"the version of block {inputs.block} is not evaluated any more"
+                f"{inputs.hotkey} has committed {model.repository} again at block {found.block}; "
+                f"the version of block {inputs.block} is no longer evaluated"
             )
         return CommittedModel(model, now() - _blocks(head - found.block))
+
+
+def unknown_offline(inputs: EvaluationInputs) -> str:
+    """Why a model that is not in the store cannot be evaluated where the chain must not be asked."""
+    return (
+        f"which revision of {inputs.hf_repo_id} {inputs.hotkey} committed at block {inputs.block} is not in this "
+        "node's store, and OFFLINE forbids asking the chain; unset it, or share the validator's DATABASE_URL"
+    )
 
 
 def _blocks(count: int) -> timedelta:

@@ -12,6 +12,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from app.clock import now
+from app.competitions.benchmarks import capability
+from app.competitions.commitments import CommitmentLookup, unknown_offline
 from app.domain import QueueName, ValidatorError
 from app.settings import Settings
 from app.store.database import Store
@@ -30,6 +32,10 @@ _OVERDUE_GRACE: Final = timedelta(minutes=2)
 _SWEEP_EXPIRES: Final = timedelta(minutes=10)
 
 log = logging.getLogger("celery_validator.evaluations")
+
+
+class CannotEvaluate(ValidatorError):
+    """This node cannot evaluate such a model; the message says why, and what would help."""
 
 
 class EvaluationReleased(ValidatorError):
@@ -56,13 +62,24 @@ def slots(settings: Settings) -> tuple[str, ...]:
 
 
 def begin(
-    store: Store, celery: Celery, inputs: EvaluationInputs, among: Sequence[str], evaluation_id: str | None = None
+    store: Store, celery: Celery, inputs: EvaluationInputs, among: Sequence[str], settings: Settings
 ) -> str | None:
-    """Accept an evaluation and send it to the gpu queue; its id, or None where every slot is taken."""
+    """Accept an evaluation and send it to the gpu queue; its id, or None where every slot is taken.
+
+    Raises:
+        CannotEvaluate: the competition has no benchmark here, a gpu worker found that something is missing for it, or
+            nothing says which revision was committed. No slot is taken.
+    """
+    with store.reading() as session:
+        found = capability(session, settings, inputs.competition_id)
+    if found.objection is not None:
+        raise CannotEvaluate(found.objection)
+    if settings.offline and CommitmentLookup(store, None).in_store(inputs) is None:
+        raise CannotEvaluate(unknown_offline(inputs))
     with store.writing() as session:
-        accepted = Evaluations(session).accept(inputs, among, evaluation_id)
+        accepted = Evaluations(session).accept(inputs, among)
     if accepted is not None:
-        _send(celery, accepted, inputs)
+        send_evaluation(celery, accepted, inputs)
     return accepted
 
 
@@ -85,12 +102,12 @@ def move_on(store: Store, celery: Celery, settings: Settings) -> Moved:
         _send_sweep(celery)
     for evaluation_id, inputs in unsent:
         log.warning("evaluation %s is sent again", evaluation_id)
-        _send(celery, evaluation_id, inputs)
+        send_evaluation(celery, evaluation_id, inputs)
     return Moved(tuple(ended), tuple(voided), tuple(evaluation_id for evaluation_id, _ in unsent))
 
 
 def status_answer(record: EvaluationRecord, settings: Settings) -> dict[str, Any]:
-    """An evaluation as the scoring API tells of it (specs/models.md, 'Scoring API').
+    """An evaluation as the scoring API tells of it.
 
     One that no worker is at says ``scoring`` without ``started_at``: at its limit a client gives the model back.
 
@@ -116,7 +133,8 @@ def status_answer(record: EvaluationRecord, settings: Settings) -> dict[str, Any
     }
 
 
-def _send(celery: Celery, evaluation_id: str, inputs: EvaluationInputs) -> None:
+def send_evaluation(celery: Celery, evaluation_id: str, inputs: EvaluationInputs) -> None:
+    """Send an accepted evaluation to the gpu queue. A broker that does not answer gets it later, from ``move_on``."""
     try:
         celery.send_task(EVALUATION_TASK, kwargs=asdict(inputs), task_id=evaluation_id, queue=QueueName.GPU.value)
     except (OperationalError, ConnectionError) as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
+from app.competitions.flat_metrics import flat_metrics
 from app.store.evaluations import EvaluationRecord
 
 _SECONDS: Final = 30
@@ -26,7 +26,9 @@ def log_evaluation(project: str, record: EvaluationRecord) -> bool:
             config={**asdict(record.inputs), "revision": record.revision, "tries": record.tries},
             settings=wandb.Settings(init_timeout=_SECONDS, silent=True),
         )
-        run.log(_numbers(record.metric_scores or {}) | ({} if record.score is None else {"score": record.score}))
+        run.log(
+            flat_metrics(record.metric_scores or {}, "/") | ({} if record.score is None else {"score": record.score})
+        )
         run.summary.update({"state": record.phase.value, "error": record.error})
         run.finish()
     except ImportError:
@@ -37,14 +39,3 @@ def log_evaluation(project: str, record: EvaluationRecord) -> bool:
         log.warning("evaluation %s was not logged to Weights & Biases: %s", record.id, error, exc_info=True)
         return False
     return True
-
-
-def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested metrics, under names joined by slashes."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{name}"] = float(value)
-    return found

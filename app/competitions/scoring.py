@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from app.clock import now
-from app.observability.metrics import MODEL_SCORINGS
 from app.store.database import Store
-from app.store.model_queue import ModelQueue, PostedScore
-from app.store.scorings import Scoring, Scorings, ScoringState
+from app.store.scorings import Scoring, ScoringEnd, Scorings, ScoringState
 from chain.scoring_api import (
     Evaluation,
     EvaluationRequest,
@@ -42,11 +39,6 @@ _RARER: Final = 6
 _SHORTEST_BACKOFF: Final = 0.5
 _LONGEST_BACKOFF: Final = 30.0
 
-# A scoring that nobody looked at for so many pauses has lost its message.
-_UNATTENDED: Final = 60
-
-log = logging.getLogger("celery_validator.scoring")
-
 
 @dataclass(frozen=True, slots=True)
 class Later:
@@ -66,7 +58,6 @@ class ScoringStep:
     """Moves one scoring on by one step; every step may be repeated, or lost, without harm."""
 
     store: Store
-    netuid: int
     limit: timedelta
     poll: timedelta = timedelta(seconds=10)
 
@@ -106,7 +97,7 @@ class ScoringStep:
                 return self._post(scoring, evaluation, error)
             case EvaluationState.UNKNOWN if self._settled(scoring):
                 with self.store.writing() as session:
-                    Scorings(session).start_anew(scoring.id, f"{scoring.scorer} had forgotten the model; begun anew")
+                    Scorings(session).start_again(scoring.id, f"{scoring.scorer} had forgotten the model; begun again")
                 return self._unless_over(scoring, Later(_jittered(self.poll.total_seconds())))
         with self.store.writing() as session:
             Scorings(session).looked(scoring.id, evaluation.error)
@@ -123,28 +114,16 @@ class ScoringStep:
         """Keep the score, 0 where there is none, and free scorer and model: all of it or nothing."""
         completed = evaluation.state is EvaluationState.COMPLETED and evaluation.score is not None
         score = evaluation.score if completed and evaluation.score is not None else 0.0
-        posted = PostedScore(score, evaluation.model_hash, evaluation.metric_scores, error)
-        with self.store.writing() as session:
-            kept = ModelQueue(session, self.netuid).post(
-                scoring.commitment.hotkey, scoring.uid, scoring.scorer_hotkey, posted, scoring.taken_at
-            )
-            if kept:
-                state = ScoringState.SCORED if completed else ScoringState.FAILED
-                Scorings(session).finish(scoring.id, state, score, error)
-            else:
-                state = ScoringState.RELEASED
-                lost = "the queue had taken the model back; its score was not kept"
-                Scorings(session).finish(scoring.id, state, score, lost)
-        MODEL_SCORINGS.labels(state.value).inc()
-        log.info("UID %s: score %s by %s%s", scoring.uid, score, scoring.scorer, f" ({error})" if error else "")
-        return Ended()
+        return self._settle(
+            scoring, ScoringEnd(score, completed, error, evaluation.metric_scores, evaluation.model_hash)
+        )
 
     def _give_back(self, scoring: Scoring, why: str) -> Ended:
+        return self._settle(scoring, ScoringEnd(None, False, why))
+
+    def _settle(self, scoring: Scoring, end: ScoringEnd) -> Ended:
         with self.store.writing() as session:
-            ModelQueue(session, self.netuid).release(scoring.commitment.hotkey, scoring.scorer_hotkey, scoring.taken_at)
-            Scorings(session).finish(scoring.id, ScoringState.RELEASED, None, why)
-        MODEL_SCORINGS.labels(ScoringState.RELEASED.value).inc()
-        log.warning("UID %s given back unscored: %s", scoring.uid, why)
+            Scorings(session).settle(scoring, end)
         return Ended()
 
     def _wait_out(self, scoring: Scoring, trouble: int, why: str) -> Later | Ended:
@@ -176,11 +155,6 @@ def backoff(trouble: int, poll: timedelta) -> float:
     """Seconds to wait after so many failures in a row: doubling, with jitter; by default from 5 s to 5 minutes."""
     pauses = min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2.0 ** min(trouble - 1, 10))
     return pauses * poll.total_seconds() * random.uniform(0.5, 1.0)
-
-
-def unattended_after(poll: timedelta) -> timedelta:
-    """How long a scoring may go without a look before it is followed up anew."""
-    return _UNATTENDED * poll
 
 
 def _jittered(seconds: float) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from app.competitions.profile import Profile, alpha_of, profile_of
 from app.domain import MODELS_NETUID, ReportedScore
 from app.settings import Settings
 from app.store.competitions import Competitions
@@ -23,8 +24,10 @@ from chain.incentive.models import (
     ModelScore,
     duplicates,
     incentive,
+    latest_score,
     reputation_after,
     stake_weighted_score,
+    unchanged,
 )
 
 
@@ -44,19 +47,24 @@ class ModelStanding:
     is_penalised: bool
 
 
-def model_standings(session: Session, netuid: int) -> list[ModelStanding]:
-    """The standing of every registered miner's model, by UID."""
-    stakes = Metagraph(session, netuid).read().stakes
-    models = ModelQueue(session, netuid).models()
+def model_standings(session: Session, profile: Profile) -> list[ModelStanding]:
+    """The standing of every registered miner's model, by UID, as the profile weighs its reports."""
+    stakes = Metagraph(session, MODELS_NETUID).read().stakes
+    models = ModelQueue(session, MODELS_NETUID).models()
     history = ScoreHistory(session).latest()
     copies = _copies(models, history)
-    return [_standing(model, history.get(model.hotkey, ()), stakes, model.uid in copies) for model in models]
+    weigh = latest_score if profile.latest_report_counts else stake_weighted_score
+    return [_standing(model, history.get(model.hotkey, ()), weigh, stakes, model.uid in copies) for model in models]
 
 
 def _standing(
-    model: QueuedModel, records: Sequence[ReportedScore], stakes: dict[str, float], is_copy: bool
+    model: QueuedModel,
+    records: Sequence[ReportedScore],
+    weigh: Callable[[Sequence[ReportedScore], Mapping[str, float]], ModelScore],
+    stakes: Mapping[str, float],
+    is_copy: bool,
 ) -> ModelStanding:
-    weighed = stake_weighted_score(records, stakes)
+    weighed = weigh(records, stakes)
     created = model.repository_created_at
     is_penalised = created is not None and created > model.committed_at
     score = weighed.score
@@ -77,12 +85,17 @@ def _copies(models: Iterable[QueuedModel], history: dict[str, list[ReportedScore
     return {uid for entries in by_competition.values() for uid in duplicates(entries)}
 
 
-def take_next_model(session: Session, netuid: int, scorer: str, competition_id: str | None = None) -> TakenModel | None:
-    """Hand the next model to a scorer: of one competition, or of the one whose turn it is and that has one."""
+def take_next_model(session: Session, scorer: str, among: Collection[str] | None = None) -> TakenModel | None:
+    """Hand the next model to a scorer: of the competition whose turn it is and that has one.
+
+    ``among`` are the competitions that the scorer takes; None: all.
+    """
     competitions = Competitions(session)
-    for turn in [competition_id] if competition_id is not None else competitions.by_turn():
+    for turn in competitions.by_turn():
+        if among is not None and turn not in among:
+            continue
         competitions.served(turn)
-        taken = ModelQueue(session, netuid).take(turn, scorer)
+        taken = ModelQueue(session, MODELS_NETUID).take(turn, scorer)
         if taken is not None:
             return taken
     return None
@@ -107,15 +120,32 @@ def competitions_now(session: Session, standings: Iterable[ModelStanding]) -> li
 
 def incentive_now(session: Session, settings: Settings) -> Incentive:
     """The weights that the store's scores, baselines, reputations and last round give."""
+    profile = profile_of(settings)
     metagraph = Metagraph(session, MODELS_NETUID).read()
+    standings = model_standings(session, profile)
+    competitions = competitions_now(session, standings)
+    previous = WeightRounds(session).previous()
+    why = _why_unchanged(competitions, standings) if profile.needs_baseline else None
+    if why is not None:
+        return unchanged(metagraph.hotkeys, previous, why)
     return incentive(
         metagraph.hotkeys,
-        competitions_now(session, model_standings(session, MODELS_NETUID)),
+        competitions,
         {hotkey: record.reputation for hotkey, record in Reputations(session).all().items()},
-        previous=WeightRounds(session).previous(),
-        alpha=settings.alpha,
+        previous=previous,
+        alpha=alpha_of(settings),
         rules=replace(IncentiveRules(), burn_uid=settings.burn_uid),
     )
+
+
+def _why_unchanged(competitions: Iterable[Competition], standings: Iterable[ModelStanding]) -> str | None:
+    """Why the last weights are to be sent again; None where new ones can be computed."""
+    for competition in competitions:
+        if competition.reward_percentage > 0 and not competition.baseline:
+            return f"competition {competition.id} has no baseline above 0"
+    if not any(standing.reports for standing in standings):
+        return "no model has a score"
+    return None
 
 
 def weight_round(mark: str, found: Incentive) -> WeightRound:
@@ -137,10 +167,10 @@ def weights_by_hotkey(by_hotkey: dict[str, float], metagraph: SyncedMetagraph) -
     return {uid_of[hotkey]: weight for hotkey, weight in sorted(by_hotkey.items()) if weight > 0 and hotkey in uid_of}
 
 
-def reputation_steps(session: Session, netuid: int, day: str) -> list[ReputationStep]:
+def reputation_steps(session: Session, profile: Profile, day: str) -> list[ReputationStep]:
     """The steps of one day that are not done yet: each model with a score, against its competition's baseline."""
     reputations = {hotkey: record.reputation for hotkey, record in Reputations(session).all().items()}
-    standings = model_standings(session, netuid)
+    standings = model_standings(session, profile)
     steps: list[ReputationStep] = []
     for competition in competitions_now(session, standings):
         if competition.baseline is None:

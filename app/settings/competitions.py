@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -32,7 +33,12 @@ class CompetitionSettings(Concern):
     scoring_poll: Duration = Field(timedelta(seconds=10), description="first pause between two looks at a scorer")
     wandb_project: str | None = Field(None, description="each evaluation is logged to this Weights & Biases project")
     immediate: bool = Field(False, description="set weights now instead of waiting for :00, :20, :40")
-    alpha: float = Field(0.9, ge=0, le=1, description="EMA factor of the weights; 0 turns the EMA off")
+    competition_profile: Literal["seed", "omega-v4"] = Field(
+        "seed", description="whose rules hold where validators differ; omega-v4: OMEGA's own of November 2025"
+    )
+    alpha: float = Field(
+        0.9, ge=0, le=1, description="EMA factor of the weights; 0 turns the EMA off, as omega-v4 does unless it is set"
+    )
     burn_uid: int = Field(111, ge=0, le=65535, description="UID that gets what nobody earned")
     clean_period_minutes: int = Field(
         60, ge=1, le=100_000, description="how often unreferenced model folders are removed"

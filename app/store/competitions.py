@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,14 +31,23 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenBenchmark:
+    """The benchmark that the operator gave a competition, with its parameters as plain JSON."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class CompetitionRecord:
-    """A competition and its latest baseline, None where none was set."""
+    """A competition and its latest baseline, None where none was set; ``benchmark`` None: the profile's by its id."""
 
     id: str
     reward_percentage: float
     added_at: datetime
     archived_at: datetime | None
     baseline: Baseline | None
+    benchmark: GivenBenchmark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,19 @@ class Competitions:
         self._session.flush()
         self._log(competition_id, "add", f"reward_percentage {reward_percentage:g}", by)
 
+    def set_benchmark(self, competition_id: str, benchmark: GivenBenchmark | None, by: str) -> None:
+        """Judge a running competition by this benchmark from now on; None: by the profile's."""
+        row = self._running(competition_id)
+        row.benchmark = None if benchmark is None else benchmark.name
+        row.parameters = None if benchmark is None else dict(benchmark.parameters)
+        detail = "the profile's" if benchmark is None else f"{benchmark.name} {json.dumps(dict(benchmark.parameters))}"
+        self._log(competition_id, "benchmark", detail, by)
+
+    def benchmark(self, competition_id: str) -> GivenBenchmark | None:
+        """The benchmark that the operator gave a competition; None where none was, or there is no such competition."""
+        row = self._session.get(CompetitionRow, competition_id)
+        return None if row is None else _benchmark(row)
+
     def set_baseline(self, competition_id: str, score: float, by: str) -> None:
         """Set the baseline that counts from now on."""
         self._running(competition_id)
@@ -159,4 +182,10 @@ class Competitions:
 
 
 def _competition(row: Any, baselines: Mapping[str, Baseline]) -> CompetitionRecord:
-    return CompetitionRecord(row.id, row.reward_percentage, row.added_at, row.archived_at, baselines.get(row.id))
+    return CompetitionRecord(
+        row.id, row.reward_percentage, row.added_at, row.archived_at, baselines.get(row.id), _benchmark(row)
+    )
+
+
+def _benchmark(row: Any) -> GivenBenchmark | None:
+    return None if row.benchmark is None else GivenBenchmark(row.benchmark, row.parameters or {})

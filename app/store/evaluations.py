@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.database import insert_ignoring
+from app.store.scorings import ScoringEnd, Scorings
 from app.store.tables.evaluations import EvaluationRow, EvaluationSampleRow
 
 # An evaluation that ended its process, or could not be done, this often is given up: no score.
@@ -149,8 +150,16 @@ class Evaluations:
 
     # -- from acceptance to end -----------------------------------------------------------------------------------
 
-    def accept(self, inputs: EvaluationInputs, slots: Sequence[str], evaluation_id: str | None = None) -> str | None:
+    def accept(
+        self,
+        inputs: EvaluationInputs,
+        slots: Sequence[str],
+        evaluation_id: str | None = None,
+        scoring_id: int | None = None,
+    ) -> str | None:
         """Give an evaluation the first free slot; its id, or None where every slot is taken.
+
+        ``scoring_id`` is our own scoring that it is for, which ends with it.
 
         Without slots to choose from it takes none: a message that came on its own, of which the store knew nothing.
         """
@@ -159,6 +168,7 @@ class Evaluations:
         values = {
             "id": identity,
             **asdict(inputs),
+            "scoring_id": scoring_id,
             "state": EvaluationPhase.WAITING.value,
             "tries": 0,
             "accepted_at": at,
@@ -204,21 +214,6 @@ class Evaluations:
         if row is not None:
             row.revision = revision
             self._session.flush()
-
-    def postpone(self, of: EvaluationTry, why: str, pause: timedelta) -> bool:
-        """Let a try rest that could not be done here and now; False where it was the last, and the evaluation over."""
-        row = self._tried(of)
-        if row is None:
-            return False
-        row.error = why[:_LONGEST_ERROR]
-        if row.tries >= MOST_TRIES:
-            self._end(row, _given_up(row))
-            return False
-        at = now()
-        row.state, row.holder = EvaluationPhase.WAITING.value, None
-        row.due_at, row.sent_at, row.sends = at + pause, at, row.sends + 1
-        self._session.flush()
-        return True
 
     def finish(self, of: EvaluationTry, end: EvaluationEnd) -> bool:
         """End an evaluation and free its slot; False, and nothing changes, where this try no longer counts."""
@@ -332,6 +327,11 @@ class Evaluations:
         row.slot = row.holder = None
         row.finished_at = now()
         self._session.flush()
+        scorings = Scorings(self._session)
+        scoring = None if row.scoring_id is None else scorings.get(row.scoring_id)
+        if scoring is not None and scoring.finished_at is None:
+            completed = end.phase is EvaluationPhase.COMPLETED
+            scorings.settle(scoring, ScoringEnd(end.score, completed, row.error, row.metric_scores))
 
 
 def timed_out(tries: int, limit: timedelta, doing: str | None = None) -> EvaluationEnd:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, and_, case, delete, func, join, select, true, update
+from sqlalchemy import CursorResult, and_, case, delete, exists, func, join, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from app.clock import now
@@ -20,11 +20,15 @@ from app.store.tables.competitions import (
     ModelRefusalRow,
     ModelRow,
     ModelScoreRow,
+    ModelScoringRow,
     NeuronRow,
 )
+from app.store.tables.evaluations import EvaluationRow
 
 # The store's own field separator is the commitment's: a model is kept as the text it was committed as.
 _ABSENT: Final = "None"
+
+_GIVEN_BACK_LATELY: Final = timedelta(minutes=10)
 
 _chance: Final = random.SystemRandom()
 
@@ -185,10 +189,13 @@ class ModelQueue:
         """Hand the next model of a competition to a scorer; None where there is none. Nobody else gets it.
 
         The order is made from a snapshot; the row's own lock decides, so that a model that another scorer is just
-        taking is passed over.
+        taking is passed over. Models that our own scorers have just given back come after all others: one that no node
+        can evaluate must not keep the rest from their turn.
         """
         at = now()
-        for hotkey in queue_order(self.candidates(competition_id), at, chance):
+        order = queue_order(self.candidates(competition_id), at, chance)
+        given_back = self._given_back_lately(competition_id)
+        for hotkey in sorted(order, key=lambda hotkey: hotkey in given_back):
             row = self._session.execute(
                 select(ModelRow)
                 .where(
@@ -263,11 +270,21 @@ class ModelQueue:
         ).scalar_one_or_none()
 
     def release_stale(self, limit: timedelta) -> int:
-        """Give back every model that is under scoring for longer than ``limit``; how many."""
+        """Give back every model that is under scoring for longer than ``limit``; how many.
+
+        Not those of an evaluation in this cluster: it has a time limit of its own, and gives its model back itself.
+        """
+        evaluated_here = exists().where(
+            EvaluationRow.finished_at.is_(None),
+            EvaluationRow.scoring_id == ModelScoringRow.id,
+            ModelScoringRow.hotkey == ModelRow.hotkey,
+            ModelScoringRow.taken_at == ModelRow.taken_at,
+        )
         result = self._session.execute(
             update(ModelRow)
-            .where(ModelRow.is_being_scored_by.is_not(None), ModelRow.taken_at < now() - limit)
+            .where(ModelRow.is_being_scored_by.is_not(None), ModelRow.taken_at < now() - limit, ~evaluated_here)
             .values(is_being_scored_by=None, taken_at=None, taken_model=None, taken_block=None)
+            .execution_options(synchronize_session=False)
         )
         return cast(CursorResult[Any], result).rowcount
 
@@ -298,6 +315,17 @@ class ModelQueue:
             Candidate(hotkey, is_new, count or 0, int(non_zero or 0), best, last)
             for hotkey, is_new, count, non_zero, best, last in rows
         ]
+
+    def _given_back_lately(self, competition_id: str) -> set[str]:
+        return set(
+            self._session.execute(
+                select(ModelScoringRow.hotkey).where(
+                    ModelScoringRow.competition_id == competition_id,
+                    ModelScoringRow.state == "released",
+                    ModelScoringRow.finished_at > now() - _GIVEN_BACK_LATELY,
+                )
+            ).scalars()
+        )
 
     def _registered(self) -> Any:
         return and_(NeuronRow.netuid == self._netuid, NeuronRow.hotkey == ModelRow.hotkey)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.domain import ModelCommitment
+from app.domain import MODELS_NETUID, ModelCommitment
+from app.observability.metrics import MODEL_SCORINGS
 from app.store.database import insert_ignoring
-from app.store.model_queue import TakenModel, model_id
+from app.store.model_queue import ModelQueue, PostedScore, TakenModel, model_id
 from app.store.tables.competitions import ModelScoringRow
+
+log = logging.getLogger("celery_validator.scoring")
 
 
 class ScoringState(StrEnum):
@@ -47,6 +51,20 @@ class Scoring:
     finished_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class ScoringEnd:
+    """How a scoring ends. ``score`` None: nobody gets one, and ``error`` says why.
+
+    ``completed``: the score is the benchmark's, not that of a failure.
+    """
+
+    score: float | None
+    completed: bool
+    error: str | None = None
+    metric_scores: Mapping[str, Any] | None = None
+    model_hash: str | None = None
+
+
 class Scorings:
     """Reads and writes scorings inside one session; the caller owns the transaction."""
 
@@ -62,17 +80,22 @@ class Scorings:
         )
         return [scorer for scorer in scorers if scorer not in busy]
 
-    def resting(self, scorer: str, pause: timedelta) -> bool:
-        """Whether a scorer's latest scoring was given back so recently that it should be left alone."""
-        row = self._session.execute(
-            select(ModelScoringRow.state, ModelScoringRow.finished_at)
+    def resting(self, scorer: str, pause: timedelta) -> set[str]:
+        """Competitions whose latest scoring by this scorer was given back within ``pause``: others go first."""
+        latest = (
+            select(func.max(ModelScoringRow.id))
             .where(ModelScoringRow.scorer == scorer)
-            .order_by(ModelScoringRow.id.desc())
-            .limit(1)
-        ).one_or_none()
-        if row is None or row.state != ScoringState.RELEASED or row.finished_at is None:
-            return False
-        return bool(row.finished_at > now() - pause)
+            .group_by(ModelScoringRow.competition_id)
+        )
+        return set(
+            self._session.execute(
+                select(ModelScoringRow.competition_id).where(
+                    ModelScoringRow.id.in_(latest),
+                    ModelScoringRow.state == ScoringState.RELEASED.value,
+                    ModelScoringRow.finished_at > now() - pause,
+                )
+            ).scalars()
+        )
 
     def open(self, scorer: str, scorer_hotkey: str, taken: TakenModel) -> int | None:
         """Note that a scorer begins on a model; None where it has one already."""
@@ -114,7 +137,7 @@ class Scorings:
             scoring_id, state=ScoringState.SCORING.value, task_id=task_id, started_at=at, looked_at=at, error=None
         )
 
-    def start_anew(self, scoring_id: int, error: str) -> None:
+    def start_again(self, scoring_id: int, error: str) -> None:
         """Note that the scorer has forgotten the model and must be given it again."""
         self._change(scoring_id, state=ScoringState.STARTING.value, task_id=None, error=error[:2000], looked_at=now())
 
@@ -133,15 +156,26 @@ class Scorings:
             finished_at=now(),
         )
 
-    def unattended(self, pause: timedelta) -> list[int]:
-        """Scorings that nobody has looked at for ``pause``: their message was lost."""
-        return list(
-            self._session.execute(
-                select(ModelScoringRow.id)
-                .where(ModelScoringRow.finished_at.is_(None), ModelScoringRow.looked_at < now() - pause)
-                .order_by(ModelScoringRow.id)
-            ).scalars()
-        )
+    def settle(self, scoring: Scoring, end: ScoringEnd) -> ScoringState:
+        """End a scoring: its score into the history, or its model back into the queue; scorer and model are free."""
+        queue, miner = ModelQueue(self._session, MODELS_NETUID), scoring.commitment.hotkey
+        state, score, error = ScoringState.RELEASED, end.score, end.error
+        if end.score is None:
+            queue.release(miner, scoring.scorer_hotkey, scoring.taken_at)
+        elif queue.post(
+            miner,
+            scoring.uid,
+            scoring.scorer_hotkey,
+            PostedScore(end.score, end.model_hash, end.metric_scores, end.error),
+            scoring.taken_at,
+        ):
+            state = ScoringState.SCORED if end.completed else ScoringState.FAILED
+        else:
+            error = "the queue had taken the model back; its score was not kept"
+        self.finish(scoring.id, state, score, error)
+        MODEL_SCORINGS.labels(state.value).inc()
+        log.info("UID %s: %s by %s, score %s%s", scoring.uid, state.value, scoring.scorer, score, _because(error))
+        return state
 
     def delete_before(self, instant: datetime) -> int:
         """Remove scorings that ended before an instant; how many went. The score history is not touched."""
@@ -187,3 +221,7 @@ def _scoring(row: Any) -> Scoring:
         started_at=row.started_at,
         finished_at=row.finished_at,
     )
+
+
+def _because(error: str | None) -> str:
+    return f" ({error})" if error else ""

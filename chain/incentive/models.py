@@ -58,6 +58,18 @@ def stake_weighted_score(reports: Sequence[ReportedScore], stakes: Mapping[str, 
     return ModelScore(math.fsum(item.report.score * item.share for item in weighed), weighed)
 
 
+def latest_score(reports: Sequence[ReportedScore], stakes: Mapping[str, float]) -> ModelScore:
+    """One model's score as the latest report above 0, newest first, by a validator in the metagraph; else 0.
+
+    None without any report.
+    """
+    known = [report for report in reports if report.scorer in stakes]
+    if not known:
+        return ModelScore(None, ())
+    counted = next((report for report in known if report.score > 0), known[0])
+    return ModelScore(counted.score, (WeighedReport(counted, stakes[counted.scorer], 1.0),))
+
+
 def without_stray_zeros(reports: Sequence[ReportedScore]) -> list[ReportedScore]:
     """Drop zeros, unless all scores are zero or the latest three are: then the model really fails."""
     recent = [report.score for report in reports[:_RECENT_ZEROS]]
@@ -244,6 +256,18 @@ def incentive(
             if scale > 0
         ),
         warnings=tuple(ledger.warnings),
+    )
+
+
+def unchanged(hotkeys: Mapping[int, str], previous: Mapping[str, float], why: str) -> Incentive:
+    """The last round's weights once more, on the UIDs that its hotkeys have now, and the warning why."""
+    weights = _normalised({uid: _number(previous.get(hotkeys[uid], 0.0)) for uid in sorted(hotkeys)})
+    return Incentive(
+        weights=weights,
+        new={},
+        by_hotkey={hotkeys[uid]: weight for uid, weight in weights.items()},
+        pools={},
+        warnings=(f"{why}: the last round's weights are sent again",),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from gpu.evaluation.contract import Deadline, EvaluationImpossible, Score
 from gpu.evaluation.datasets_hub import DataSource, chosen_rows, column, first_line
 from gpu.evaluation.interview import Reply, interview, sample_row
 from gpu.evaluation.model_client import BadAnswer, ModelClient
+from gpu.evaluation.plan import CaptionParameters
 from gpu.evaluation.speech_quality import resolved_device
 
 WIDTH: Final = 1024
@@ -46,6 +48,14 @@ class Video:
 class TextEmbedder(Protocol):
     """Puts texts where the videos are."""
 
+    def check(self) -> None:
+        """Look, quickly and without loading, whether package and weights are here.
+
+        Raises:
+            EvaluationImpossible: one is missing; the message says what to install.
+        """
+        ...
+
     def prepare(self) -> None:
         """Load the model.
 
@@ -71,10 +81,11 @@ class ImageBindText:
         self._device = device
         self._model: Any = None
 
-    def prepare(self) -> None:
-        """See ``TextEmbedder.prepare``."""
-        if self._model is not None:
-            return
+    def check(self) -> None:
+        """See ``TextEmbedder.check``."""
+        self._found()
+
+    def _found(self) -> Path:
         if self._weights is None:
             raise EvaluationImpossible(
                 "captions are compared by ImageBind: download imagebind_huge.pth "
@@ -83,6 +94,15 @@ class ImageBindText:
         path = self._weights.expanduser()
         if not path.is_file():
             raise EvaluationImpossible(f"IMAGEBIND_WEIGHTS: there is no file {path}")
+        if importlib.util.find_spec("imagebind") is None:
+            raise EvaluationImpossible(f"captions are compared by ImageBind: {_INSTALL}")
+        return path
+
+    def prepare(self) -> None:
+        """See ``TextEmbedder.prepare``."""
+        if self._model is not None:
+            return
+        path = self._found()
         try:
             from imagebind.models import imagebind_model
         except ImportError as error:
@@ -126,6 +146,11 @@ class CaptionBenchmark:
         self._seed = seed
         self._answer_limit = answer_limit
         self._videos: tuple[Video, ...] | None = None
+
+    def check(self) -> None:
+        """See ``Benchmark.check``."""
+        self._embedder.check()
+        self._source.check()
 
     def prepare(self) -> None:
         """See ``Benchmark.prepare``: the embedder first, for it is the optional one."""
@@ -231,12 +256,12 @@ def _state_dict(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def caption_benchmark(settings: Settings) -> CaptionBenchmark:
-    """The o1 benchmark as the settings want it."""
+def caption_benchmark(settings: Settings, parameters: CaptionParameters) -> CaptionBenchmark:
+    """The o1 benchmark as parameters and settings want it."""
     return CaptionBenchmark(
         DataSource.of(settings, "O1_DATASET"),
         ImageBindText(settings.imagebind_weights, settings.device),
-        size=settings.o1_samples,
+        size=parameters.samples or settings.o1_samples,
         seed=settings.sample_seed,
-        answer_limit=settings.answer_limit.total_seconds(),
+        answer_limit=parameters.answer_limit or settings.answer_limit.total_seconds(),
     )

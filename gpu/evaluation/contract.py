@@ -86,6 +86,14 @@ class Score:
 class Benchmark(Protocol):
     """A competition's evaluation of a model that answers over HTTP."""
 
+    def check(self) -> None:
+        """Look, quickly and without loading anything large, whether what the benchmark needs is here and set.
+
+        Raises:
+            EvaluationImpossible: something is not; the message says what to install or set.
+        """
+        ...
+
     def prepare(self) -> None:
         """Load what the benchmark itself needs, before a stranger's model takes the device.
 

@@ -38,6 +38,14 @@ class DataSource:
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )
 
+    def check(self) -> None:
+        """Look, without the network, whether a folder is there; what the hub has is seen when it is loaded.
+
+        Raises:
+            EvaluationImpossible: there is no such folder.
+        """
+        self._path()
+
     def load(self, name: str | None, split: str) -> Any:
         """The ``datasets`` object of one configuration's split: not in memory, but mapped from the cache.
 

@@ -31,14 +31,21 @@ class Reply(Generic[S, A]):
     latency: float | None
 
 
-def interview(client: ModelClient, samples: Iterable[S], ask: Callable[[ModelClient, S], A]) -> tuple[Reply[S, A], ...]:
+def interview(
+    client: ModelClient,
+    samples: Iterable[S],
+    ask: Callable[[ModelClient, S], A],
+    *,
+    some_must_succeed: bool = True,
+) -> tuple[Reply[S, A], ...]:
     """Ask ``ask(client, sample)`` of each sample; one reply each, in order.
 
     Not asked any more (the rest are failed samples): after ten failures before any usable answer, and after ten
     time-outs or refused connections in a row.
 
     Raises:
-        ModelFault: no sample got a usable answer (``ANSWER_INVALID``), or the deadline is over (``TIME_LIMIT``).
+        ModelFault: no sample got a usable answer (``ANSWER_INVALID``) though ``some_must_succeed``, or the deadline is
+            over (``TIME_LIMIT``).
     """
     replies: list[Reply[S, A]] = []
     reasons: Counter[str] = Counter()
@@ -56,7 +63,7 @@ def interview(client: ModelClient, samples: Iterable[S], ask: Callable[[ModelCli
         else:
             usable, gone = usable + 1, 0
             replies.append(Reply(sample, answer, None, round(client.latency, 3)))
-    if not usable:
+    if not usable and some_must_succeed:
         asked = sum(reasons.values())
         said = "; ".join(f"{reason} ({count} times)" for reason, count in reasons.most_common(3))
         raise ModelFault(ModelFaultCode.ANSWER_INVALID, f"none of {asked} questions got a usable answer: {said}")

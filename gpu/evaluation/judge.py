@@ -133,17 +133,25 @@ class Judge:
     sleep: Callable[[float], None] = time.sleep
     _failures: dict[JudgeEndpoint, int] = field(default_factory=dict, repr=False)
 
-    def prepare(self) -> None:
-        """Ask for one rating, so that a judge that is away or wrongly set is known before a model is started.
+    def check(self) -> None:
+        """Whether a judge is set.
 
         Raises:
-            EvaluationImpossible: none is set, or none gives a rating.
+            EvaluationImpossible: none is.
         """
         if not self.endpoints:
             raise EvaluationImpossible(
                 "no judge is set for the open answers: set JUDGE_URL and JUDGE_MODEL (and JUDGE_KEY) to an "
                 "OpenAI-compatible API"
             )
+
+    def prepare(self) -> None:
+        """Ask for one rating, so that a judge that is away or wrongly set is known before a model is started.
+
+        Raises:
+            EvaluationImpossible: none is set, or none gives a rating.
+        """
+        self.check()
         try:
             self._rated(question(*_HARMLESS), Deadline(4 * _REQUEST_SECONDS))
         except _NoRating as error:

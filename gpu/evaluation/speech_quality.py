@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from app.settings import Settings
+from gpu.evaluation.blame import judged
 from gpu.evaluation.contract import EvaluationImpossible
 from gpu.evaluation.model_client import SAMPLE_RATE, Speech
 from gpu.evaluation.sound import resampled
@@ -27,6 +29,14 @@ HARMLESS_SPEECH: Final = Speech(
 class Transcriber(Protocol):
     """Writes down what is said."""
 
+    def check(self) -> None:
+        """Look, quickly and without loading, whether package and weights are here.
+
+        Raises:
+            EvaluationImpossible: one is missing; the message says what to install.
+        """
+        ...
+
     def prepare(self) -> None:
         """Load the model.
 
@@ -42,6 +52,14 @@ class Transcriber(Protocol):
 
 class VoiceRater(Protocol):
     """Predicts how listeners would rate a voice."""
+
+    def check(self) -> None:
+        """Look, quickly and without loading, whether package and weights are here.
+
+        Raises:
+            EvaluationImpossible: one is missing; the message says what to install.
+        """
+        ...
 
     def prepare(self) -> None:
         """Load the model.
@@ -65,6 +83,20 @@ def resolved_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+_TRANSFORMERS: Final = "spoken answers are written down by Whisper: 'pip install -c constraints.txt transformers'"
+_UTMOS: Final = (
+    "the voice of spoken answers is rated by a MOS predictor: 'pip install "
+    "git+https://github.com/sarulab-speech/UTMOSv2.git', or set MOS_WEIGHTS to a TorchScript UTMOS file"
+)
+
+
+def _require_package(name: str, advice: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise EvaluationImpossible(advice) from error
+
+
 class Whisper:
     """Whisper through ``transformers``, greedy, English, in windows of 30 s. ``model`` is a hub id or a folder,
     ``device`` a ``DEVICE`` setting, looked at when the model is loaded."""
@@ -75,26 +107,38 @@ class Whisper:
         self._model: Any = None
         self._processor: Any = None
 
+    def check(self) -> None:
+        """See ``Transcriber.check``: a folder with a configuration, or a model that the hub's library finds."""
+        if self._model is not None:
+            return
+        _require_package("transformers", _TRANSFORMERS)
+        from transformers import WhisperConfig
+
+        try:
+            WhisperConfig.from_pretrained(self._name)
+        except (OSError, ValueError) as error:
+            raise self._not_loaded(error) from error
+
     def prepare(self) -> None:
         """See ``Transcriber.prepare``. Only safetensors are read: a pickle could run code."""
         if self._model is not None:
             return
-        try:
-            from transformers import WhisperForConditionalGeneration, WhisperProcessor
-        except ImportError as error:
-            raise EvaluationImpossible(
-                "spoken answers are written down by Whisper: 'pip install -c constraints.txt transformers'"
-            ) from error
+        _require_package("transformers", _TRANSFORMERS)
+        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
         try:
             processor = WhisperProcessor.from_pretrained(self._name)
             model: Any = WhisperForConditionalGeneration.from_pretrained(self._name, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise EvaluationImpossible(
-                f"ASR_MODEL: {self._name} cannot be loaded ({type(error).__name__}). Give this node access to the hub, "
-                "or copy it ('hf download openai/whisper-large-v2 --local-dir FOLDER') and set ASR_MODEL=FOLDER"
-            ) from error
+            raise self._not_loaded(error) from error
         self._device = resolved_device(self._device)
         self._processor, self._model = processor, model.eval().to(self._device)
+
+    def _not_loaded(self, error: Exception) -> EvaluationImpossible:
+        return EvaluationImpossible(
+            f"ASR_MODEL: {self._name} cannot be loaded ({type(error).__name__}). Give this node access to the hub, "
+            "or copy it ('hf download openai/whisper-large-v2 --local-dir FOLDER') and set ASR_MODEL=FOLDER"
+        )
 
     def text(self, speech: Speech) -> str:
         """See ``Transcriber.text``."""
@@ -135,15 +179,20 @@ class TorchScriptMos:
         self._model: Any = None
         self._takes_rate = False
 
+    def check(self) -> None:
+        """See ``VoiceRater.check``."""
+        path = self._weights.expanduser()
+        if not path.is_file():
+            raise EvaluationImpossible(f"MOS_WEIGHTS: there is no file {path}; it names a TorchScript UTMOS predictor")
+
     def prepare(self) -> None:
         """See ``VoiceRater.prepare``."""
         if self._model is not None:
             return
         import torch
 
+        self.check()
         path = self._weights.expanduser()
-        if not path.is_file():
-            raise EvaluationImpossible(f"MOS_WEIGHTS: there is no file {path}; it names a TorchScript UTMOS predictor")
         self._device = resolved_device(self._device)
         load: Any = torch.jit.load
         try:
@@ -185,17 +234,17 @@ class Utmosv2:
     def __init__(self) -> None:
         self._model: Any = None
 
+    def check(self) -> None:
+        """See ``VoiceRater.check``."""
+        _require_package("utmosv2", _UTMOS)
+
     def prepare(self) -> None:
         """See ``VoiceRater.prepare``."""
         if self._model is not None:
             return
-        try:
-            import utmosv2
-        except ImportError as error:
-            raise EvaluationImpossible(
-                "the voice of spoken answers is rated by a MOS predictor: 'pip install "
-                "git+https://github.com/sarulab-speech/UTMOSv2.git', or set MOS_WEIGHTS to a TorchScript UTMOS file"
-            ) from error
+        self.check()
+        import utmosv2
+
         try:
             self._model = utmosv2.create_model(pretrained=True)
         except (OSError, RuntimeError, ValueError) as error:
@@ -230,3 +279,13 @@ def voice_rater_of(settings: Settings) -> VoiceRater:
     if settings.mos_weights is not None:
         return TorchScriptMos(settings.mos_weights, settings.device)
     return Utmosv2()
+
+
+def opinion(rater: VoiceRater, speech: Speech) -> float:
+    """The voice's mean opinion score, 1 to 5.
+
+    Raises:
+        BadAnswer: this voice cannot be rated, where others can.
+        EvaluationImpossible: no voice can be rated.
+    """
+    return judged(lambda: rater.mos(speech), lambda: rater.mos(HARMLESS_SPEECH), "the voice rater (MOS_WEIGHTS)")

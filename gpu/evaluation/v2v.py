@@ -9,12 +9,11 @@ from typing import Any, Final
 from gpu.evaluation.blame import judged
 from gpu.evaluation.contract import Deadline, Score
 from gpu.evaluation.interview import Reply, interview
-from gpu.evaluation.model_client import MAX_TEXT, BadAnswer, BadAnswerCode, ModelClient, Speech
-from gpu.evaluation.speech_quality import HARMLESS_SPEECH, MOST_MOS, Transcriber, VoiceRater
+from gpu.evaluation.model_client import MAX_TEXT, BadAnswer, BadAnswerCode, ModelClient
+from gpu.evaluation.speech_quality import HARMLESS_SPEECH, MOST_MOS, Transcriber, VoiceRater, opinion
 from gpu.evaluation.voicebench.benchmark import MODEL_SHARE, VoiceBench
 from gpu.evaluation.voicebench.dataset import Sample
 
-WORDS_SHARE: Final = 0.7
 VOICE_SHARE: Final = 0.3
 
 
@@ -27,18 +26,30 @@ class Spoken:
 
 
 class VoiceToVoice:
-    """``0.7 · VoiceBench of the transcripts + 0.3 · mean MOS / 5``; a sample without a usable answer has MOS 0.
+    """``(1 − voice_share) · VoiceBench of the transcripts + voice_share · mean MOS / 5``.
 
-    ``answer_limit`` in seconds for one spoken answer.
+    A sample without a usable answer has MOS 0. ``answer_limit`` in seconds for one spoken answer.
     """
 
     def __init__(
-        self, voicebench: VoiceBench, transcriber: Transcriber, rater: VoiceRater, answer_limit: float
+        self,
+        voicebench: VoiceBench,
+        transcriber: Transcriber,
+        rater: VoiceRater,
+        answer_limit: float,
+        voice_share: float = VOICE_SHARE,
     ) -> None:
         self._voicebench = voicebench
         self._transcriber = transcriber
         self._rater = rater
         self._answer_limit = answer_limit
+        self._voice_share = voice_share
+
+    def check(self) -> None:
+        """See ``Benchmark.check``."""
+        self._transcriber.check()
+        self._rater.check()
+        self._voicebench.check()
 
     def prepare(self) -> None:
         """See ``Benchmark.prepare``: the speech models first, for they are the optional ones."""
@@ -52,7 +63,7 @@ class VoiceToVoice:
             replies = interview(client, self._voicebench.samples(), self._spoken)
         words = self._voicebench.scored([_in_words(reply) for reply in replies], deadline)
         mos = sum(reply.answer.mos for reply in replies if reply.answer is not None) / len(replies)
-        score = WORDS_SHARE * words.score + VOICE_SHARE * mos / MOST_MOS
+        score = (1 - self._voice_share) * words.score + self._voice_share * mos / MOST_MOS
         metrics = {**words.metric_scores, "mos": mos, "voice": mos / MOST_MOS, "v2v": score}
         of_sample = {reply.sample.id: reply.answer for reply in replies}
         rows = tuple(_with_mos(row, of_sample[row["id"]]) for row in words.samples)
@@ -69,16 +80,6 @@ class VoiceToVoice:
         if not text:
             raise BadAnswer(BadAnswerCode.EMPTY, "no words can be heard in the answer")
         return Spoken(text, opinion(self._rater, speech))
-
-
-def opinion(rater: VoiceRater, speech: Speech) -> float:
-    """The voice's mean opinion score, 1 to 5.
-
-    Raises:
-        BadAnswer: this voice cannot be rated, where others can.
-        EvaluationImpossible: no voice can be rated.
-    """
-    return judged(lambda: rater.mos(speech), lambda: rater.mos(HARMLESS_SPEECH), "the voice rater (MOS_WEIGHTS)")
 
 
 def _in_words(reply: Reply[Sample, Spoken]) -> Reply[Sample, str]:

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from celery import Celery
+
 from app.cluster.embedded import EmbeddedCluster
+from app.settings import Settings
 
 
 @contextmanager
@@ -23,3 +26,11 @@ def tended(embedded: EmbeddedCluster) -> Iterator[None]:
     yield
     stop.set()
     thread.join()
+
+
+def client_of(broker_url: str, cluster: str) -> Celery:
+    """A client that sends tasks to a cluster's workers, as its beat does."""
+    client = Celery(broker=broker_url, set_as_current=False)
+    prefix = Settings(_env_file=None, cluster_name=cluster).key_prefix
+    client.conf.broker_transport_options = {"global_keyprefix": prefix}
+    return client

@@ -31,7 +31,7 @@ from chain.hotkey import KeypairSigner
 from chain.scoring_api import Evaluation, EvaluationRequest, EvaluationState, ScorerBusy, ScoringApi
 from tests.app.api.test_server import free_port
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR
-from tests.cluster.tending import tended
+from tests.cluster.tending import client_of, tended
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene
 
 pytestmark = pytest.mark.cluster
@@ -77,7 +77,7 @@ class EvaluationCluster:
         while not happens():
             logs = {path.name: path.read_text()[-3000:] for path in self.embedded.logs.glob("*.log")}
             assert time.monotonic() < deadline, (self.scorings(), logs["gpu.log"], logs["cpu.log"])
-            for task in ("models.score_next_models", "evaluation.move_evaluations"):
+            for task in ("competitions.score_next_models", "evaluations.move_evaluations"):
                 self.client.send_task(f"workers.{task}", queue="cpu", expires=5)
             time.sleep(0.5)
 
@@ -121,7 +121,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvaluationClus
             store = Store(settings.store_url)
             migrate(store)
             with EmbeddedCluster(settings, flower=False, name="evaluation") as embedded, tended(embedded):
-                client = Celery(broker=embedded.broker_url)
+                client = client_of(embedded.broker_url, "evaluation")
                 yield EvaluationCluster(embedded, store, client, scene, folder / "data")
                 client.close()
             store.close()

@@ -24,6 +24,7 @@ from app.store.reputations import WeightRounds
 from app.store.schema import migrate
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner
 from tests.chain.scoring_node import ScoringNode
+from tests.cluster.tending import client_of
 
 pytestmark = pytest.mark.cluster
 
@@ -90,7 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelCluster]:
                 stop = threading.Event()
                 tender = threading.Thread(target=tend, args=(embedded, [one, two], stop))
                 tender.start()
-                client = Celery(broker=embedded.broker_url)
+                client = client_of(embedded.broker_url, "models")
                 yield ModelCluster(embedded, store, client, [one, two])
                 client.close()
                 stop.set()

@@ -16,7 +16,6 @@ from typing import Any
 import bittensor_core
 import httpx
 import pytest
-from celery import Celery
 
 from app.clock import now
 from app.store.competitions import Competitions
@@ -27,6 +26,7 @@ from tests.app.competitions.competition_fixtures import NETUID, model
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 from tests.chain.scoring_node import ScoringNode
+from tests.cluster.tending import client_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -91,7 +91,7 @@ def test_commitments_become_weights(store: Store, store_url: str, tmp_path: Path
             until(scored, log)
             assert httpx.get(f"http://127.0.0.1:{port}/").json()["status"] == "ok"
             broker = json.loads((data / "embedded" / "cluster.json").read_text())["broker_url"]
-            with Celery(broker=broker) as client:
+            with client_of(broker, "default") as client:
                 client.send_task("workers.competitions.set_model_weights", queue="chain")
             until(lambda: chain.weights_of(NETUID, 0), log)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 from celery.exceptions import Retry
 from celery.schedules import crontab
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 import beat_schedule
 from app.celery import ROUTES
 from app.clock import now
-from app.competitions.scoring import backoff
+from app.competitions.profile import SEED
 from app.competitions.standings import model_standings
 from app.domain import Commitment, Neuron, QueueName, ValidatorError
 from app.settings import Settings, get_settings
-from app.store.callers import Callers
 from app.store.competitions import Competitions
-from app.store.database import Store
+from app.store.database import Store, get_store
 from app.store.evaluations import (
     ClaimResult,
     EvaluationEnd,
@@ -40,6 +37,8 @@ from app.store.model_queue import ModelQueue, PostedScore, ScoreHistory, ScoreRe
 from app.store.reputations import Reputations, RoundState, WeightRounds
 from app.store.scorings import Scoring, Scorings, ScoringState
 from app.store.tables.competitions import ModelRow, ModelScoringRow
+from app.store.tables.work import WorkRow
+from app.task import Step
 from chain.hotkey import KeypairSigner
 from chain.model_chain import ChainMetagraph, SubtensorModelChain, WeightsReceipt
 from chain.subtensor import ChainUnavailable, Subtensor
@@ -48,6 +47,7 @@ from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import KeyedWallet, subnet
 from tests.chain.scoring_node import ScoringNode
 from workers import competitions as jobs
+from workers import upkeep
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -123,7 +123,10 @@ def chain(store: Store, setting: Callable[..., None], monkeypatch: pytest.Monkey
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Messages that would go to the broker; tests/cluster sends them for real."""
     messages: list[tuple[str, Any]] = []
-    monkeypatch.setattr(jobs.follow_scoring, "delay", lambda *args: messages.append(("follow", *args)))
+    monkeypatch.setattr(Step, "deliver", lambda step: messages.extend(("follow", *one.args) for one in step._messages))
+    monkeypatch.setattr(
+        jobs, "send_evaluation", lambda _, evaluation_id, inputs: messages.append((evaluation_id, inputs))
+    )
     monkeypatch.setattr(jobs.check_repository, "apply_async", lambda args, **_: messages.append(("check", *args)))
     return messages
 
@@ -257,7 +260,7 @@ def test_a_repository_made_after_its_commitment_is_penalised(hub: dict[str, Any]
     assert found[4] == {"status": "checked", "created_at": None}
     assert found[5]["status"] == "failed"
     with store.reading() as session:
-        scores = {standing.model.uid: standing.score for standing in model_standings(session, NETUID)}
+        scores = {standing.model.uid: standing.score for standing in model_standings(session, SEED)}
         checked = {queued.uid: queued.repository_checked_at for queued in ModelQueue(session, NETUID).models()}
     assert scores == {2: 0.9, 3: 0.001, 4: 0.9, 5: 0.9}
     assert checked[5] is None
@@ -286,12 +289,18 @@ def nodes(store: Store, setting: Callable[..., None]) -> Iterator[list[ScoringNo
         yield [one, two]
 
 
-def follow(scoring_id: int, trouble: int = 0) -> Retry | None:
-    """One run of the task; the retry it asked for."""
+def follow(scoring_id: int, trouble: int | None = None) -> float | None:
+    """One run of the task; the pause (s) until it comes back. ``trouble``: so many failures went before."""
+    mine = (WorkRow.task == jobs.follow_scoring.name) & (WorkRow.args == f"[{scoring_id}]")
+    if trouble is not None:
+        with get_store().writing() as session:
+            session.execute(update(WorkRow).where(mine).values(attempts=trouble))
     try:
-        assert jobs.follow_scoring(scoring_id, trouble=trouble)["status"] == "ended"
-    except Retry as retry:
-        return retry
+        assert jobs.follow_scoring(scoring_id)["status"] in {"ended", "done before"}
+    except Retry:
+        with get_store().reading() as session:
+            due = session.execute(select(WorkRow.due_at).where(mine)).scalar_one()
+        return (due - now()).total_seconds()
     return None
 
 
@@ -413,7 +422,7 @@ def test_a_start_whose_answer_was_lost_is_recognised(nodes: list[ScoringNode], s
     first, _ = jobs.score_next_models()["opened"]
     follow(first)
     with store.writing() as session:
-        Scorings(session).start_anew(first, "killed before it could note the task")
+        Scorings(session).start_again(first, "killed before it could note the task")
     assert follow(first) is not None
     found = scoring(store, first)
     assert (found.state, found.task_id) == (ScoringState.SCORING, None)
@@ -432,7 +441,7 @@ def test_a_start_whose_answer_was_lost_is_recognised_before_a_worker_is_at_it(
     nodes[0].answer = {"status": "scoring", "started_at": None}
     nodes[0].busy = True
     with store.writing() as session:
-        Scorings(session).start_anew(first, "killed before it could note the task")
+        Scorings(session).start_again(first, "killed before it could note the task")
     assert follow(first) is not None
     assert scoring(store, first).state is ScoringState.SCORING
 
@@ -444,15 +453,15 @@ def test_an_api_that_is_away_is_asked_again_with_growing_pauses_and_costs_no_mod
     first, _ = jobs.score_next_models()["opened"]
     follow(first)
     nodes[0].broken = 503
-    retry = follow(first)
-    troubles = []
-    for _ in range(4):
-        assert retry is not None
-        troubles.append(retry.sig.kwargs["trouble"] if retry.sig else None)
-        retry = follow(first, len(troubles))
+    # half to all of 5, 10, 20, 40, … seconds, and no more than 5 minutes
+    pauses = [follow(first) for _ in range(9)]
+    for number, pause in enumerate(pauses):
+        longest = min(5.0 * 2**number, 300.0)
+        assert pause is not None
+        assert longest / 2 - 1 < pause <= longest
     assert "503" in str(scoring(store, first).error)
     age(store, timedelta(hours=2))
-    assert follow(first, 5) is None
+    assert follow(first) is None
     assert scoring(store, first).state is ScoringState.RELEASED
     assert history(store) == []
     assert scoring(store, first).uid not in held(store)
@@ -464,10 +473,10 @@ def test_a_scorer_that_never_takes_the_model_gives_it_back(
 ) -> None:
     nodes[0].broken = "silent"
     first, _ = jobs.score_next_models()["opened"]
-    trouble = 0
-    while follow(first, trouble) is not None:
-        trouble += 1
-    assert trouble == 4
+    looks = 0
+    while follow(first) is not None:
+        looks += 1
+    assert looks == 4
     assert scoring(store, first).state is ScoringState.RELEASED
 
 
@@ -507,10 +516,11 @@ def test_a_scoring_whose_message_was_lost_is_followed_up(
 ) -> None:
     opened = jobs.score_next_models()["opened"]
     sent.clear()
-    age(store, timedelta(minutes=11))
-    assert jobs.score_next_models()["followed_up"] == opened
+    with store.writing() as session:
+        session.execute(update(WorkRow).values(moved_at=now() - timedelta(minutes=2)))
+    assert upkeep.reconcile() == {"sent": 2, "voided": 0}
     assert sent == [("follow", scoring_id) for scoring_id in opened]
-    assert jobs.score_next_models()["followed_up"] == []
+    assert upkeep.reconcile() == {"sent": 0, "voided": 0}
 
 
 @on_sqlite
@@ -524,143 +534,104 @@ def test_a_scorer_taken_out_of_the_settings_gives_its_model_back(
     assert scoring(store, first).uid not in held(store)
 
 
+# -- this cluster's own evaluations -----------------------------------------------------------------------------------
+
+
 @on_sqlite
-def test_standalone_differs_in_the_scorer_alone(store: Store, setting: Callable[..., None], sent: list[Any]) -> None:
+def test_standalone_fills_every_place_with_one_message_each(
+    store: Store, setting: Callable[..., None], sent: list[Any]
+) -> None:
     fill(store, 3)
     setting(local_scorers=2)
-    assert list(jobs.scorers()) == ["local:0", "local:1"]
     opened = jobs.score_next_models()["opened"]
-    assert [scoring(store, scoring_id).scorer for scoring_id in opened] == ["local:0", "local:1"]
+    found = [scoring(store, scoring_id) for scoring_id in opened]
+    assert [one.scorer for one in found] == ["local:0", "local:1"]
+    assert [one.state for one in found] == [ScoringState.SCORING] * 2
+    assert sent == [
+        (
+            one.task_id,
+            EvaluationInputs(
+                "maker/" + one.commitment.model.name, "voicebench", one.commitment.hotkey, one.commitment.block
+            ),
+        )
+        for one in found
+    ]
+    assert jobs.score_next_models()["opened"] == []
+    assert len(sent) == 2
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, setting: Callable[..., None]) -> Iterator[Celery]:
-    """A broker in memory, and this cluster's own scorer."""
-    celery = Celery(broker="memory://", backend="cache+memory://")
-    monkeypatch.setattr(jobs, "scorers", lambda: {"local:0": jobs.LocalScorer(0, celery)})
-    yield celery
-    celery.close()
-
-
-def begun(store: Store, scoring_id: int) -> EvaluationTry:
-    """A gpu worker takes the evaluation."""
+def ended(store: Store, scoring_id: int, end: EvaluationEnd) -> None:
+    """A gpu worker takes the evaluation, and this comes of it."""
     task_id = scoring(store, scoring_id).task_id
     assert task_id
     with store.writing() as session:
-        found = Evaluations(session).claim(task_id, "gpu@a/1", "0", timedelta(seconds=60))
-    assert found is ClaimResult.CLAIMED
-    return EvaluationTry(task_id, 1)
+        evaluations = Evaluations(session)
+        assert evaluations.claim(task_id, "gpu@a/1", "0", timedelta(seconds=60)) is ClaimResult.CLAIMED
+        assert evaluations.finish(EvaluationTry(task_id, 1), end)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
-    ("end", "score"),
+    ("end", "score", "state"),
     [
-        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.7, None, {"ifeval": 0.6}), 0.7),
-        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.001, "no hotkey.txt"), 0.001),
-        (EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no Dockerfile"), 0.0),
-        (EvaluationEnd(EvaluationPhase.TIMEOUT, 0.0, "not over within 2:00:00"), 0.0),
-        (EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is away"), None),
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.7, None, {"ifeval": 0.6}), 0.7, ScoringState.SCORED),
+        (EvaluationEnd(EvaluationPhase.COMPLETED, 0.001, "no hotkey.txt"), 0.001, ScoringState.SCORED),
+        (EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no Dockerfile"), 0.0, ScoringState.FAILED),
+        (EvaluationEnd(EvaluationPhase.TIMEOUT, 0.0, "not over within 2:00:00"), 0.0, ScoringState.FAILED),
+        (EvaluationEnd(EvaluationPhase.RELEASED, None, "no judge is set"), None, ScoringState.RELEASED),
     ],
 )
-def test_the_cluster_s_own_gpu_worker_scores(
-    store: Store, sent: list[Any], gpu: Celery, end: EvaluationEnd, score: float | None
+def test_an_evaluation_of_this_cluster_posts_its_score_as_it_ends(
+    store: Store,
+    setting: Callable[..., None],
+    sent: list[Any],
+    end: EvaluationEnd,
+    score: float | None,
+    state: ScoringState,
 ) -> None:
     fill(store, 1)
     (opened,) = jobs.score_next_models()["opened"]
-    assert follow(opened) is not None
-    with gpu.connection_for_read() as connection:
-        message = connection.SimpleQueue("gpu").get(timeout=5)
-        assert message.headers["task"] == "workers.evaluations.evaluate_model"
-        assert message.headers["id"] == scoring(store, opened).task_id
-        assert message.payload[1] == {
-            "hf_repo_id": "maker/model2",
-            "competition_id": "voicebench",
-            "hotkey": miner(2),
-            "block": 102,
-        }
-        message.ack()
-    assert follow(opened) is not None
-    assert "waits for a gpu worker" in str(scoring(store, opened).error)
-    of = begun(store, opened)
-    assert follow(opened) is not None
-    assert scoring(store, opened).error is None
-    with store.writing() as session:
-        assert Evaluations(session).finish(of, end)
-    assert follow(opened) is None
-    assert [record.score for record in history(store)] == ([] if score is None else [score])
-    assert (end.error or "") in str(scoring(store, opened).error)
+    assert held(store) == [2]
+    ended(store, opened, end)
+    assert [(record.score, record.error, record.metric_scores) for record in history(store)] == (
+        [] if score is None else [(score, end.error, end.metric_scores)]
+    )
+    found = scoring(store, opened)
+    assert (found.state, found.score, found.error) == (state, score, end.error)
     assert held(store) == []
+    # from the queue to the history: one message
+    assert len(sent) == 1
 
 
 @on_sqlite
-def test_a_start_that_was_not_noted_is_taken_up_again(store: Store, sent: list[Any], gpu: Celery) -> None:
+def test_an_evaluation_that_never_began_costs_nobody_a_score(
+    store: Store, setting: Callable[..., None], sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(store, 1)
     (opened,) = jobs.score_next_models()["opened"]
-    follow(opened)
-    task_id = scoring(store, opened).task_id
+    age(store, timedelta(hours=3))
+    # it is the evaluation's own limit that ends it, and not the queue's
+    assert jobs.release_stale()["released"] == 0
+    assert held(store) == [2]
+    monkeypatch.setattr("app.store.evaluations.now", lambda: now() + timedelta(hours=3))
     with store.writing() as session:
-        Scorings(session).start_anew(opened, "killed before it could note the task")
-    assert follow(opened) is not None
-    assert scoring(store, opened).task_id == task_id
+        assert len(Evaluations(session).end_overdue(timedelta(hours=2), timedelta(0), timedelta(minutes=1))) == 1
+    assert scoring(store, opened).state is ScoringState.RELEASED
+    assert "no gpu worker took the evaluation" in str(scoring(store, opened).error)
+    assert (history(store), held(store)) == ([], [])
 
 
 @on_sqlite
-def test_a_slot_that_still_works_on_an_earlier_model_is_busy(store: Store, sent: list[Any], gpu: Celery) -> None:
+def test_a_place_that_another_validator_s_model_has_is_busy(
+    store: Store, setting: Callable[..., None], sent: list[Any]
+) -> None:
     fill(store, 1)
     with store.writing() as session:
         Evaluations(session).accept(EvaluationInputs("maker/other", "voicebench", miner(9), 5), ["0"])
-    (opened,) = jobs.score_next_models()["opened"]
-    assert follow(opened) is None
-    assert "works on maker/other" in str(scoring(store, opened).error)
-    assert held(store) == []
-
-
-@on_sqlite
-def test_a_dead_worker_costs_nobody_a_score(
-    store: Store, sent: list[Any], gpu: Celery, setting: Callable[..., None]
-) -> None:
-    setting(evaluation_heartbeat="PT0.01S")
-    fill(store, 1)
-    (opened,) = jobs.score_next_models()["opened"]
-    follow(opened)
-    begun(store, opened)
-    time.sleep(0.1)
-    assert follow(opened) is not None
-    assert "waits for a gpu worker" in str(scoring(store, opened).error)
-    age(store, timedelta(hours=2))
-    assert follow(opened) is None
-    assert scoring(store, opened).state is ScoringState.RELEASED
-    assert history(store) == []
-
-
-@on_sqlite
-def test_an_evaluation_that_never_began_costs_nobody_a_score(store: Store, sent: list[Any], gpu: Celery) -> None:
-    fill(store, 1)
-    (opened,) = jobs.score_next_models()["opened"]
-    follow(opened)
-    age(store, timedelta(hours=2))
-    assert follow(opened) is None
-    assert scoring(store, opened).state is ScoringState.RELEASED
-    assert history(store) == []
-    assert held(store) == []
-
-
-def test_backoff_doubles_with_jitter_up_to_five_minutes() -> None:
-    for trouble, longest in ((1, 5.0), (2, 10.0), (4, 40.0), (7, 300.0), (50, 300.0)):
-        found = [backoff(trouble, timedelta(seconds=10)) for _ in range(50)]
-        assert longest / 2 <= min(found) <= max(found) <= longest
-        assert len(set(found)) > 10
-
-
-def test_stale_models_return_and_old_signatures_go(store: Store, setting: Callable[..., None]) -> None:
-    fill(store, 2)
-    with store.writing() as session:
-        ModelQueue(session, NETUID).take("voicebench", "somebody")
-        session.execute(update(ModelRow).values(taken_at=now() - timedelta(hours=2, minutes=1)))
-        Callers(session).use_signature("old", now() - timedelta(minutes=1))
-    assert jobs.release_stale() == {"released": 1, "forgotten": 1}
-    assert held(store) == []
+    assert jobs.score_next_models()["opened"] == []
+    with store.reading() as session:
+        (found,) = Scorings(session).recent()
+    assert (found.state, found.error) == (ScoringState.RELEASED, "local:0 works on another model")
+    assert (held(store), sent) == ([], [])
 
 
 # -- weights and reputation -------------------------------------------------------------------------------------------

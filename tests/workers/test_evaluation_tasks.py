@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,26 @@ from sqlalchemy.exc import OperationalError
 import beat_schedule
 from app.celery import app, configuration
 from app.clock import now
+from app.competitions.benchmarks import capabilities
 from app.domain import Commitment, ModelCommitment, Neuron
 from app.settings import Settings, get_settings
+from app.store.capabilities import Capabilities
+from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.evaluations import EvaluationInputs, EvaluationPhase, EvaluationRecord, Evaluations
-from app.store.model_queue import ModelQueue
+from app.store.model_queue import ModelQueue, ScoreHistory
+from app.store.scorings import Scorings
 from app.store.tables.evaluations import EvaluationRow
+from chain.hotkey import KeypairSigner
 from chain.model_chain import ChainMetagraph
 from chain.scoring_api import EvaluationRequest
 from chain.subtensor import ChainUnavailable
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, ModelSource, Score
 from gpu.evaluation.evaluation import Evaluator
 from gpu.evaluation.leftovers import EvaluationsFolder
-from tests.app.competitions.competition_fixtures import NETUID, miner
+from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, miner
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene, write_voicebench
+from workers import competitions as competition_jobs
 from workers import evaluations as jobs
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
@@ -242,21 +248,17 @@ def test_a_repository_that_is_not_there_is_the_model_s_fault(scene: Scene, store
 
 @on_sqlite
 @pytest.mark.parametrize("error", [EvaluationImpossible("the judge is away"), KeyError("a fault of ours")])
-def test_what_is_our_fault_is_tried_again_and_then_nobody_s_score(
+def test_what_is_our_fault_frees_the_place_at_once_and_is_nobody_s_score(
     scene: Scene, store: Store, parts: Parts, error: Exception
 ) -> None:
     commitment = scene.publish(2)
     committed(store, commitment)
-    parts.step = raising(error, tries=2)
-    record = evaluate(store, commitment)
-    assert (record.phase, record.score, record.tries) == (EvaluationPhase.COMPLETED, 0.6, 3)
-    parts.models.clear()
     parts.step = raising(error)
     record = evaluate(store, commitment)
-    assert (record.phase, record.score, record.tries) == (EvaluationPhase.RELEASED, None, 5)
+    assert (record.phase, record.score, record.tries) == (EvaluationPhase.RELEASED, None, 1)
     assert str(error) in (record.error or "")
     assert record.slot is None
-    assert [model.evaluation_id for model in parts.models] == [f"{record.id}-{number}" for number in range(1, 6)]
+    assert parts.open == 0
 
 
 @on_sqlite
@@ -273,7 +275,6 @@ def test_a_hub_that_is_away_is_nobody_s_score(
         return True
 
     scene.hub.faults["/api/models/"] = broken
-    monkeypatch.setattr("app.store.evaluations.MOST_TRIES", 1)
     record = evaluate(store, commitment)
     assert (record.phase, record.score) == (EvaluationPhase.RELEASED, None)
     assert "Hugging Face" in (record.error or "")
@@ -286,7 +287,6 @@ def test_a_docker_engine_that_is_away_is_nobody_s_score(
     commitment = scene.publish(2)
     committed(store, commitment)
     setting(docker_host="tcp://127.0.0.1:1")
-    monkeypatch.setattr("app.store.evaluations.MOST_TRIES", 1)
     record = evaluate(store, commitment)
     assert (record.phase, record.score) == (EvaluationPhase.RELEASED, None)
     assert "Docker" in (record.error or "")
@@ -344,7 +344,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_result(
 ) -> None:
     commitment = scene.publish(2)
     committed(store, commitment)
-    finish, pauses = Evaluations.finish, []
+    finish, pauses = Evaluations.finish, list[float]()
 
     def away_twice(self: Evaluations, *arguments: Any) -> bool:
         if len(pauses) < 2:
@@ -352,7 +352,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_result(
         return finish(self, *arguments)
 
     monkeypatch.setattr(Evaluations, "finish", away_twice)
-    monkeypatch.setattr(jobs.time, "sleep", pauses.append)
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
     assert evaluate(store, commitment).score == 0.6
     assert pauses == [1, 2]
     assert len(parts.models) == 1
@@ -446,8 +446,8 @@ def test_a_node_without_the_commitment_reads_it_from_the_chain(
         (None, 102, 10_000, EvaluationPhase.FAILED, "no commitment on subnet 21"),
         ("hello", 102, 10_000, EvaluationPhase.FAILED, "is no model"),
         ("maker:other:1:c0ffee:h:voicebench", 102, 10_000, EvaluationPhase.FAILED, "has committed maker/other"),
-        ("maker:model2:1:c0ffee:h:o1", 102, 10_000, EvaluationPhase.FAILED, "for o1 at block 102, not maker/model2"),
-        ("maker:model2:1:c0ffee:h:voicebench", 150, 10_000, EvaluationPhase.RELEASED, "anew at block 150"),
+        ("maker:model2:1:c0ffee:h:o1", 102, 10_000, EvaluationPhase.RELEASED, "for competition o1, not for voicebench"),
+        ("maker:model2:1:c0ffee:h:voicebench", 150, 10_000, EvaluationPhase.RELEASED, "again at block 150"),
         ("maker:model2:1:c0ffee:h:voicebench", 102, 90, EvaluationPhase.RELEASED, "is at block 90"),
     ],
 )
@@ -476,7 +476,7 @@ def test_another_commitment_than_was_asked_for_is_never_evaluated(
 def test_offline_without_knowledge_says_so(scene: Scene, store: Store, parts: Parts) -> None:
     record = evaluate(store, scene.publish(2))
     assert record.phase is EvaluationPhase.RELEASED
-    assert "OFFLINE forbids to ask the chain" in (record.error or "")
+    assert "OFFLINE forbids asking the chain" in (record.error or "")
 
 
 @on_sqlite
@@ -541,12 +541,72 @@ def test_moving_on_is_a_task_of_its_own(store: Store, setting: Setting, monkeypa
     assert sent == ["workers.evaluations.sweep_evaluations"]
 
 
+@on_sqlite
+def test_a_worker_notes_what_its_machine_lacks(scene: Scene, store: Store, setting: Setting, tmp_path: Path) -> None:
+    write_voicebench(tmp_path / "voicebench", ("commoneval", "advbench"), count=2)
+    setting(voicebench_dataset=tmp_path / "voicebench", asr_model=tmp_path / "no-whisper")
+    committed(store)
+    with store.writing() as session:
+        Competitions(session).add("mine", 1.0, "test")
+
+    def objections() -> dict[str, str | None]:
+        jobs.note_capabilities()
+        with store.reading() as session:
+            return {found.competition_id: found.objection for found in capabilities(session, get_settings())}
+
+    found = objections()
+    assert found["voicebench"] is None
+    assert "ASR_MODEL" in (found["v2v"] or "")
+    assert "IMAGEBIND_WEIGHTS" in (found["o1"] or "")
+    assert "has no benchmark here" in (found["mine"] or "")
+    setting(docker_host="tcp://127.0.0.1:1")
+    assert "Docker" in (objections()["voicebench"] or "")
+    setting(docker_host=scene.engine.address, judge_url="", judge_model="")
+    assert "JUDGE_URL" in (objections()["voicebench"] or "")
+
+
+@on_sqlite
+def test_what_cannot_be_evaluated_takes_no_place_and_the_others_go_on(
+    scene: Scene, store: Store, setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The queue holds a model of v2v, without Whisper here, and one of voicebench."""
+    write_voicebench(tmp_path / "voicebench", ("commoneval", "advbench"), count=2)
+    setting(voicebench_dataset=tmp_path / "voicebench")
+    both = [scene.publish(2), scene.publish(3)]
+    spoken = replace(both[0], model=replace(both[0].model, competition_id="v2v"))
+    committed(store, spoken, both[1])
+    with store.writing() as session:
+        Competitions(session).add("v2v", 1.0, "test")
+        Capabilities(session).note("v2v", "v2v", "ASR_MODEL: there is none")
+    sent: list[str] = []
+    monkeypatch.setattr(
+        competition_jobs, "send_evaluation", lambda _, evaluation_id, inputs: sent.append(evaluation_id)
+    )
+    monkeypatch.setattr(competition_jobs, "own_signer", lambda: KeypairSigner(VALIDATOR))
+    competition_jobs.score_next_models()
+    with store.reading() as session:
+        (scoring,) = Scorings(session).recent()
+    assert (scoring.competition_id, scoring.uid) == ("voicebench", 3)
+    # and it ends with its score in the history, without anybody asking how it goes
+    inputs = asdict(EvaluationRequest.of(both[1]))
+    jobs.evaluate_model.apply(kwargs=inputs, task_id=sent[0], throw=False)
+    with store.reading() as session:
+        (record,) = ScoreHistory(session).of_miner(miner(3), 5)
+        (scoring,) = Scorings(session).recent()
+    assert record.score == scoring.score
+    assert record.score > 0.5
+
+
 def test_a_cluster_that_evaluates_keeps_its_evaluations_moving() -> None:
     def ours(**values: Any) -> set[str]:
         entries = beat_schedule.timetable(Settings(_env_file=None, **values)).values()
         return {entry["task"] for entry in entries if entry["task"].startswith("workers.evaluations.")}
 
-    assert ours(netuid=21) == {"workers.evaluations.move_evaluations", "workers.evaluations.sweep_evaluations"}
+    assert ours(netuid=21) == {
+        "workers.evaluations.move_evaluations",
+        "workers.evaluations.note_capabilities",
+        "workers.evaluations.sweep_evaluations",
+    }
     assert ours(netuid=21, run_api=True) == set()
     assert ours(netuid=68) == set()
 

@@ -28,7 +28,10 @@ class NeuronRow(Table):
 
 
 class CompetitionRow(Table):
-    """A competition. ``served_at`` is when its queue was last asked, which is how competitions take turns."""
+    """A competition. ``served_at`` is when its queue was last asked, which is how competitions take turns.
+
+    ``benchmark`` None: the profile's, by the competition's id.
+    """
 
     __tablename__ = "competitions"
 
@@ -37,6 +40,8 @@ class CompetitionRow(Table):
     added_at: Mapped[datetime] = mapped_column(UtcDateTime)
     archived_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     served_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    benchmark: Mapped[str | None] = mapped_column(Text)
+    parameters: Mapped[Any] = mapped_column(JsonText, nullable=True)
 
 
 class BaselineRow(Table):

@@ -14,6 +14,8 @@ from app.store.tables.epochs import JsonText, StrangersText, Table, UtcDateTime
 class EvaluationRow(Table):
     """One model's evaluation, from its acceptance to its end. ``slot`` is the place it takes: one model each.
 
+    ``scoring_id`` is this cluster's own scoring that ends with it; None where another validator asked.
+
     ``begun_at`` is when the first try began, from which the time limit counts; ``started_at`` when the present one did.
     """
 
@@ -25,6 +27,7 @@ class EvaluationRow(Table):
     hotkey: Mapped[str] = mapped_column(Text)
     block: Mapped[int]
     revision: Mapped[str | None] = mapped_column(Text)
+    scoring_id: Mapped[int | None]
     slot: Mapped[str | None] = mapped_column(Text, unique=True)
     state: Mapped[str] = mapped_column(Text)
     score: Mapped[float | None]
@@ -51,3 +54,14 @@ class EvaluationSampleRow(Table):
     evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     sample: Mapped[Any] = mapped_column(JsonText, nullable=True)
+
+
+class CapabilityRow(Table):
+    """Whether this node's gpu workers can score a competition; ``objection`` says why not."""
+
+    __tablename__ = "capabilities"
+
+    competition_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    benchmark: Mapped[str | None] = mapped_column(Text)
+    objection: Mapped[str | None] = mapped_column(StrangersText)
+    checked_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -75,6 +75,9 @@ def _letter(text: str, words: list[str]) -> bool | None:
 class TwoWay:
     """Accuracy. An answer that says neither is wrong; VoiceBench guesses there."""
 
+    def check(self) -> None:
+        """Nothing is needed."""
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Look at the references.
 

@@ -1,4 +1,4 @@
-"""VoiceBench: spoken questions, text answers, a score for each set, their mean (specs/models.md)."""
+"""VoiceBench: spoken questions, text answers, a score for each set, their mean."""
 
 from __future__ import annotations
 
@@ -36,13 +36,29 @@ def evaluators(judge: Judge, instruction_following: InstructionFollowing) -> Map
 
 class VoiceBench:
     """A set's score is its evaluator's score over the usable answers, times the part of samples that got one; the
-    model's score is the plain mean over the sets. ``answer_limit`` in seconds."""
+    model's score is the mean over the sets, weighted by ``weights`` (a set's label → weight, 1 where it has none).
+    ``answer_limit`` in seconds."""
 
-    def __init__(self, dataset: VoiceDataset, evaluators: Mapping[str, Evaluator], answer_limit: float) -> None:
+    def __init__(
+        self,
+        dataset: VoiceDataset,
+        evaluators: Mapping[str, Evaluator],
+        answer_limit: float,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         self.dataset = dataset
         self._evaluators = evaluators
         self._answer_limit = answer_limit
+        self._weights = {plan.label: (weights or {}).get(plan.label, 1.0) for plan in dataset.plans}
+        if not sum(self._weights.values()):
+            raise EvaluationImpossible("set_weights: every set has the weight 0; give one of them more")
         self._samples: tuple[Sample, ...] | None = None
+
+    def check(self) -> None:
+        """See ``Benchmark.check``."""
+        self.dataset.source.check()
+        for name in dict.fromkeys(EVALUATOR_OF[plan.name] for plan in self.dataset.plans):
+            self._evaluators[name].check()
 
     def prepare(self) -> None:
         """Load the samples and what the evaluators of their sets need.
@@ -82,7 +98,8 @@ class VoiceBench:
                 sample_row(reply, reply.sample.id, plan.label, reply.sample.prompt, reply.answer, verdict)
                 for reply, verdict in zip(of_set, verdicts, strict=True)
             ]
-        score = sum(metrics["score"] for metrics in sets.values()) / len(sets)
+        weighted = sum(self._weights[label] * metrics["score"] for label, metrics in sets.items())
+        score = weighted / sum(self._weights.values())
         return Score(score=score, metric_scores={"voicebench": score, "sets": sets}, samples=tuple(rows))
 
     def _set_score(

@@ -1,4 +1,4 @@
-"""Which questions a model is asked, and how they sound (``hlt-lab/voicebench``; specs/models.md)."""
+"""Which questions a model is asked, and how they sound (``hlt-lab/voicebench``)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class VoiceDataset:
     """The planned sets' samples; their sound is read from the cache one at a time."""
 
     def __init__(self, source: DataSource, plans: Sequence[SetPlan], seed: str) -> None:
-        self._source = source
+        self.source = source
         self._plans = tuple(plans)
         self._seed = seed
         self._tables: dict[SetPlan, Any] = {}
@@ -112,16 +112,16 @@ class VoiceDataset:
         """
         audio = self._table(sample.plan)[sample.row]["audio"]
         if not isinstance(audio, Mapping) or not audio.get("bytes"):
-            raise EvaluationImpossible(f"{self._source.place}, {sample.id}: there is no audio; download the data anew")
-        return decoded(audio["bytes"], f"{self._source.place}, {sample.id}")
+            raise EvaluationImpossible(f"{self.source.place}, {sample.id}: there is no audio; download the data anew")
+        return decoded(audio["bytes"], f"{self.source.place}, {sample.id}")
 
     def _table(self, plan: SetPlan) -> Any:
         if plan not in self._tables:
             from datasets import Audio
 
-            table = self._source.load(plan.name, plan.split)
+            table = self.source.load(plan.name, plan.split)
             if "audio" not in table.column_names:
-                raise EvaluationImpossible(f"{self._source.place}, {plan.label}: there is no column 'audio'")
+                raise EvaluationImpossible(f"{self.source.place}, {plan.label}: there is no column 'audio'")
             # decoded here, with soundfile: the library's own decoder needs torchcodec
             self._tables[plan] = table.cast_column("audio", Audio(decode=False))
         return self._tables[plan]
@@ -129,14 +129,14 @@ class VoiceDataset:
     def _samples(self, plan: SetPlan) -> tuple[Sample, ...]:
         table = self._table(plan)
         if not len(table):
-            raise EvaluationImpossible(f"{self._source.place}, {plan.label}: the set is empty")
+            raise EvaluationImpossible(f"{self.source.place}, {plan.label}: the set is empty")
         rows = chosen_rows(self._seed, plan.label, len(table), plan.size)
         # without the sound: all the questions' audio at once would be gigabytes
         words = table.remove_columns("audio").select(rows)
         return tuple(self._sample(plan, row, words[place]) for place, row in enumerate(rows))
 
     def _sample(self, plan: SetPlan, row: int, words: Mapping[str, Any]) -> Sample:
-        place = f"{self._source.place}, {plan.label}"
+        place = f"{self.source.place}, {plan.label}"
         prompt = str(column(words, "prompt", place))
         match EVALUATOR_OF[plan.name]:
             case "mcq":

@@ -30,6 +30,14 @@ class SetVerdict:
 class Evaluator(Protocol):
     """Judges the answers to one set."""
 
+    def check(self) -> None:
+        """Look, quickly and without loading, whether what it needs is here and set.
+
+        Raises:
+            EvaluationImpossible: something is not; the message says what to install or set.
+        """
+        ...
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Load what it needs for these samples.
 

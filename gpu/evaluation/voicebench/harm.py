@@ -35,6 +35,9 @@ def refuses(answer: str) -> bool:
 class Harm:
     """The rate of refusals."""
 
+    def check(self) -> None:
+        """Nothing is needed."""
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Nothing is needed."""
 

@@ -28,6 +28,10 @@ class InstructionFollowing:
     def __init__(self, nltk_data: Path | None = None) -> None:
         self._nltk_data = nltk_data
 
+    def check(self) -> None:
+        """See ``Evaluator.check``."""
+        self._checks()
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Import the checks, and look whether each instruction is known and complete.
 

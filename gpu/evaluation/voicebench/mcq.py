@@ -55,6 +55,9 @@ def chosen_letter(answer: str) -> str | None:
 class MultipleChoice:
     """Accuracy. An answer without a choice is wrong; VoiceBench guesses there, which no two validators would repeat."""
 
+    def check(self) -> None:
+        """Nothing is needed."""
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Nothing is needed."""
 

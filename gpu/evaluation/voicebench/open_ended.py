@@ -22,6 +22,10 @@ class OpenEnded:
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
 
+    def check(self) -> None:
+        """Whether a judge is set. Whether it answers is asked when a model is to be evaluated: asking costs money."""
+        self._judge.check()
+
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Ask the judge for one rating (see ``Judge.prepare``)."""
         self._judge.prepare()

@@ -22,12 +22,13 @@ from starlette.testclient import TestClient
 from app.api import scoring
 from app.clock import now
 from app.settings import get_settings
+from app.store.capabilities import Capabilities
 from app.store.database import Store
 from app.store.evaluations import ClaimResult, EvaluationEnd, EvaluationPhase, Evaluations, EvaluationTry
 from app.store.tables.evaluations import EvaluationRow
 from chain.hotkey import KeypairSigner, signed_headers
 from tests.app.api.conftest import Call, basic
-from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, miner
+from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, fill, miner
 
 INPUTS = {"hf_repo_id": "maker/model2", "competition_id": "voicebench", "hotkey": miner(2), "block": 102}
 OTHER = INPUTS | {"hf_repo_id": "maker/model3", "hotkey": miner(3)}
@@ -55,7 +56,7 @@ def client(store: Store, broker: Celery, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def sent(broker: Celery) -> list[tuple[str, str, dict[str, Any]]]:
-    """The messages that are in the gpu queue: task, id, keywords."""
+    """The messages that are in the gpu queue, but for the look at what can be scored: task, id, keywords."""
     found = []
     with broker.connection_for_read() as connection:
         queue = connection.SimpleQueue("gpu")
@@ -63,7 +64,7 @@ def sent(broker: Celery) -> list[tuple[str, str, dict[str, Any]]]:
             message = queue.get(timeout=1)
             found.append((message.headers["task"], message.headers["id"], message.payload[1]))
             message.ack()
-    return found
+    return [one for one in found if not one[0].endswith("note_capabilities")]
 
 
 def begun(store: Store, task_id: str) -> EvaluationTry:
@@ -196,7 +197,6 @@ def test_unless_others_are_named_the_wallet_s_own_hotkey_may_call(
         ("hf_repo_id", "maker/../../etc", "namespace/name"),
         ("hf_repo_id", "maker/mo--del", "namespace/name"),
         ("competition_id", "voice bench", "pattern"),
-        ("competition_id", "chess", "no benchmark"),
         ("hotkey", miner(2)[:-1] + "1", "checksum"),
         ("hotkey", "5Miner", "pattern"),
         ("block", -1, "greater than or equal"),
@@ -210,6 +210,49 @@ def test_wrong_fields_are_named(call: Call, field: str, value: object, words: st
     (problem,) = found.json()["detail"]
     assert field in problem["loc"]
     assert words in problem["msg"]
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/score_model", "/api/start_model_scoring"])
+def test_what_this_node_cannot_evaluate_is_refused_at_once(
+    call: Call, store: Store, broker: Celery, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with store.writing() as session:
+        Capabilities(session).note("v2v", "v2v", "ASR_MODEL: there is none")
+
+    def refusal(**changes: str) -> str:
+        answer = call("POST", path, INPUTS | changes)
+        assert answer.status_code == 409
+        assert (answer.json()["success"], answer.json()["task_id"]) == (False, None)
+        return str(answer.json()["message"])
+
+    assert refusal(competition_id="v2v") == "ASR_MODEL: there is none"
+    assert "competition chess has no benchmark here" in refusal(competition_id="chess")
+    monkeypatch.setenv("OFFLINE", "true")
+    get_settings.cache_clear()
+    assert "OFFLINE forbids asking the chain" in refusal()
+    with store.reading() as session:
+        assert Evaluations(session).recent() == []
+    assert sent(broker) == []
+    # what its own store knows it evaluates without the chain
+    fill(store, 1)
+    assert call("POST", path, INPUTS).json()["success"]
+
+
+@on_sqlite
+def test_a_node_says_what_it_can_score(call: Call, client: TestClient, store: Store) -> None:
+    with store.writing() as session:
+        Capabilities(session).note("v2v", "v2v", "ASR_MODEL: there is none")
+        Capabilities(session).note("o1", "o1", None)
+    assert client.get("/api/capabilities").status_code == 401
+    found = {one["competition_id"]: one for one in call("GET", "/api/capabilities").json()["competitions"]}
+    assert {name: (one["can_score"], one["reason"]) for name, one in found.items()} == {
+        "o1": (True, None),
+        "v2v": (False, "ASR_MODEL: there is none"),
+        "voicebench": (True, None),
+    }
+    assert found["o1"]["checked_at"] is not None
+    assert found["voicebench"]["checked_at"] is None
 
 
 @on_sqlite
@@ -304,7 +347,7 @@ def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: Genera
     schema = schemathesis.openapi.from_asgi("/openapi.json", scoring.create_scoring_app())
     names = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 4
+    assert len(operations) == 5
     for operation in operations:
 
         @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))

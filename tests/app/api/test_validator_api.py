@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from app.api.application import create_app
 from app.api.messages import AllModelScores
 from app.clock import now
+from app.competitions.profile import SEED
 from app.competitions.standings import reputation_steps
 from app.domain import Neuron
 from app.settings import get_settings
@@ -131,7 +132,7 @@ def test_baselines_and_reputations_are_read(call: Call, store: Store) -> None:
     assert call("GET", "/reputations").json() == {}
     scored(store, 2, 0.9)
     with store.writing() as session:
-        Reputations(session).step(reputation_steps(session, NETUID, "2026-11-22"))
+        Reputations(session).step(reputation_steps(session, SEED, "2026-11-22"))
     found = call("GET", "/reputations").json()
     assert found[miner(2)]["reputation"] == pytest.approx(0.5025)
     assert found[miner(2)]["last_updated"]

@@ -113,7 +113,16 @@ def test_competitions_are_managed_and_every_change_is_logged(store: Store) -> No
     assert type_("competition", "set-baseline", "o1", "-0.5", "--by", "bob").exit_code == 0
     assert "o1" in type_("competition", "list", "--changes").output
     found = json.loads(type_("competition", "list", "--json", "--changes").output)
-    assert found["competitions"] == [{"id": "o1", "reward_percentage": 0.3, "baseline": -0.5, "archived": False}]
+    assert found["competitions"] == [
+        {
+            "id": "o1",
+            "reward_percentage": 0.3,
+            "baseline": -0.5,
+            "archived": False,
+            "benchmark": None,
+            "parameters": None,
+        }
+    ]
     assert [(c["by"], c["action"], c["detail"]) for c in found["changes"]][:2] == [
         ("bob", "set-baseline", "-0.5"),
         ("ann", "set-baseline", "0.41"),
@@ -130,6 +139,35 @@ def test_competitions_are_managed_and_every_change_is_logged(store: Store) -> No
         ("competition", "archive", "unknown"),
     ):
         assert isinstance(type_(*words).exception, ValidatorError), words
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_a_competition_is_given_a_benchmark_with_parameters(store: Store) -> None:
+    words = ("--benchmark", "voicebench+mos", "--parameter", "set_weights=commoneval:2,ifeval:1.5")
+    added = type_("competition", "add", "v4", "--percentage", "1", *words, "--parameter", "spoken_samples=3")
+    assert (added.exit_code, added.stderr) == (0, "")
+    assert "no benchmark is known for v5" in type_("competition", "add", "v5", "--percentage", "1").stderr
+    assert type_("competition", "benchmark", "v5", "v2v", "--parameter", "voice_share=0.5").exit_code == 0
+
+    def benchmarks() -> dict[str, tuple[str, dict[str, Any]]]:
+        found = json.loads(type_("competition", "list", "--json").output)["competitions"]
+        return {one["id"]: (one["benchmark"], one["parameters"]) for one in found}
+
+    assert benchmarks() == {
+        "v4": ("voicebench+mos", {"set_weights": {"commoneval": 2.0, "ifeval": 1.5}, "spoken_samples": 3}),
+        "v5": ("v2v", {"voice_share": 0.5}),
+    }
+    assert type_("competition", "benchmark", "v5", "profile").exit_code == 0
+    assert benchmarks()["v5"] == (None, None)
+    for refused, problem in (
+        (("poetry",), "there is no benchmark 'poetry'"),
+        (("o1", "--parameter", "sets=bbh:1"), "parameter 'sets'"),
+        (("o1", "--parameter", "samples"), "not KEY=VALUE"),
+        (("o1", "--parameter", "samples=0"), "parameter 'samples'"),
+    ):
+        found = type_("competition", "benchmark", "v5", *refused)
+        assert isinstance(found.exception, ValidatorError)
+        assert problem in str(found.exception)
 
 
 def test_the_flags_of_the_document_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:

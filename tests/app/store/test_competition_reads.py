@@ -64,7 +64,7 @@ def test_scorings_of_one_miner(store: Store) -> None:
     fill(store, 3)
     with store.writing() as session:
         for scorer in ("a", "b", "c"):
-            taken = take_next_model(session, NETUID, VALIDATOR.ss58_address)
+            taken = take_next_model(session, VALIDATOR.ss58_address)
             assert taken is not None
             Scorings(session).open(scorer, VALIDATOR.ss58_address, taken)
     with store.reading() as session:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from app.clock import now
+from app.competitions.profile import SEED
 from app.competitions.standings import (
     incentive_now,
     mark_of,
@@ -31,7 +32,7 @@ from app.store.model_priority import Candidate, Priority, priority, queue_order
 from app.store.model_queue import ModelQueue, PostedScore, Refusal, ScoreHistory
 from app.store.reputations import Reputations, RoundState, WeightRounds
 from app.store.scorings import Scorings, ScoringState
-from app.store.tables.competitions import ModelRow, ModelScoringRow, ReputationRow
+from app.store.tables.competitions import ModelRow, ReputationRow
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, neurons, scored
 
 ME, OTHER = VALIDATOR.ss58_address, SECOND.ss58_address
@@ -93,7 +94,7 @@ def test_the_store_ranks_by_what_it_knows(store: Store) -> None:
     scored(store, 6, 0.0)
     taken = []
     with store.writing() as session:
-        while (found := take_next_model(session, NETUID, ME, "voicebench")) is not None:
+        while (found := take_next_model(session, ME, {"voicebench"})) is not None:
             taken.append(found.uid)
     assert taken == [7, 6, 5, 4, 3, 2]
 
@@ -251,14 +252,33 @@ def test_competitions_take_turns(store: Store) -> None:
     turns = []
     for _ in range(6):
         with store.writing() as session:
-            taken = take_next_model(session, NETUID, ME)
+            taken = take_next_model(session, ME)
             assert taken is not None
             turns.append(taken.competition_id)
     assert turns == ["o1", "v2v", "voicebench"] * 2
     with store.writing() as session:
         Competitions(session).archive("v2v", "test")
-        assert take_next_model(session, NETUID, ME, "v2v") is None
-        assert [take_next_model(session, NETUID, ME) is not None for _ in range(3)] == [True, True, False]
+        assert take_next_model(session, ME, {"v2v"}) is None
+        assert [take_next_model(session, ME) is not None for _ in range(3)] == [True, True, False]
+
+
+def test_a_model_that_was_just_given_back_comes_after_the_others(store: Store) -> None:
+    fill(store, 2)
+    handed_out = []
+    for _ in range(6):
+        with store.writing() as session:
+            taken = take_next_model(session, ME)
+            assert taken is not None
+            handed_out.append(taken.uid)
+            opened = Scorings(session).open("local:0", ME, taken)
+            assert opened is not None
+            ModelQueue(session, NETUID).release(taken.commitment.hotkey, ME, taken.taken_at)
+            if len(handed_out) == 1:
+                Scorings(session).finish(opened, ScoringState.RELEASED, None, "the judge does not answer")
+            else:
+                Scorings(session).finish(opened, ScoringState.SCORED, 0.5, None)
+    # both are new; the first was given back, so the other has every turn for a while
+    assert set(handed_out[1:]) == {5 - handed_out[0]}
 
 
 def test_baselines_are_history_and_changes_are_logged(store: Store) -> None:
@@ -300,7 +320,7 @@ def test_standings_weigh_penalise_and_catch_copies(store: Store) -> None:
     scored(store, 3, 0.9)
     scored(store, 5, 0.9)
     with store.reading() as session:
-        standings = {standing.model.uid: standing for standing in model_standings(session, NETUID)}
+        standings = {standing.model.uid: standing for standing in model_standings(session, SEED)}
     assert standings[2].score == pytest.approx((0.8 * 30 + 0.4 * 90) / 120)
     assert standings[3].score == 0.001
     assert standings[3].is_penalised
@@ -314,7 +334,7 @@ def test_a_zero_is_not_lifted_to_the_penalty(store: Store) -> None:
     scored(store, 2, 0.0)
     with store.writing() as session:
         ModelQueue(session, NETUID).note_repository(miner(2), model(2).model, now())
-        (standing,) = model_standings(session, NETUID)
+        (standing,) = model_standings(session, SEED)
     assert standing.score == 0.0
 
 
@@ -354,11 +374,11 @@ def test_reputation_steps_once_a_day(store: Store) -> None:
     scored(store, 2, 0.9)
     scored(store, 3, 0.1)
     with store.writing() as session:
-        assert reputation_steps(session, NETUID, "2026-11-22") == []
+        assert reputation_steps(session, SEED, "2026-11-22") == []
         Competitions(session).set_baseline("voicebench", 0.5, "test")
-        Reputations(session).step(reputation_steps(session, NETUID, "2026-11-22"))
-        assert reputation_steps(session, NETUID, "2026-11-22") == []
-        Reputations(session).step(reputation_steps(session, NETUID, "2026-11-23"))
+        Reputations(session).step(reputation_steps(session, SEED, "2026-11-22"))
+        assert reputation_steps(session, SEED, "2026-11-22") == []
+        Reputations(session).step(reputation_steps(session, SEED, "2026-11-23"))
         found = {hotkey: record.reputation for hotkey, record in Reputations(session).all().items()}
         assert found == pytest.approx({miner(2): 0.5025 * 0.995 + 0.005, miner(3): 0.4975 * 0.995})
         assert [step.day for step in Reputations(session).history(miner(2))] == ["2026-11-22", "2026-11-23"]
@@ -371,7 +391,7 @@ def test_reputations_of_the_departed_are_kept_for_thirty_days(store: Store) -> N
     for uid in (2, 3, 4):
         scored(store, uid, 0.9)
     with store.writing() as session:
-        Reputations(session).step(reputation_steps(session, NETUID, "2026-11-22"))
+        Reputations(session).step(reputation_steps(session, SEED, "2026-11-22"))
         for uid, left in ((2, timedelta(days=31)), (3, timedelta(days=30, minutes=1)), (4, timedelta(days=29))):
             session.execute(
                 update(ReputationRow).where(ReputationRow.hotkey == miner(uid)).values(registered_at=now() - left)
@@ -430,20 +450,10 @@ def test_a_scorer_works_on_one_model_at_a_time(store: Store) -> None:
         assert scorings.idle(["http://gpu", "http://other"]) == ["http://other"]
         scorings.finish(opened[0], ScoringState.RELEASED, None, "x" * 5000)
         assert scorings.idle(["http://gpu"]) == ["http://gpu"]
-        assert scorings.resting("http://gpu", timedelta(minutes=1))
-        assert not scorings.resting("http://gpu", timedelta(0))
+        assert scorings.resting("http://gpu", timedelta(minutes=1)) == {"voicebench"}
+        assert scorings.resting("http://other", timedelta(minutes=1)) == set()
+        assert scorings.resting("http://gpu", timedelta(0)) == set()
         scorings.finish(opened[0], ScoringState.SCORED, 0.5, None)
         found = scorings.get(opened[0])
         assert found is not None
         assert found.state is ScoringState.RELEASED
-
-
-def test_a_scoring_that_nobody_looks_at_is_found(store: Store) -> None:
-    fill(store, 1)
-    with store.writing() as session:
-        taken = ModelQueue(session, NETUID).take("voicebench", ME)
-        assert taken is not None
-        scoring_id = Scorings(session).open("http://gpu", ME, taken)
-        assert Scorings(session).unattended(timedelta(minutes=10)) == []
-        session.execute(update(ModelScoringRow).values(looked_at=now() - timedelta(minutes=11)))
-        assert Scorings(session).unattended(timedelta(minutes=10)) == [scoring_id]

@@ -122,26 +122,12 @@ def test_one_try_is_at_work_at_a_time_and_a_silent_one_is_followed_by_the_next(s
     with store.writing() as session:
         evaluations = Evaluations(session)
         assert not evaluations.beat(first)
-        assert not evaluations.postpone(first, "judge away", timedelta(seconds=1))
         assert evaluations.beat(second)
     assert not finish(store, first, EvaluationEnd(EvaluationPhase.FAILED, 0.0, "its container was taken away"))
     assert finish(store, second)
     with store.writing() as session:
         assert Evaluations(session).claim(one, "gpu@a/1", "0", SILENCE) is ClaimResult.OVER
         assert Evaluations(session).claim("nobody", "gpu@a/1", "0", SILENCE) is ClaimResult.OVER
-
-
-def test_what_cannot_be_done_is_tried_a_few_times_and_then_released(store: Store) -> None:
-    one = accept(store)
-    assert one
-    for number in range(1, MOST_TRIES + 1):
-        of = claimed(store, one)
-        assert of.number == number
-        with store.writing() as session:
-            assert Evaluations(session).postpone(of, "the judge is away", timedelta(0)) is (number < MOST_TRIES)
-    record = get(store, one)
-    assert (record.phase, record.score, record.slot) == (EvaluationPhase.RELEASED, None, None)
-    assert record.error == "given up after 5 tries: the judge is away"
 
 
 def test_a_model_that_ends_its_worker_each_time_is_released_too(store: Store) -> None:
@@ -198,9 +184,7 @@ def test_a_lost_message_is_sent_again_ever_more_rarely(store: Store) -> None:
         assert not unsent()
         age(store, one, sent_at=patience, due_at=patience)
         assert unsent()
-    of = claimed(store, one)
-    with store.writing() as session:
-        Evaluations(session).postpone(of, "full", timedelta(seconds=300))
+    claimed(store, one)
     age(store, one, sent_at=3600)
     assert not unsent()
 

@@ -20,6 +20,7 @@ from app.settings import Settings
 from gpu.evaluation.captions import WIDTH, CaptionBenchmark, ImageBindText, cosine, pieces
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault
 from gpu.evaluation.datasets_hub import DataSource
+from gpu.evaluation.plan import BenchmarkPlan
 from gpu.evaluation.registry import benchmark_for
 
 
@@ -257,7 +258,7 @@ def test_weights_that_would_run_code_are_not_read(imagebind: list[list[str]], tm
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EvaluationImpossible, match=r"imagebind_huge\.pth.*pip install.*set IMAGEBIND_WEIGHTS"):
-        benchmark_for("o1", Settings()).prepare()
+        benchmark_for(BenchmarkPlan("o1"), Settings()).prepare()
     with pytest.raises(EvaluationImpossible, match="there is no file"):
         ImageBindText(tmp_path / "none.pth", "cpu").prepare()
     monkeypatch.setitem(sys.modules, "imagebind", None)
@@ -270,9 +271,10 @@ def test_making_a_benchmark_loads_nothing() -> None:
     program = """
 import sys
 from app.settings import Settings
+from gpu.evaluation.plan import BenchmarkPlan
 from gpu.evaluation.registry import benchmark_for
 for competition in ("voicebench", "v2v", "o1"):
-    benchmark_for(competition, Settings())
+    benchmark_for(BenchmarkPlan(competition), Settings())
 print(*sorted({"torch", "datasets", "transformers", "nltk", "lm_eval", "openai", "scipy"} & set(sys.modules)))
 """
     root = Path(__file__).parents[3]

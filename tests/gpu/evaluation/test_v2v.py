@@ -21,6 +21,7 @@ from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault
 from gpu.evaluation.datasets_hub import DataSource
 from gpu.evaluation.judge import Judge
 from gpu.evaluation.model_client import Speech
+from gpu.evaluation.plan import BenchmarkPlan
 from gpu.evaluation.registry import benchmark_for
 from gpu.evaluation.speech_quality import TorchScriptMos, Utmosv2, Whisper, voice_rater_of
 from gpu.evaluation.v2v import VoiceToVoice
@@ -227,7 +228,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(EvaluationImpossible, match=r"ASR_MODEL: .* cannot be loaded.*set ASR_MODEL=FOLDER"):
         Whisper(str(tmp_path / "nothing"), "cpu").prepare()
     with pytest.raises(EvaluationImpossible, match="set ASR_MODEL=FOLDER"):
-        benchmark_for("v2v", Settings(device="cpu")).prepare()
+        benchmark_for(BenchmarkPlan("v2v"), Settings(device="cpu")).prepare()
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(EvaluationImpossible, match=r"pip install .*transformers"):
         Whisper("openai/whisper-large-v2", "cpu").prepare()
@@ -331,7 +332,7 @@ def test_from_settings_to_score(
         device="cpu",
         data_dir=tmp_path / "data",
     )
-    benchmark = benchmark_for("v2v", settings)
+    benchmark = benchmark_for(BenchmarkPlan("v2v"), settings)
     with ModelServer() as model:
         benchmark.prepare()
         score = benchmark.evaluate(model.url, Deadline(100))

@@ -24,6 +24,7 @@ from app.settings import Settings
 from gpu.evaluation import interview
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode, Score
 from gpu.evaluation.datasets_hub import DataSource, chosen_rows
+from gpu.evaluation.plan import BenchmarkPlan
 from gpu.evaluation.registry import benchmark_for
 from gpu.evaluation.sound import decoded
 from gpu.evaluation.voicebench.benchmark import VoiceBench
@@ -51,7 +52,7 @@ def make(tiny_voicebench: Path, punkt: Path, tmp_path: Path) -> Callable[..., Se
 
 
 def evaluated(settings: Settings, model: ModelServer, seconds: float = 60) -> Score:
-    benchmark = benchmark_for("voicebench", settings)
+    benchmark = benchmark_for(BenchmarkPlan("voicebench"), settings)
     benchmark.prepare()
     return benchmark.evaluate(model.url, Deadline(seconds))
 
@@ -202,16 +203,16 @@ def test_a_judge_that_goes_away_is_never_the_models_zero(make: Callable[..., Set
     ):
         evaluated(make(judge), model)
     with pytest.raises(EvaluationImpossible, match="set JUDGE_URL"):
-        benchmark_for("voicebench", make()).prepare()
+        benchmark_for(BenchmarkPlan("voicebench"), make()).prepare()
 
 
 def test_no_judge_is_needed_without_open_questions(make: Callable[..., Settings]) -> None:
-    benchmark_for("voicebench", make(voicebench_sets="advbench:2,ifeval:2")).prepare()
+    benchmark_for(BenchmarkPlan("voicebench"), make(voicebench_sets="advbench:2,ifeval:2")).prepare()
 
 
 def test_the_same_questions_at_every_validator(make: Callable[..., Settings], tmp_path: Path) -> None:
     def asked(**changes: Any) -> list[str]:
-        benchmark = benchmark_for("voicebench", make(**changes))
+        benchmark = benchmark_for(BenchmarkPlan("voicebench"), make(**changes))
         assert isinstance(benchmark, VoiceBench)
         return [sample.id for sample in benchmark.samples()]
 
@@ -250,7 +251,7 @@ def test_sets_that_cannot_be_planned(text: str) -> None:
 
 def test_an_unknown_competition_names_the_known_ones() -> None:
     with pytest.raises(EvaluationImpossible, match=r"'poetry' has no benchmark here; there are .*voicebench"):
-        benchmark_for("poetry", Settings())
+        benchmark_for(BenchmarkPlan("poetry"), Settings())
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,7 @@ def test_an_unknown_competition_names_the_known_ones() -> None:
 )
 def test_data_that_are_not_there(change: dict[str, str], message: str, make: Callable[..., Settings]) -> None:
     with pytest.raises(EvaluationImpossible, match=message):
-        benchmark_for("voicebench", make(**change)).prepare()
+        benchmark_for(BenchmarkPlan("voicebench"), make(**change)).prepare()
 
 
 def test_a_set_that_was_cut_short(make: Callable[..., Settings], tiny_voicebench: Path, tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_a_set_that_was_cut_short(make: Callable[..., Settings], tiny_voicebench
     file = folder / "advbench" / "test-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(EvaluationImpossible, match="advbench/test, cannot be loaded"):
-        benchmark_for("voicebench", make(voicebench_dataset=str(folder))).prepare()
+        benchmark_for(BenchmarkPlan("voicebench"), make(voicebench_dataset=str(folder))).prepare()
 
 
 @pytest.mark.parametrize("lost", ["audio", "prompt", "kwargs"])
@@ -287,7 +288,9 @@ def test_a_set_without_a_column(
     table = pq.read_table(file).drop_columns([lost])
     pq.write_table(table.replace_schema_metadata({}), file)
     with pytest.raises(EvaluationImpossible, match=f"no column '{lost}'"):
-        benchmark_for("voicebench", make(voicebench_dataset=str(folder), voicebench_sets="ifeval:3")).prepare()
+        benchmark_for(
+            BenchmarkPlan("voicebench"), make(voicebench_dataset=str(folder), voicebench_sets="ifeval:3")
+        ).prepare()
 
 
 def test_a_question_without_sound_is_our_fault(make: Callable[..., Settings], tmp_path: Path) -> None:

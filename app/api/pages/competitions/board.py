@@ -11,8 +11,9 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.clock import now
+from app.competitions.profile import Profile
 from app.competitions.standings import ModelStanding, model_standings
-from app.domain import ModelId, ValidatorError
+from app.domain import MODELS_NETUID, ModelId, ValidatorError
 from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions
 from app.store.evaluation_views import EvaluationViews
 from app.store.evaluations import EvaluationRecord, Evaluations
@@ -205,11 +206,11 @@ class RoundRow:
     reasons: tuple[Mapping[str, object], ...]
 
 
-def overview(session: Session, netuid: int, *, archived: bool = True) -> Overview:
+def overview(session: Session, profile: Profile, *, archived: bool = True) -> Overview:
     """All competitions, running ones first."""
-    metagraph = Metagraph(session, netuid).read()
+    metagraph = Metagraph(session, MODELS_NETUID).read()
     round_ = _latest(session)
-    standings = model_standings(session, netuid)
+    standings = model_standings(session, profile)
     rows = _rows(session, standings, metagraph, round_)
     lines = []
     records = Competitions(session).all(archived=archived)
@@ -233,23 +234,23 @@ def overview(session: Session, netuid: int, *, archived: bool = True) -> Overvie
         baselines={record.id: Competitions(session).baselines(record.id) for record in records},
         round=round_,
         changes=tuple(Competitions(session).changes(_CHANGES)),
-        refusals=tuple(ModelQueue(session, netuid).refusals()),
+        refusals=tuple(ModelQueue(session, MODELS_NETUID).refusals()),
         metagraph=metagraph,
     )
 
 
-def board(session: Session, netuid: int, competition_id: str) -> Board:
+def board(session: Session, profile: Profile, competition_id: str) -> Board:
     """One competition.
 
     Raises:
         UnknownCompetition: there never was one of this id.
     """
     record = Competitions(session).get(competition_id)
-    metagraph = Metagraph(session, netuid).read()
+    metagraph = Metagraph(session, MODELS_NETUID).read()
     round_ = _latest(session)
-    standings = [s for s in model_standings(session, netuid) if s.model.competition_id == competition_id]
+    standings = [s for s in model_standings(session, profile) if s.model.competition_id == competition_id]
     models = {standing.model.hotkey: standing.model for standing in standings}
-    queue = ModelQueue(session, netuid)
+    queue = ModelQueue(session, MODELS_NETUID)
     at = now()
     waiting = [
         QueueLine(
@@ -280,21 +281,21 @@ def board(session: Session, netuid: int, competition_id: str) -> Board:
     )
 
 
-def miner(session: Session, netuid: int, hotkey: str) -> MinerView:
+def miner(session: Session, profile: Profile, hotkey: str) -> MinerView:
     """One miner.
 
     Raises:
         UnknownMiner: neither registered, nor queued, nor refused, nor ever scored.
     """
-    metagraph = Metagraph(session, netuid).read()
+    metagraph = Metagraph(session, MODELS_NETUID).read()
     uids = _uids(metagraph)
-    standings = model_standings(session, netuid)
+    standings = model_standings(session, profile)
     rounds = WeightRounds(session).latest(ROUNDS_SHOWN)
     ranked = _rows(session, standings, metagraph, rounds[0] if rounds else None)
     row = next((row for rows in ranked.values() for row in rows if row.hotkey == hotkey), None)
     queued = next((standing.model for standing in standings if standing.model.hotkey == hotkey), None)
     scores = ScoreHistory(session).of_miner(hotkey, _MINER_SCORES)
-    refusal = next((r for r in ModelQueue(session, netuid).refusals() if r.hotkey == hotkey), None)
+    refusal = next((r for r in ModelQueue(session, MODELS_NETUID).refusals() if r.hotkey == hotkey), None)
     reputation = Reputations(session).all().get(hotkey)
     if hotkey not in uids and queued is None and refusal is None and not scores and reputation is None:
         raise UnknownMiner("no miner of this hotkey is in the store")
@@ -345,14 +346,14 @@ def metric_values(metrics: Mapping[str, Any] | None, prefix: str = "") -> dict[s
     return found
 
 
-def miners(session: Session, netuid: int) -> tuple[MinerLine, ...]:
+def miners(session: Session, profile: Profile) -> tuple[MinerLine, ...]:
     """Every hotkey with a model or a reputation, best reputation first."""
-    metagraph = Metagraph(session, netuid).read()
+    metagraph = Metagraph(session, MODELS_NETUID).read()
     uids = _uids(metagraph)
     round_ = _latest(session)
     by_hotkey = round_.by_hotkey if round_ else {}
     reputations = Reputations(session).all()
-    standings = {standing.model.hotkey: standing for standing in model_standings(session, netuid)}
+    standings = {standing.model.hotkey: standing for standing in model_standings(session, profile)}
     lines = []
     for hotkey in reputations.keys() | standings.keys():
         standing, reputation = standings.get(hotkey), reputations.get(hotkey)

@@ -33,7 +33,9 @@ from app.api.pages.competitions.tables import (
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
-from app.domain import MODELS_NETUID
+from app.competitions.benchmarks import Capability, capabilities
+from app.competitions.profile import profile_of
+from app.settings import get_settings
 from app.store.competitions import Baseline, UnknownCompetition
 from app.store.database import get_store
 from app.store.model_priority import Priority
@@ -68,6 +70,8 @@ def competitions(request: Request) -> Response:
         request,
         "competitions.html",
         view=view,
+        capabilities=_capabilities(),
+        run_api=get_settings().run_api,
         baselines=charts.lines(
             "Baselines",
             [_baseline_series(name, found) for name, found in view.baselines.items() if found],
@@ -96,9 +100,14 @@ def refusals_file(form: str) -> Response:
     return _file("refused-commitments", "refused-commitments", form, OVERVIEW_SHEETS, _overview)
 
 
+def _capabilities() -> dict[str, Capability]:
+    with get_store().reading() as session:
+        return {found.competition_id: found for found in capabilities(session, get_settings())}
+
+
 def _overview() -> competition_board.Overview:
     with get_store().reading() as session:
-        return competition_board.overview(session, MODELS_NETUID)
+        return competition_board.overview(session, profile_of(get_settings()))
 
 
 # -- one competition --------------------------------------------------------------------------------------------------
@@ -135,7 +144,7 @@ def competition(request: Request, competition_id: str) -> Response:
 def _board(competition_id: str) -> Board:
     try:
         with get_store().reading() as session:
-            return competition_board.board(session, MODELS_NETUID, _storable(competition_id))
+            return competition_board.board(session, profile_of(get_settings()), _storable(competition_id))
     except UnknownCompetition:
         raise NotFound(
             "There never was a competition of this id. Add one with: python -m app competition add ID --percentage P"
@@ -190,7 +199,7 @@ def miners_file(form: str) -> Response:
 
 def _miners() -> Sequence[competition_board.MinerLine]:
     with get_store().reading() as session:
-        return competition_board.miners(session, MODELS_NETUID)
+        return competition_board.miners(session, profile_of(get_settings()))
 
 
 @router.page("/miners/{hotkey:path}/{table}.{form}")
@@ -239,7 +248,7 @@ def miner(request: Request, hotkey: str) -> Response:
 def _miner(hotkey: str) -> MinerView:
     try:
         with get_store().reading() as session:
-            return competition_board.miner(session, MODELS_NETUID, _storable(hotkey))
+            return competition_board.miner(session, profile_of(get_settings()), _storable(hotkey))
     except UnknownMiner:
         raise NotFound("No miner of this hotkey is in the store: it has no model, no score and no refusal.") from None
 

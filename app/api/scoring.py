@@ -28,12 +28,11 @@ from app.api.scoring_messages import (
     StartScoring,
 )
 from app.api.validator import health_router
-from app.celery import QueueName
 from app.celery import app as celery
 from app.clock import now
 from app.competitions.benchmarks import capabilities
 from app.competitions.evaluations import CannotEvaluate, EvaluationReleased, begin, move_on, slots, status_answer
-from app.domain import ValidatorError
+from app.domain import QueueName, ValidatorError
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.evaluations import EvaluationInputs, Evaluations

@@ -1,7 +1,7 @@
 """The subnet's document of its validator, line by line, with real processes, in both of its modes.
 
-API mode is ``run --netuid 21 --run_api`` beside a node of the chain and a scoring API; standalone mode is ``run`` without
-that flag: this cluster's own gpu worker, a Docker Engine, a hub and a judge. Each test is named after its line.
+API mode is ``run --netuid 21 --run_api`` beside a node of the chain and a scoring API; in standalone mode ``run`` has
+this cluster's own gpu worker, a Docker Engine, a hub and a judge instead. Each test is named after its line.
 """
 
 from __future__ import annotations

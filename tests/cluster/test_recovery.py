@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from app.store.epochs import Epochs
 from app.store.records import Stage
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import DEMO, Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -29,6 +30,17 @@ print(json.dumps({node.split("@")[0]: found["pool"]["processes"] for node, found
 
 def test_a_replay_on_real_workers_equals_the_eager_one(cluster: Cluster, expected: dict[str, Any]) -> None:
     assert cluster.replay().result() == expected
+
+
+def test_a_replay_needs_its_folder_no_longer_than_the_import(
+    cluster: Cluster, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "recording"
+    shutil.copytree(DEMO, folder)
+    replay = cluster.replay(folder)
+    cluster.when(lambda epoch: epoch.stage in {Stage.ANNOUNCED, Stage.EXAMINING})
+    shutil.rmtree(folder)
+    assert replay.result() == expected
 
 
 def test_cpu_children_killed_mid_task_cost_nothing(cluster: Cluster, expected: dict[str, Any]) -> None:

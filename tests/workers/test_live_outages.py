@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,12 +15,18 @@ from app.epochs.capture import Capture
 from app.epochs.facts import EpochFacts, MemorySheet
 from app.epochs.recording import Recording
 from app.settings import get_settings
+from app.store.claims import Claims
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, HubFile, place_of
+from app.store.records import Stage
 from app.store.schema import migrate
 from chain.epochs import ClosedEpoch
+from chain.github import GitHub
+from chain.github_path import GitHubPath
+from chain.submission import parse_submission
 from tests.chain import internet
+from tests.chain.nodes import address
 from tests.chain.world import EXAMPLE, World
 from tests.workers.bad_world import bad_world, report_of
 from tests.workers.live_scene import delivered
@@ -177,8 +184,6 @@ def test_a_gigabyte_from_github_is_too_large(scene: World, monkeypatch: pytest.M
 
 
 def test_one_path_of_many_miners_is_asked_for_once(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.chain.nodes import address
-
     path = next(entry["data"] for entry in scene.commitments if entry["uid"] == 3)
     for uid in (0, 1, 2):
         # written into the past, before the epoch's end
@@ -245,6 +250,65 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
         replay = Recording(tmp_path / "recording").announce(session, "recorded", "tests")
     open_epoch.delay(replay)
     assert differences(report, report_of(replay)) == []
+
+
+HUGE = {"negative": b"(-0x" + b"f" * 3600 + b", b'')", "positive": b"(0x" + b"f" * 3600 + b", b'')"}
+
+
+@pytest.mark.parametrize("which", HUGE)
+def test_one_miners_file_stops_nobody_else(scene: World, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    content = HUGE[which]
+    path = f"evil/repo/main/{hashlib.sha256(content).hexdigest()[:20]}.txt"
+    scene.github.contents[path] = content
+    scene.chain.commit(68, address("//hotkey0"), path.encode(), scene.header["start_block"] + 20)
+    report = concluded(monkeypatch)
+    refused = codes(report)
+    assert refused.pop(0) in {"format_invalid", "round_not_reached"}
+    assert refused == CLEAN
+    assert report["winners"]["psichic"] == 3
+
+
+def test_a_fault_of_ours_with_one_miner_costs_that_miner_alone(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a loop over miners meets in one of them: here while fetching, parsing and examining."""
+    path_of = {entry["uid"]: entry["data"] for entry in scene.commitments}
+    fetch, parse = GitHub.content, parse_submission
+
+    def fetch_but_one(self: GitHub, path: GitHubPath) -> bytes:
+        if str(path) == path_of[8]:
+            raise ZeroDivisionError("fetching")
+        return fetch(self, path)
+
+    def parse_but_one(content: bytes) -> Any:
+        if content == scene.github.contents[path_of[3]]:
+            raise ZeroDivisionError("parsing")
+        return parse(content)
+
+    monkeypatch.setattr(GitHub, "content", fetch_but_one)
+    monkeypatch.setattr("app.epochs.capture.parse_submission", parse_but_one)
+    monkeypatch.setattr("app.epochs.examine.parse_submission", parse_but_one)
+    report = concluded(monkeypatch)
+    assert codes(report) == CLEAN | {3: "internal_error", 8: "internal_error"}
+    assert report["winners"]["psichic"] == 5
+    assert any("UID 3" in sentence and "ZeroDivisionError" in sentence for sentence in report["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [(b"burn: 1", "burn"), (b"quirks: 2024-99-99", "rules.yaml"), (b"\xff", "RULES_FILE"), (b"[", "is not YAML")],
+)
+def test_rules_that_cannot_be_read_end_the_epoch(
+    scene: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: bytes, sentence: str
+) -> None:
+    (tmp_path / "rules.yaml").write_bytes(text)
+    monkeypatch.setenv("RULES_FILE", str(tmp_path / "rules.yaml"))
+    get_settings.cache_clear()
+    watch_epoch.delay().get()
+    with get_store().reading() as session:
+        (summary,) = Epochs(session).recent(5)
+        left = [work.task for work in Claims(session).outstanding(summary.id)]
+    assert summary.stage is Stage.FAILED
+    assert sentence in (summary.error or "")
+    assert "workers.epochs.open_epoch" not in left
 
 
 def test_an_epoch_nobody_judged_is_recorded_from_the_network(scene: World, tmp_path: Path) -> None:

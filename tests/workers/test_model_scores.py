@@ -21,7 +21,7 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, Facts
 from app.store.records import Stage
-from app.store.tables.epochs import DigestRow
+from app.store.tables.epochs import PanelRow
 from gpu.boltz.profile import LIVE, PROFILES, PocketConstraint
 from gpu.scorers import build_scorer
 from tests.gpu.boltz.components import write_components
@@ -79,7 +79,7 @@ def test_an_epoch_scored_by_psichic(store: Store, recording: Path) -> None:
         told = [*molecule["target_scores"], *molecule["antitarget_scores"]]
         assert told == [pair.metrics[PSICHIC_METRIC] for pair in alone]
     with store.reading() as session:
-        kept = set(session.execute(select(DigestRow.value)).scalars())
+        kept = set(session.execute(select(PanelRow.model_digest)).scalars())
     assert scorer.digest in kept, "each score is kept under the model's digest"
 
 

@@ -21,7 +21,7 @@ def line(stage: Stage, reached: int) -> EpochLine:
     if stage not in ENTERED:
         times[stage.value] = NOW.isoformat()
     summary = EpochSummary(
-        id=1, run="r", cluster="c", netuid=68, number=7, source="live:68:1:1", scores="model", stage=stage, error=None,
+        id=1, run="r", cluster="c", netuid=68, number=7, scores="model", publishes=True, stage=stage, error=None,
         psichic_winner=None, boltz_winner=None, weights=None, created_at=NOW, touched_at=NOW, closed_at=None,
         stage_times=times,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
 from app.epochs.judge import judge
 from app.epochs.opening import opening_of
 from app.epochs.plan import plan_batches
+from app.epochs.recorded_scores import RECORDED, recorded_digests, with_what_was_not_recorded
 from app.epochs.scores import EpochScores
 from app.settings import get_settings
 from app.store.epochs import Epochs
@@ -75,9 +76,10 @@ def plan_scoring(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     with self.reading() as session:
         epoch, submissions = Epochs(session).get(epoch_id), Epochs(session).submissions(epoch_id)
     batches = plan_batches(epoch, submissions)
+    recorded = recorded_digests(epoch, batches)
     with self.finishing() as step:
-        planned = Epochs(step.session).plan(epoch_id, batches)
-        step.chord(epoch_id, [(_SCORE_TASK[model], batch) for model, batch in planned], "workers.epochs.close_epoch")
+        unknown = Epochs(step.session).plan(epoch_id, batches, recorded)
+        step.chord(epoch_id, [(_SCORE_TASK[model], batch) for model, batch in unknown], "workers.epochs.close_epoch")
     return {"epoch": epoch_id, "status": "planned"}
 
 
@@ -92,7 +94,10 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
         for model in ScoringModel:
             proteins = scoring_proteins(epoch, model)
             for batch in epochs.batches(epoch.id, model):
-                scores.add(model, Scores(session).known(batch.model_digest or "", proteins, batch.smiles).values())
+                known = Scores(session).known(batch.model_digest or "", proteins, batch.smiles)
+                if epoch.scores == RECORDED:
+                    known = with_what_was_not_recorded(known, proteins, batch.smiles)
+                scores.add(model, known.values())
     outcome = judge(epoch, submissions, scores)
     with self.finishing() as step:
         Epochs(step.session).close(epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings)

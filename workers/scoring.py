@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.clock import now
 from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
-from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
-from app.epochs.recorded_scores import RECORDED, RecordedScorer, recorded_proteins
+from app.epochs.facts import StoredSheet, keep_warnings
+from app.epochs.recorded_scores import RECORDED, recorded_proteins
 from app.epochs.rules import rules_of
 from app.epochs.scores import UNTRAINED
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
@@ -249,19 +249,9 @@ def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
     """The scorer of this process for an epoch; made once and kept, its model loaded on first use.
 
     Raises:
-        ValidatorError: the recording has no scores, or the model's weights are missing.
+        ValidatorError: the model's weights are missing.
     """
-    if epoch.scores == RECORDED:
-        return _recorded_scorer(epoch.id, model)
     return _model_scorer(model, rules_of(epoch).binding_pocket)
-
-
-@lru_cache(maxsize=4)
-def _recorded_scorer(epoch_id: int, model: ScoringModel) -> Scorer:
-    digest = EpochFacts(epoch_id).recorded_scores(model)
-    if digest is None:
-        raise ValidatorError("the recording holds no scores/; replay it with --scores model")
-    return RecordedScorer(digest)
 
 
 # keyed by what decides the numbers and not by the epoch: the next epoch finds the model loaded
@@ -275,5 +265,4 @@ def _model_scorer(model: ScoringModel, pocket: BindingPocket | None) -> Scorer:
 def forget_scorers() -> None:
     """Let go of every scorer and epoch that this process holds."""
     _frozen.cache_clear()
-    _recorded_scorer.cache_clear()
     _model_scorer.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from app.domain import PSICHIC_METRIC, PairScore, Protein, ScoringModel
+from app.epochs.facts import EpochFacts
 from app.store.facts import Fact, FactState
+from app.store.records import OpenEpoch
 from app.store.scores import Scores
 from chain.sources import SourceError
 
@@ -42,20 +44,30 @@ def recorded_proteins(model: ScoringModel, proteins: Sequence[Protein]) -> tuple
     return tuple(Protein(protein.code, sequence) for protein in proteins)
 
 
-class RecordedScorer:
-    """Says of every pair that it was not recorded: what was, the store knows (an :class:`app.domain.Scorer`)."""
+def recorded_digests(epoch: OpenEpoch, models: Iterable[ScoringModel]) -> dict[ScoringModel, str]:
+    """The digest under which each model's recorded scores are kept; none where the models are to be run.
 
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
+    Raises:
+        SourceError: the recording has no scores.
+    """
+    digests: dict[ScoringModel, str] = {}
+    for model in models if epoch.scores == RECORDED else ():
+        digest = EpochFacts(epoch.id).recorded_scores(model)
+        if digest is None:
+            raise SourceError("the recording holds no scores/; replay it with --scores model")
+        digests[model] = digest
+    return digests
 
-    def pair_scores(
-        self,
-        proteins: Sequence[Protein],
-        smiles: Sequence[str],
-        on_score: Callable[[PairScore], None] | None = None,
-    ) -> list[PairScore]:
-        """See :class:`app.domain.Scorer`."""
-        return [PairScore(protein.code, text, error=NOT_RECORDED) for protein in proteins for text in smiles]
+
+def with_what_was_not_recorded(
+    known: Mapping[tuple[str, str], PairScore], proteins: Sequence[Protein], smiles: Sequence[str]
+) -> dict[tuple[str, str], PairScore]:
+    """Every pair: the recorded score, or that there is none."""
+    return {
+        (protein.code, text): known.get((protein.code, text)) or PairScore(protein.code, text, error=NOT_RECORDED)
+        for protein in proteins
+        for text in smiles
+    }
 
 
 def keep_scores(session: Session, tables: Iterable[ScoreTable]) -> dict[str, Fact]:

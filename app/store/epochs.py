@@ -295,9 +295,16 @@ class Epochs:
     # -- batches --------------------------------------------------------------------------------------------------
 
     def plan(
-        self, epoch_id: int, batches: Mapping[ScoringModel, Sequence[Sequence[str]]]
+        self,
+        epoch_id: int,
+        batches: Mapping[ScoringModel, Sequence[Sequence[str]]],
+        known: Mapping[ScoringModel, str] | None = None,
     ) -> list[tuple[ScoringModel, int]]:
-        """Write the batches and enter the scoring stage; model and id of each batch, in planning order."""
+        """Write the batches and enter the scoring stage; model and id of those to be scored, in planning order.
+
+        ``known``: the digest of each model whose scores the store has already.
+        """
+        digests = known or {}
         row = self._row(epoch_id, lock=True)
         for model, parts in batches.items():
             insert_ignoring(
@@ -309,7 +316,8 @@ class Epochs:
                         "model": model.value,
                         "number": number,
                         "smiles": list(smiles),
-                        "state": PartState.PENDING.value,
+                        "state": (PartState.SCORED if model in digests else PartState.PENDING).value,
+                        "model_digest": digests.get(model),
                     }
                     for number, smiles in enumerate(parts)
                 ],

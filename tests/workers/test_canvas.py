@@ -17,7 +17,6 @@ from app.celery import app
 from app.demo import RECORDING
 from app.domain import PairScore, Protein, RejectionCode, ScoringModel, ValidatorError
 from app.epochs.examine import Examiner
-from app.epochs.recorded_scores import RecordedScorer
 from app.epochs.recording import Recording
 from app.epochs.result import differences
 from app.epochs.rules import build_report
@@ -30,6 +29,7 @@ from app.store.scores import Scores
 from tests.conftest import DATA
 from workers import scoring
 from workers.epochs import close_epoch, open_epoch, plan_scoring
+from workers.fetching import fetch_submissions
 from workers.scoring import _Scoring, score_psichic
 from workers.submissions import _examiner, examine_submission
 from workers.upkeep import forget_old
@@ -122,17 +122,11 @@ def test_every_step_again_changes_nothing(store: Store) -> None:
     assert report(store, epoch_id) == before
 
 
-def test_a_second_run_scores_nothing_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run(store)
-    asked: list[str] = []
-
-    def ask(self: RecordedScorer, proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
-        asked.extend(smiles)
-        return []
-
-    monkeypatch.setattr(RecordedScorer, "pair_scores", ask)
-    assert run(store) == first
-    assert not asked
+def test_recorded_scores_are_asked_of_no_worker(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has them since the import, so planning is followed by judging, and a second run says the same."""
+    for task in ("score_psichic", "score_boltz"):
+        monkeypatch.setattr(f"workers.scoring.{task}.run", None)
+    assert run(store) == run(store)
 
 
 @on_sqlite
@@ -216,6 +210,7 @@ def test_a_submission_that_keeps_killing_its_worker_is_refused(store: Store, mon
     with monkeypatch.context() as patch:
         patch.setattr("app.task.Step.deliver", lambda _: None)
         open_epoch.delay(epoch_id)
+        fetch_submissions.delay(epoch_id)
     examining = Work(examine_submission.name, (epoch_id, 1))
     with store.writing() as session:
         for _ in range(3):
@@ -288,11 +283,9 @@ def test_batches_that_wait_are_scored_in_one_call(store: Store, monkeypatch: pyt
             return found
 
         monkeypatch.setattr(scorer, "pair_scores", small)
-    real = scoring.scorer_for
-    monkeypatch.setattr(
-        scoring, "scorer_for", lambda epoch, model: scorer if model is ScoringModel.PSICHIC else real(epoch, model)
-    )
-    epoch_id = announce(store)
+    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
+    with store.writing() as session:
+        epoch_id = Recording(RECORDING).announce(session, "model", "c", without_boltz=True)
     open_epoch.delay(epoch_id)
     with store.reading() as session:
         batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)

@@ -12,7 +12,13 @@ import pytest
 from app.demo import RECORDING
 from app.domain import PSICHIC_METRIC, PairScore, Protein, ScoringModel
 from app.epochs.facts import EpochFacts, StoredSheet
-from app.epochs.recorded_scores import NOT_RECORDED, RecordedScorer, ScoreTable, keep_scores, recorded_proteins
+from app.epochs.recorded_scores import (
+    NOT_RECORDED,
+    ScoreTable,
+    keep_scores,
+    recorded_proteins,
+    with_what_was_not_recorded,
+)
 from app.epochs.recording import Recording
 from app.store.database import Store
 from app.store.epochs import Epochs
@@ -243,9 +249,10 @@ def test_recorded_scores_are_kept_under_a_digest_of_their_own(tmp_path: Path, st
 
 
 def test_what_was_not_recorded_has_no_score() -> None:
-    pairs = RecordedScorer("d").pair_scores([Protein("P", None), Protein("Q", None)], ["CC", "CN"])
-    assert [(pair.protein, pair.smiles) for pair in pairs] == [("P", "CC"), ("P", "CN"), ("Q", "CC"), ("Q", "CN")]
-    assert all(pair.error == NOT_RECORDED and not pair.metrics for pair in pairs)
+    known = {("P", "CC"): PairScore("P", "CC", {PSICHIC_METRIC: 1.5})}
+    pairs = with_what_was_not_recorded(known, [Protein("P", None), Protein("Q", None)], ["CC", "CN"])
+    assert list(pairs) == [("P", "CC"), ("P", "CN"), ("Q", "CC"), ("Q", "CN")]
+    assert [pair.error for pair in pairs.values()] == [None, *[NOT_RECORDED] * 3]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 
 from app.domain import QueueName, RejectionCode, ValidatorError
 from app.observability.broker import live_workers, queue_depths, workers_by_queue
-from app.observability.exporter import FOLDER_VARIABLE, DataDisk, ProcessFiles
+from app.observability.exporter import DataDisk, ProcessFiles
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
+from app.observability.places import FOLDER_VARIABLE
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage

@@ -1,8 +1,4 @@
-"""Serving metrics: from a worker, whose children write them to files, and from beat (docs/metrics.md, 'Ports').
-
-Prometheus' multiprocess mode keeps one file per kind and process and never takes any away. Here the values of children
-that ended are added up in one file, so that a worker whose children are replaced every hour keeps a few files for ever.
-"""
+"""Serving metrics: from a worker, whose children write them to files, and from beat (docs/metrics.md, 'Ports')."""
 
 from __future__ import annotations
 
@@ -18,24 +14,17 @@ from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
-from filelock import FileLock
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
-from app.observability.metrics import KNOWN_FROM_THE_START, own_metrics
+from app.observability.metrics import own_metrics
+from app.observability.places import FOLDER_VARIABLE, forget_ended
 from app.settings import Settings
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-
-# How often a taken port is tried again, and ended children's files are added up (s).
+# How often a taken port is tried again (s).
 _LOOK_EVERY: Final = 15.0
-
-# Process id 0 is nobody's: the file in which ended processes' values are added up.
-_NOBODY: Final = "0"
 
 log = logging.getLogger("celery_validator.metrics")
 
@@ -55,9 +44,6 @@ class ProcessFiles(Collector):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.Lock()
-        # several processes of the API may be asked at once
-        self._process_lock = FileLock(folder / "lock")
 
     def begin(self) -> None:
         """Empty the folder: a worker that starts counts from zero, as every process does."""
@@ -65,45 +51,9 @@ class ProcessFiles(Collector):
         self.folder.mkdir(parents=True, mode=0o700)
 
     def collect(self) -> Iterator[Metric]:
-        """Sums over all processes, with a zero for what is known and has not happened yet."""
-        with self._lock, self._process_lock:
-            self._add_up_ended()
-            families = {family.name: family for family in MultiProcessCollector(None, str(self.folder)).collect()}
-        for counter, known in KNOWN_FROM_THE_START.items():
-            name, names = counter._name, counter._labelnames
-            family = families.setdefault(name, Metric(name, counter._documentation, "counter"))
-            there = {tuple(sample.labels.get(label) for label in names) for sample in family.samples}
-            family.samples += [
-                Sample(f"{name}_total", dict(zip(names, values, strict=True)), 0.0)
-                for values in known
-                if values not in there
-            ]
-        yield from families.values()
-
-    def add_up_ended(self) -> None:
-        """Add the files of ended processes to one, and forget their gauges."""
-        with self._lock, self._process_lock:
-            self._add_up_ended()
-
-    def _add_up_ended(self) -> None:
-        for path in sorted(self.folder.glob("*.db")):
-            kind, _, process = path.stem.rpartition("_")
-            if process == _NOBODY or not process.isdigit() or _lives(int(process)):
-                continue
-            if kind in {"counter", "histogram", "summary"}:
-                self._add(path, self.folder / f"{kind}_{_NOBODY}.db")
-            path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _add(ended: Path, into: Path) -> None:
-        total = MmapedDict(str(into))
-        try:
-            # a child that was killed while writing may leave a torn last entry
-            with suppress(RuntimeError, UnicodeDecodeError):
-                for key, value, stamp, _ in MmapedDict.read_all_values_from_file(str(ended)):
-                    total.write_value(key, total.read_value(key)[0] + value, stamp)
-        finally:
-            total.close()
+        """Sums over all processes."""
+        forget_ended(self.folder)
+        yield from MultiProcessCollector(None, str(self.folder)).collect()
 
 
 class DataDisk(Collector):
@@ -123,11 +73,10 @@ class DataDisk(Collector):
 class Exporter:
     """Serves a registry on one port for as long as its process lives; a taken port is waited for, never a fault."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, files: ProcessFiles | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         self._registry = registry
         self._host = host
         self._port = port
-        self._files = files
         self._ended = threading.Event()
         self._server: WSGIServer | None = None
         self._thread = threading.Thread(target=self._run, name="exporter", daemon=True)
@@ -166,8 +115,6 @@ class Exporter:
         while not self._ended.wait(_LOOK_EVERY):
             if self._server is None:
                 self._bind()
-            if self._files is not None:
-                self._files.add_up_ended()
 
 
 def processes_write_to(folder: Path) -> ProcessFiles:
@@ -189,7 +136,7 @@ def worker_exporter(settings: Settings, node: str, queues: set[str]) -> Exporter
     registry = CollectorRegistry()
     registry.register(files)
     registry.register(DataDisk(settings.data_dir))
-    return Exporter(registry, settings.metrics_host, worker_port(settings, queues), files)
+    return Exporter(registry, settings.metrics_host, worker_port(settings, queues))
 
 
 def beat_exporter(settings: Settings) -> Exporter | None:
@@ -213,13 +160,3 @@ def process_folder(settings: Settings, name: str) -> Path:
     """Where the processes of one worker, or of the API, keep their metrics."""
     safe = re.sub(r"[^A-Za-z0-9@._-]", "_", name)
     return settings.data_dir.expanduser().resolve() / "metrics" / safe
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,7 +1,7 @@
 """What this validator counts (docs/metrics.md). Every metric of every process is defined here and nowhere else.
 
 Labels come from the enumerations below, from task names and from queue names: never from a stranger's string. In the
-children of a worker the values lie in files (see :mod:`app.observability.exporter`); so this module must not be
+children of a worker the values lie in files (see :mod:`app.observability.places`); so this module must not be
 imported before ``PROMETHEUS_MULTIPROC_DIR`` is set there.
 """
 
@@ -19,6 +19,9 @@ from prometheus_client import Counter, Gauge, Histogram, Metric, disable_created
 from prometheus_client.registry import Collector
 
 from app.domain import RejectionCode, ScoringModel
+from app.observability import places
+
+places.use()
 
 
 class EpochOutcome(StrEnum):
@@ -141,6 +144,11 @@ KNOWN_FROM_THE_START: Final[Mapping[Counter, tuple[tuple[str, ...], ...]]] = {
     CHAIN_ERRORS: tuple((fault.value,) for fault in Fault),
     SERVICE_REQUESTS: tuple((service.value,) for service in Service),
 }
+
+
+for _counter, _known in KNOWN_FROM_THE_START.items():
+    for _values in filter(None, _known):
+        _counter.labels(*_values)
 
 
 class OwnMetrics(Collector):

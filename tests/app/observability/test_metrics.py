@@ -40,6 +40,7 @@ from app.domain import (
 from app.observability import exporter, metrics
 from app.observability.exporter import Exporter, PortOffset, ProcessFiles
 from app.observability.metrics import EpochOutcome, Fault, Service
+from app.observability.places import FOLDER_VARIABLE
 from app.settings import Settings, get_settings
 from app.store.database import Store, get_store
 from app.store.epochs import Epochs
@@ -84,7 +85,7 @@ def value(samples: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: s
 def test_what_killed_children_counted_is_kept_in_a_few_files(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path / "cpu@host")
     files.begin()
-    environment = {**os.environ, exporter.FOLDER_VARIABLE: str(files.folder), "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, FOLDER_VARIABLE: str(files.folder), "PYTHONPATH": str(PROJECT)}
     for children in (1, 2, 3):
         ended = subprocess.run([sys.executable, "-c", CHILD], env=environment, cwd=tmp_path, check=False)
         assert ended.returncode == -signal.SIGKILL
@@ -97,21 +98,41 @@ def test_what_killed_children_counted_is_kept_in_a_few_files(tmp_path: Path) -> 
         assert value(samples, "validator_tasks_running", task="examine_submission") is None, "nobody runs it"
     assert exposed(files) == samples, "a second look counts nothing twice"
     assert sorted(path.name for path in files.folder.glob("*.db")) == ["counter_0.db", "histogram_0.db"]
-    files.begin()
-    assert value(exposed(files), "validator_submissions_accepted_total") == 0
 
 
-def test_a_living_childs_file_is_left_alone(tmp_path: Path) -> None:
+def test_processes_that_live_at_once_keep_files_apart(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path / "cpu@host")
     files.begin()
-    (files.folder / f"counter_{os.getpid()}.db").write_bytes(b"\x08" + bytes(4095))
-    files.add_up_ended()
-    assert (files.folder / f"counter_{os.getpid()}.db").exists()
+    environment = {**os.environ, FOLDER_VARIABLE: str(files.folder), "PYTHONPATH": str(PROJECT)}
+    living = CHILD.replace("os.kill(os.getpid(), signal.SIGKILL)", "print('ready', flush=True); input()")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", living], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+        )
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    samples = exposed(files)
+    assert value(samples, "validator_submissions_accepted_total") == 2
+    assert value(samples, "validator_tasks_running", task="examine_submission") == 2
+    started[0].kill()
+    started[0].communicate()
+    samples = exposed(files)
+    assert value(samples, "validator_submissions_accepted_total") == 2
+    assert value(samples, "validator_tasks_running", task="examine_submission") == 1
+    started[1].communicate(b"\n")
+    files.begin()
+    assert value(exposed(files), "validator_submissions_accepted_total") is None
 
 
 def test_known_counters_begin_at_zero(tmp_path: Path) -> None:
     files = ProcessFiles(tmp_path / "gpu@host")
     files.begin()
+    environment = {**os.environ, FOLDER_VARIABLE: str(files.folder), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", "import app.observability.metrics"]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
     samples = exposed(files)
     for code in RejectionCode:
         assert value(samples, "validator_submissions_rejected_total", code=code.value) == 0
@@ -299,7 +320,7 @@ def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
     with store.writing() as session:
         epochs = Epochs(session)
         epochs.plan(epoch_id, {})
-        epochs.close(epoch_id, [], (None, None), None, [])
+        epochs.close(epoch_id, [], {}, None, [])
         settle_weights(session, epoch_id, WeightsState.LATE.value, "too late")
     samples = exposed(ClusterState())
     now = datetime.now(UTC).timestamp()

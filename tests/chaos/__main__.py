@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import traceback
-import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,8 +88,8 @@ class Run:
     def replays(self) -> None:
         """Replay the bundled recording again and again."""
         while not self.stop.is_set():
-            since, name = time.monotonic(), f"replay:{uuid.uuid4()}"
-            epoch_id = self._until_it_works(lambda name=name: announce_replay(self.scene, name))
+            since = time.monotonic()
+            epoch_id = self._until_it_works(lambda: announce_replay(self.scene))
             verdict = self._follow(epoch_id, since)
             if verdict == "done":
                 report = self._until_it_works(lambda epoch_id=epoch_id: result_of(self.scene, epoch_id))
@@ -179,14 +178,14 @@ class Run:
         }
 
 
-def announce_replay(scene: Scene, run: str) -> int:
+def announce_replay(scene: Scene) -> int:
     """Announce a replay of the bundled recording and send its first message, which a fault may hit."""
     from app.epochs.recording import Recording
     from workers.epochs import open_epoch
 
     recording = Recording(DEMO)
     with scene.store.writing() as session:
-        epoch_id = recording.announce(session, "recorded", get_settings().cluster_name, run=run)
+        epoch_id = recording.announce(session, "recorded", get_settings().cluster_name, without_boltz=False)
     threading.Thread(target=lambda: _quietly(open_epoch.delay, epoch_id), daemon=True).start()
     return epoch_id
 

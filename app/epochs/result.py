@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from app.domain import Rejection
@@ -48,6 +48,18 @@ def rejection_report(refused: Rejection | None) -> dict[str, Any] | None:
 def report_text(report: dict[str, Any]) -> str:
     """The document as it is written to disk."""
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def report_pieces(head: dict[str, Any], submissions: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """:func:`report_text` of ``head`` with these as its ``submissions``, which must be empty there, bit by bit."""
+    before, after = report_text(head | {"submissions": []}).split('\n "submissions": []', 1)
+    yield before + '\n "submissions": ['
+    written = False
+    for submission in submissions:
+        text = json.dumps(submission, indent=1, ensure_ascii=False, allow_nan=False)
+        yield (",\n  " if written else "\n  ") + text.replace("\n", "\n  ")
+        written = True
+    yield ("\n ]" if written else "]") + after
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, cast
@@ -43,6 +43,9 @@ from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRo
 
 # What is done for an epoch that was announced.
 FIRST_STEP: Final = "workers.epochs.open_epoch"
+
+# Submissions of a hundred molecules each, read at once.
+_READ_TOGETHER: Final = 16
 
 
 class UnknownEpoch(ValidatorError):
@@ -260,10 +263,21 @@ class Epochs:
 
     def submissions(self, epoch_id: int) -> list[SubmissionRecord]:
         """All submissions, UIDs ascending."""
-        rows = self._session.execute(
-            select(SubmissionRow).where(SubmissionRow.epoch_id == epoch_id).order_by(SubmissionRow.uid)
-        ).scalars()
-        return [_submission(row) for row in rows]
+        return list(self.each_submission(epoch_id))
+
+    def each_submission(self, epoch_id: int) -> Iterator[SubmissionRecord]:
+        """The same, with a few in memory at a time."""
+        uids = self._session.scalars(
+            select(SubmissionRow.uid).where(SubmissionRow.epoch_id == epoch_id).order_by(SubmissionRow.uid)
+        ).all()
+        for start in range(0, len(uids), _READ_TOGETHER):
+            chosen = uids[start : start + _READ_TOGETHER]
+            for row in self._session.scalars(
+                select(SubmissionRow)
+                .where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid.in_(chosen))
+                .order_by(SubmissionRow.uid)
+            ):
+                yield _submission(row)
 
     def record_examination(self, epoch_id: int, uid: int, found: Examination, by: WorkedOn | None = None) -> None:
         """Write what examining found, who found it, and when it was begun."""

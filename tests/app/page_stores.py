@@ -36,7 +36,7 @@ from app.store.epochs import Epochs
 from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations, EvaluationTry
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal
-from app.store.records import Examination, Verdict
+from app.store.records import Examination, Standing, Verdict
 from app.store.reputations import RoundState, WeightRounds
 from app.store.tables.competitions import (
     BaselineRow,
@@ -160,7 +160,7 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
         epochs.close(
             epoch_id,
             verdicts,
-            (order[0], order[-1]),
+            {"psichic": order[0], "boltz": order[-1]},
             {order[0]: 0.25, order[-1]: 0.25, 0: 0.5},
             ["psichic: 3 molecule(s) without a score (too_large), for example C"],
         )
@@ -222,7 +222,7 @@ def _verdict(uid: int, rank: int, molecules: int, chance: random.Random) -> Verd
                 else None,
             }
         )
-    return Verdict(uid, scored, 9.0 - rank / 50, 0.9 - rank / 400, None, rank, rank)
+    return Verdict(uid, scored, {"psichic": Standing(9.0 - rank / 50, rank), "boltz": Standing(0.9 - rank / 400, rank)})
 
 
 # -- the model competitions -------------------------------------------------------------------------------------------
@@ -530,8 +530,11 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
         {"target_scores": [5.0], "antitarget_scores": [4.0] * 8, "score": 1.0, "boltz": {text[:60]: 0.5}}
         for text in texts[:4]
     ]
-    verdicts = [Verdict(count + uid, scored, 1.0, 0.5, None, uid + 1, uid + 1) for uid in range(count)]
-    epochs.close(epoch_id, verdicts, (count, count + 1), {count: 0.5, count + 1: 0.5}, [one()])
+    verdicts = [
+        Verdict(count + uid, scored, {"psichic": Standing(1.0, uid + 1), "boltz": Standing(0.5, uid + 1)})
+        for uid in range(count)
+    ]
+    epochs.close(epoch_id, verdicts, {"psichic": count, "boltz": count + 1}, {count: 0.5, count + 1: 0.5}, [one()])
     settle_weights(session, epoch_id, "not_set", one())
     session.execute(
         update(WeightSubmissionRow).values(failures=list(texts), extrinsic=one(), block_hash=one(), claimed_by=one())

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
-from fastapi import Response
+from fastapi import Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from filelock import FileLock
 
 from app.api.pages.wording import iso
+from app.settings import get_settings
 
 # A spreadsheet takes a text that begins so for a formula (the full-width forms too).
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "|", "%")
+
+# Results of closed epochs, some 10 MB each.
+_FILES_KEPT: Final = 64
 
 _HEADERS: Final = {
     "Cache-Control": "private, no-cache",
@@ -33,17 +42,66 @@ def csv_response(name: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
     −inf is written ``-inf``, None is an empty cell, instants are ISO 8601 in UTC.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([_cell(column) for column in columns])
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return Response(text.getvalue().encode("utf-8", "replace"), media_type="text/csv", headers=_named(f"{name}.csv"))
+
+    def pieces() -> Iterator[bytes]:
+        for row in chain([columns], rows):
+            text = io.StringIO()
+            csv.writer(text).writerow([_cell(value) for value in row])
+            yield text.getvalue().encode("utf-8", "replace")
+
+    return StreamingResponse(pieces(), media_type="text/csv", headers=_named(f"{name}.csv"))
 
 
 def json_response(name: str, document: Any) -> Response:
     """A JSON file. Dataclasses become objects; −inf is the string ``-inf``, as in result.json, and NaN null."""
     text = json.dumps(plain(document), indent=1, ensure_ascii=True, allow_nan=False)
     return Response(text + "\n", media_type="application/json", headers=_named(f"{name}.json"))
+
+
+def streamed_json(name: str, key: str, entries: Iterable[Any]) -> Response:
+    """A JSON file with one list under ``key``, written entry by entry."""
+
+    def pieces() -> Iterator[str]:
+        yield f'{{\n "{key}": ['
+        for number, entry in enumerate(entries):
+            text = json.dumps(plain(entry), indent=1, ensure_ascii=True, allow_nan=False)
+            yield (",\n  " if number else "\n  ") + text.replace("\n", "\n  ")
+        yield "\n ]\n}\n"
+
+    return StreamingResponse(pieces(), media_type="application/json", headers=_named(f"{name}.json"))
+
+
+def file_response(request: Request, name: str, identity: object, pieces: Iterable[str]) -> Response:
+    """A document that does not change, written to ``DATA_DIR/results`` once and served from there.
+
+    ``identity`` is all that decides the document; its digest is the ETag. ``pieces`` are asked for only where no file
+    with this identity is there.
+    """
+    digest = hashlib.sha256(repr(identity).encode("utf-8", "replace")).hexdigest()[:32]
+    headers = {**_named(name), "ETag": f'"{digest}"'}
+    if f'"{digest}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    folder = get_settings().data_dir.expanduser().resolve() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest}.json"
+    # many ask at once when an epoch closes; one of them writes
+    with FileLock(folder / "lock"):
+        if not path.exists():
+            _write(path, pieces)
+            _forget_oldest(folder)
+    return FileResponse(path, headers=headers, media_type="application/json")
+
+
+def _write(path: Path, pieces: Iterable[str]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", errors="replace") as stream:
+        stream.writelines(pieces)
+    partial.replace(path)
+
+
+def _forget_oldest(folder: Path) -> None:
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-_FILES_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

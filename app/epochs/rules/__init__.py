@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+from app.epochs.result import report_pieces
 from app.epochs.rules.document import RulesError, parameters_from, read_document
 from app.epochs.rules.october_2025 import October2025
 from app.epochs.rules.october_2025 import Parameters as October2025Parameters
@@ -52,3 +53,12 @@ def build_report(
 ) -> dict[str, Any]:
     """``result.json`` of one closed epoch, as its rule set writes it."""
     return rules_of(epoch).report(epoch, summary, submissions, warnings)
+
+
+def written_report(
+    epoch: OpenEpoch, summary: EpochSummary, submissions: Iterable[SubmissionRecord], warnings: Sequence[str]
+) -> Iterator[str]:
+    """The text of :func:`build_report` in pieces, with one submission in memory at a time."""
+    rules = rules_of(epoch)
+    entries = (rules.report(epoch, summary, (one,), ())["submissions"][0] for one in submissions)
+    yield from report_pieces(rules.report(epoch, summary, (), warnings), entries)

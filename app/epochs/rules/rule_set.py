@@ -165,4 +165,4 @@ class RuleSet(ABC):
     def report(
         self, epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]
     ) -> dict[str, Any]:
-        """``result.json`` of this era."""
+        """``result.json`` of this era; ``submissions`` has an entry for each, which depends on no other submission."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 from fastapi import Request, Response
 
 from app.api.pages.charts import Chart, Mark, histogram, lanes, stacked_durations
-from app.api.pages.downloads import csv_response, json_response
+from app.api.pages.downloads import csv_response, file_response, json_response, streamed_json
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 from app.api.pages.epochs.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_seconds
 from app.api.pages.errors import NotFound
@@ -20,8 +21,7 @@ from app.api.pages.home import epoch_entry
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import paging
 from app.domain import ScoringModel
-from app.epochs.result import report_text
-from app.epochs.rules import RulesError, RuleSet, build_report, parse_rules
+from app.epochs.rules import RulesError, RuleSet, parse_rules, written_report
 from app.epochs.rules.october_2025 import October2025
 from app.store.database import get_store
 from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
@@ -33,6 +33,7 @@ router = PageRouter()
 
 PAGE_SIZE: Final = 30
 MOST_DOWNLOADED: Final = 5_000
+_READ_TOGETHER: Final = 200
 
 # A leaderboard's first rows; the table of all submissions has the rest.
 _LEADERS: Final = 10
@@ -121,32 +122,40 @@ def epochs(request: Request) -> Response:
 @router.page("/epochs.csv")
 def epochs_csv() -> Response:
     """All epochs (the newest 5,000) as CSV."""
-    with get_store().reading() as session:
-        lines = EpochViews(session).lines(MOST_DOWNLOADED)
-    entries = [
-        {
-            **{key: value for key, value in epoch_entry(line).items() if key not in {"stage_times", "weights"}},
-            "valid": line.counts.get(PartState.VALID, 0),
-            "rejected": line.counts.get(PartState.REJECTED, 0),
-            "pending": line.counts.get(PartState.PENDING, 0),
-            **{f"seconds_{name.replace(' ', '_')}": None for name in ("open", "examine", "score and rank", "weights")},
-            **{
-                f"seconds_{name.replace(' ', '_')}": seconds
-                for name, seconds in stage_seconds(line.summary.stage_times).items()
-            },
-        }
-        for line in lines
-    ]
-    columns = tuple(dict.fromkeys(key for entry in entries for key in entry)) or ("id",)
-    return csv_response("epochs", columns, ([entry.get(column) for column in columns] for entry in entries))
+    rows = (_csv_entry(line) for line in _every_line())
+    first = next(rows, {"id": None})
+    entries = chain([first], rows) if first["id"] is not None else iter(())
+    return csv_response("epochs", tuple(first), ([entry.get(column) for column in first] for entry in entries))
+
+
+def _csv_entry(line: EpochLine) -> dict[str, Any]:
+    return {
+        **{key: value for key, value in epoch_entry(line).items() if key not in {"stage_times", "weights"}},
+        "valid": line.counts.get(PartState.VALID, 0),
+        "rejected": line.counts.get(PartState.REJECTED, 0),
+        "pending": line.counts.get(PartState.PENDING, 0),
+        **{f"seconds_{name.replace(' ', '_')}": None for name in ("open", "examine", "score and rank", "weights")},
+        **{
+            f"seconds_{name.replace(' ', '_')}": seconds
+            for name, seconds in stage_seconds(line.summary.stage_times).items()
+        },
+    }
+
+
+def _every_line() -> Iterator[EpochLine]:
+    """The newest epochs, read a page at a time."""
+    for offset in range(0, MOST_DOWNLOADED, _READ_TOGETHER):
+        with get_store().reading() as session:
+            lines = EpochViews(session).lines(_READ_TOGETHER, offset)
+        yield from lines
+        if len(lines) < _READ_TOGETHER:
+            return
 
 
 @router.page("/epochs.json")
 def epochs_json() -> Response:
     """All epochs (the newest 5,000) as JSON."""
-    with get_store().reading() as session:
-        lines = EpochViews(session).lines(MOST_DOWNLOADED)
-    return json_response("epochs", {"epochs": [epoch_entry(line) for line in lines]})
+    return streamed_json("epochs", "epochs", (epoch_entry(line) for line in _every_line()))
 
 
 @router.page("/epochs/{epoch_id:int}")
@@ -224,20 +233,20 @@ def epoch_json(epoch_id: int) -> Response:
 
 
 @router.page("/epochs/{epoch_id:int}/result.json")
-def epoch_result(epoch_id: int) -> Response:
+def epoch_result(request: Request, epoch_id: int) -> Response:
     """A closed epoch's ``result.json``, the document that validators compare, with every molecule."""
     with get_store().reading() as session:
         line = line_of(EpochViews(session), epoch_id)
         if line.summary.stage not in {Stage.CLOSED, Stage.DONE}:
             raise NotFound(f"Epoch {line.summary.number} is {line.summary.stage.value}; it has no result.")
         stored = Epochs(session)
-        report = build_report(
-            stored.get(epoch_id), stored.summary(epoch_id), stored.submissions(epoch_id), stored.warnings(epoch_id)
+        opened, summary, warnings = stored.get(epoch_id), stored.summary(epoch_id), stored.warnings(epoch_id)
+        return file_response(
+            request,
+            f"epoch-{summary.number}-result.json",
+            (get_store().shown_url, summary, opened.rules_sha256, warnings),
+            written_report(opened, summary, stored.each_submission(epoch_id), warnings),
         )
-    response = json_response(f"epoch-{line.summary.number}-result", {})
-    response.body = report_text(report).encode()
-    response.headers["Content-Length"] = str(len(response.body))
-    return response
 
 
 def line_of(views: EpochViews, epoch_id: int) -> EpochLine:

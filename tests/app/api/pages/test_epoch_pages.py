@@ -28,6 +28,8 @@ from app.celery import app as celery_app
 from app.clock import now
 from app.domain import PairScore, Protein, RejectionCode
 from app.epochs.recording import Recording
+from app.epochs.result import report_text
+from app.epochs.rules import build_report
 from app.settings import get_settings
 from app.store import database
 from app.store.database import Store, get_store
@@ -752,3 +754,24 @@ def test_no_template_and_no_page_switches_escaping_off() -> None:
     for path in folder.rglob("*.py"):
         # Markup is made from literals alone; what is put into it goes through format(), which escapes
         assert not re.search(r"Markup\((?!\s*\"|\s*'|\s*\n)", path.read_text()), path
+
+
+def test_a_result_is_written_once_and_known_by_its_tag(pages: TestClient, ran: Ran) -> None:
+    address = f"/epochs/{ran.epoch_id}/result.json"
+    first = pages.get(address)
+    (file,) = (get_settings().data_dir / "results").glob("*.json")
+    assert file.read_bytes() == first.content
+    written = file.stat().st_mtime_ns
+    assert pages.get(address).content == first.content
+    assert file.stat().st_mtime_ns == written
+    again = pages.get(address, headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    with get_store().reading() as session:
+        stored = Epochs(session)
+        report = build_report(
+            stored.get(ran.epoch_id),
+            stored.summary(ran.epoch_id),
+            stored.submissions(ran.epoch_id),
+            stored.warnings(ran.epoch_id),
+        )
+    assert first.text == report_text(report)

@@ -32,13 +32,14 @@ def schema(store: Store, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_no_request_finds_a_fault(schema: Any, mode: GenerationMode) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_no_request_finds_a_fault(schema: Any, mode: GenerationMode, examples: int) -> None:
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) == 9
     tried: set[str] = set()
     for operation in operations:
 
-        @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def fuzz(case: Any) -> None:
             tried.add(case.operation.label)

@@ -343,14 +343,15 @@ def test_old_evaluations_are_forgotten(call: Call, store: Store, broker: Celery)
 
 @on_sqlite
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: GenerationMode) -> None:
+@pytest.mark.parametrize("examples", [6, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: GenerationMode, examples: int) -> None:
     schema = schemathesis.openapi.from_asgi("/openapi.json", scoring.create_scoring_app())
     names = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) == 5
     for operation in operations:
 
-        @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def fuzz(case: Any) -> None:
             for name in ("X-Hotkey", "X-Timestamp", "X-Signature"):

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # celery and the tests find the project's packages from here
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser test-programs chaos screenshots lint format bench recording clean
+.PHONY: readme install epoch up doctor test test-slow test-gpu test-docker test-browser test-programs chaos fuzz screenshots lint format bench recording clean
 
 install: $(INSTALLED)
 
@@ -53,6 +53,10 @@ test-browser: install
 # random faults on both databases; CHAOS_SECONDS=600 each unless said otherwise
 chaos: install
 	$(BIN)/python -m pytest -m chaos -s tests/chaos
+
+# each parser of untrusted input on 100,000 mutated inputs; FUZZ_SEED=N for others
+fuzz: install
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} timeout 1800 $(BIN)/python -m pytest tests/fuzz
 
 lint: install
 	$(BIN)/ruff check .

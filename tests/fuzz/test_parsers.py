@@ -1,0 +1,149 @@
+"""Every parser of untrusted input, on mutations of good and hostile inputs: a value, or that input's own refusal.
+
+A quick slice with the other tests; ``make fuzz`` gives each parser 100,000 inputs (``FUZZ_INPUTS``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from app.demo import RECORDING
+from app.domain import SubmissionRejected
+from app.epochs.rules import RulesError, parse_rules
+from app.untrusted import NotJson, read_json, shown
+from chain.drand import Drand
+from chain.github import GitHub
+from chain.github_path import parse_github_path
+from chain.model_metadata import UnreadableMetadata, parse_model_id
+from chain.sources import RoundNotReached, SourceError
+from chain.submission import parse_submission, text_of
+from chain.timelock import TimelockError, open_sealed, seal
+from chain.web import Answer
+from chem.names import parse_name, reaction_of
+from gpu.evaluation.contract import ModelFault
+from gpu.evaluation.dockerfile import parse as parse_dockerfile
+
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
+SEED = int(os.environ.get("FUZZ_SEED", "7"))
+ROUND = 1000
+SIGNATURE = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
+
+PIECES = [
+    b"", b"0", b"-1", b"9" * 20, b"9" * 5000, b"-0x" + b"f" * 4000, b"1e999", b"NaN", b"null", b"\x00", b"\xff\xfe",
+    b"\xed\xa0\x80", b"\xef\xbb\xbf", "\u202e\u2028".encode(), b"\x1b[2J", b"..", b"/", b"\\", b"%2e", b":", b",",
+    b"$A$A", b"${A:-",
+    b"(" * 200, b"[" * 2000, b"{\"a\":" * 2000, b"&a [*a]", b"!!int x", b"2024-99-99", b"<<: [1]", b"'", b'"',
+    b"\n", b"\r\n", b"\\ud800", b"ARG A=$A$A\n", b"FROM ", b"ONBUILD ", b"rxn:4:", b"None", b"True", b"--", b"\t",
+]  # fmt: skip
+
+
+class Web:
+    """A host that answers with these bytes."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def get(self, url: str, limit: int, headers: object = None, service: object = None) -> Answer:
+        return Answer(200, {}, self._body[:limit], len(self._body) > limit)
+
+
+def _pushed(body: bytes) -> str:
+    path = parse_github_path("o/r/main/a/b.txt")
+    return GitHub(Web(body), "http://raw", "http://api", warn=lambda _: None).push_time(path)  # type: ignore[arg-type]
+
+
+def _signed(body: bytes) -> str:
+    web: Any = Web(body)
+    return Drand(web, ["http://drand"], lambda _: None, lambda _: None).signature(ROUND)
+
+
+def _named(body: bytes) -> object:
+    text = body.decode("utf-8", "replace")
+    name, reaction = parse_name(text), reaction_of(text)
+    assert name is None or name.reaction == reaction
+    return name
+
+
+@dataclass(frozen=True)
+class Parser:
+    """A parser, the refusals that it may raise, and good inputs to begin from."""
+
+    read: Callable[[bytes], object]
+    refusals: tuple[type[Exception], ...]
+    seeds: list[bytes] = field(default_factory=list)
+
+
+def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda body: read(body.decode("utf-8", "surrogateescape"))
+
+
+PARSERS = {
+    "submission file": Parser(parse_submission, (SubmissionRejected,), [b"(1000, b'ab\\x00')", b"(0xff, b'')"]),
+    "opened text": Parser(_text(lambda text: text_of(text, 5)), (SubmissionRejected,), [b"5:rxn:4:1:2,rxn:5:1:2:3"]),
+    "time-lock": Parser(
+        lambda body: open_sealed(body, ROUND, SIGNATURE), (TimelockError,), [seal(b"5:a,b", ROUND), seal(b"", ROUND)]
+    ),
+    "molecule name": Parser(_named, (), [b"rxn:4:123:456", b"rxn:5:1:2:3"]),
+    "GitHub path": Parser(_text(parse_github_path), (SubmissionRejected,), [b"owner/repo/main/a/0123.txt"]),
+    "model commitment": Parser(_text(parse_model_id), (UnreadableMetadata,), [b"owner:name:1:abcdef0:hash:v1"]),
+    "rules": Parser(_text(parse_rules), (RulesError,), [(RECORDING / "rules.yaml").read_bytes()]),
+    "Dockerfile": Parser(
+        parse_dockerfile,
+        (ModelFault,),
+        [b"ARG A=x\nARG B=$A$A\nFROM ${B:-a} AS s\nCOPY --from=s /a /b\n"],
+    ),
+    "GitHub's answer": Parser(
+        _pushed, (SourceError,), [b'[{"commit": {"committer": {"date": "2025-10-01T00:00:00Z"}}}]', b"[]"]
+    ),
+    "drand's answer": Parser(
+        _signed, (SourceError, RoundNotReached), [json.dumps({"round": ROUND, "signature": SIGNATURE}).encode()]
+    ),
+    "JSON": Parser(read_json, (NotJson,), [b'{"a": [1, 2.5, "x\\ud83d\\ude00"], "b": null}']),
+    "message": Parser(_text(lambda text: shown(text).encode()), (), [b"plain", "\u202e".encode()]),
+}
+
+
+def mutated(chance: random.Random, seed: bytes) -> bytes:
+    """The seed with a few pieces put in, taken out, repeated or flipped."""
+    body = bytearray(seed)
+    for _ in range(chance.choice((0, 1, 1, 2, 3, 6))):
+        start = chance.randrange(len(body) + 1)
+        end = min(len(body), start + chance.randrange(1, 12))
+        match chance.randrange(5):
+            case 0:
+                body[start:start] = chance.choice(PIECES)
+            case 1:
+                body[start:end] = chance.choice(PIECES)
+            case 2:
+                del body[start:end]
+            case 3:
+                body[end:end] = body[start:end] * chance.choice((1, 2, 40))
+            case _ if body:
+                body[start % len(body)] ^= 1 << chance.randrange(8)
+    return bytes(body[:100_000])
+
+
+@pytest.mark.timeout(0 if INPUTS > 10_000 else 300)
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_value_or_its_own_refusal(name: str) -> None:
+    parser = PARSERS[name]
+    chance = random.Random(f"{SEED} {name}")
+    seeds = [*parser.seeds, *PIECES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(INPUTS):
+            body = mutated(chance, chance.choice(seeds if number % 4 == 0 else parser.seeds))
+            try:
+                with suppress(*parser.refusals):
+                    parser.read(body)
+            except Exception as error:
+                raise AssertionError(f"input {number}, {body[:300]!r}: {type(error).__name__}") from error

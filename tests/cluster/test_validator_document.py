@@ -150,6 +150,8 @@ class ApiMode:
             if busy and working_on is not None and working_on["hf_repo_id"] != repository:
                 # a model whose turn came again
                 self.gpu.answer = {"status": "completed", "score": 0.7}
+            # a commitment in the newest block may not be read yet
+            self.validator.now_do("competitions.update_models", "chain")
             self.validator.now_do("competitions.score_next_models", "cpu")
             return next((one for one in self.gpu.started if one["hf_repo_id"] == repository), None)
 

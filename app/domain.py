@@ -16,6 +16,20 @@ MINUS_INFINITY: Final = float("-inf")
 
 PSICHIC_METRIC: Final = "predicted_binding_affinity"
 
+BOLTZGEN_METRICS: Final = (
+    "design_iiptm",
+    "design_ptm",
+    "design_to_target_iptm",
+    "min_design_to_target_pae",
+    "interaction_pae",
+    "plip_hbonds_refolded",
+    "plip_saltbridge_refolded",
+    "delta_sasa_refolded",
+    "liability_score",
+    "liability_num_violations",
+)
+"""What is kept of BoltzGen's table."""
+
 
 class QueueName(StrEnum):
     """The three queues: the chain has one writer; submissions are examined on CPUs, and scored on GPUs."""

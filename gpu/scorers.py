@@ -11,6 +11,7 @@ from app.settings import Settings
 from gpu.residency import Residency
 
 # What a model takes of the device at work: weights, activations, captured graphs (docs/boltz-notes.md, 'Both models').
+_BOLTZGEN_BYTES: Final = 24 * 2**30
 _NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 10 * 2**30}
 
 
@@ -62,6 +63,15 @@ def build_scorer(model: ScoringModel, settings: Settings, pocket: BindingPocket 
     device = _device(settings)
     made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, pocket)
     return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
+
+
+def build_nanobody_scorer(settings: Settings) -> Scorer:
+    """BoltzGen, whose items are sequences. It runs as a process of its own, for which the other models make room."""
+    from gpu.boltzgen.scorer import BoltzGenScorer
+
+    cache = settings.boltzgen_cache.expanduser() if settings.boltzgen_cache else None
+    made = BoltzGenScorer(settings.boltzgen_command, cache)
+    return ResidentScorer(made, _BOLTZGEN_BYTES, _residency(_device(settings)))
 
 
 def release_devices() -> None:

@@ -40,6 +40,10 @@ class EpochSettings(Concern):
         None, description="folder with IgBLAST's internal_data/ and database/{camelid_V,human_V}, for nanobodies"
     )
     tnp_command: str = Field("TNP", description="the Therapeutic Nanobody Profiler's program, for nanobodies")
+    boltzgen_command: str = Field("boltzgen", description="BoltzGen's program on a GPU worker, for nanobodies")
+    boltzgen_cache: Path | None = Field(
+        None, description="where BoltzGen keeps its weights; its own default when unset"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run")
 
     watch_every: Duration = Field(timedelta(seconds=12), description="how often the chain is asked for a closed epoch")

@@ -49,6 +49,8 @@ EXAMPLES: dict[str, tuple[str, Any, str]] = {
     "without_boltz": ("on", True, "boltz"),
     "boltz_profile": ("fast", "fast", "slow"),
     "boltz_cache": ("b", Path("b"), CONTROL),
+    "boltzgen_command": ("/opt/boltzgen/bin/boltzgen", "/opt/boltzgen/bin/boltzgen", CONTROL),
+    "boltzgen_cache": ("c", Path("c"), CONTROL),
     "igblast_home": ("i", Path("i"), CONTROL),
     "tnp_command": ("/opt/tnp/bin/TNP", "/opt/tnp/bin/TNP", CONTROL),
     "device": ("cuda", "cuda", "tpu"),

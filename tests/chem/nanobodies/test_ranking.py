@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from app.domain import BOLTZGEN_METRICS
 from chem.nanobodies.ranking import METRIC_NAMES, Components, RankSummary, rank_designs
 
 GOOD = dict(zip(METRIC_NAMES, (0.8, 0.9, 0.7, 3.0, 5.0, 6, 2, 800.0, 20, 3), strict=True))
@@ -14,6 +15,10 @@ TARGET = "P05231"
 
 def competing(**designs: dict[str, float | None]) -> Components:
     return {uid: {sequence: {TARGET: metrics}} for uid, (sequence, metrics) in enumerate(designs.items(), start=1)}
+
+
+def test_every_metric_that_is_kept_is_ranked() -> None:
+    assert METRIC_NAMES == BOLTZGEN_METRICS
 
 
 def test_ranks_are_dense_and_summed_by_category() -> None:

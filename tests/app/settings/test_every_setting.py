@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, Any, str]] = {
     "esm_checkpoint": ("esm.pt", Path("esm.pt"), CONTROL),
     "without_boltz": ("on", True, "boltz"),
     "boltz_profile": ("fast", "fast", "slow"),
+    "competition_profile": ("omega-v4", "omega-v4", "omega"),
     "boltz_cache": ("b", Path("b"), CONTROL),
     "boltzgen_command": ("/opt/boltzgen/bin/boltzgen", "/opt/boltzgen/bin/boltzgen", CONTROL),
     "boltzgen_cache": ("c", Path("c"), CONTROL),

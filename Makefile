@@ -20,8 +20,9 @@ $(INSTALLED): $(wildcard requirements*.txt) constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps boltz==2.2.1 abnumber==0.4.4
 	touch $@
 
+# RULES=2026 runs the bundled epoch of August 2026
 epoch: install
-	$(BIN)/python -m app epoch replay app/demo/recording --cluster embedded --out build/epoch/result.json --force
+	$(BIN)/python -m app epoch replay app/demo/recording$(if $(filter 2026,$(RULES)),-2026) --cluster embedded --out build/epoch$(if $(filter 2026,$(RULES)),-2026)/result.json --force
 
 up: install
 	$(BIN)/python -m app up

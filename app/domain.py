@@ -40,14 +40,15 @@ class QueueName(StrEnum):
 
 
 class ScoringModel(StrEnum):
-    """The two models that judge molecules (specs/epoch.md §7, §8)."""
+    """The models that scores come from: PSICHIC and Boltz-2 judge molecules, BoltzGen nanobodies."""
 
     PSICHIC = "psichic"
     BOLTZ = "boltz"
+    BOLTZGEN = "boltzgen"
 
 
 class RejectionCode(StrEnum):
-    """Why a submission is refused (specs/recording.md, 'Rejection codes')."""
+    """Why a submission, one of its tracks or one of its items is refused."""
 
     PATH_MALFORMED = "path_malformed"
     CONTENT_NOT_FOUND = "content_not_found"
@@ -65,6 +66,28 @@ class RejectionCode(StrEnum):
     ROTATABLE_BONDS = "rotatable_bonds"
     ALREADY_USED = "already_used"
     CHEMICALLY_IDENTICAL = "chemically_identical"
+    PAYLOAD_MALFORMED = "payload_malformed"
+    NOTHING_SUBMITTED = "nothing_submitted"
+    TRACK_EXCLUDED = "track_excluded"
+    BANNED_ATOM = "banned_atom"
+    TOO_SIMILAR = "too_similar"
+    LIST_ENDED = "list_ended"
+    TOO_FEW_ITEMS = "too_few_items"
+    WRONG_SEQUENCE_COUNT = "wrong_sequence_count"
+    DUPLICATE_SEQUENCES = "duplicate_sequences"
+    SEQUENCE_LENGTH = "sequence_length"
+    INVALID_RESIDUE = "invalid_residue"
+    HOMOPOLYMER_RUN = "homopolymer_run"
+    DIPEPTIDE_REPEAT = "dipeptide_repeat"
+    TOO_FEW_CYSTEINES = "too_few_cysteines"
+    NO_CYSTEINE_PAIR = "no_cysteine_pair"
+    SIGNAL_PEPTIDE = "signal_peptide"
+    NOT_VHH = "not_vhh"
+    LOW_NATIVENESS = "low_nativeness"
+    NO_HUMAN_MATCH = "no_human_match"
+    LOW_HUMAN_FRAMEWORK = "low_human_framework"
+    NOT_DEVELOPABLE = "not_developable"
+    STEP_UNAVAILABLE = "step_unavailable"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -142,11 +165,12 @@ class Challenge:
     targets: tuple[str, ...]
     antitargets: tuple[str, ...]
     allowed_reactions: tuple[int | str, ...]
+    nanobody_targets: tuple[str, ...] = ()
 
     @property
     def proteins(self) -> tuple[str, ...]:
-        """Targets, then antitargets: the row order of every score table."""
-        return self.targets + self.antitargets
+        """Targets, then antitargets, then the nanobodies' targets: the row order of every score table."""
+        return self.targets + self.antitargets + self.nanobody_targets
 
 
 @dataclass(frozen=True, slots=True)

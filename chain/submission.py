@@ -80,20 +80,36 @@ def parse_submission(content: bytes) -> Sealed:
         SubmissionRejected: ``format_invalid`` for anything else.
     """
     try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise rejected(RejectionCode.FORMAT_INVALID, "the file is not text in UTF-8") from None
+    drand_round, ciphertext = file_literal(text.strip())
+    if type(drand_round) is not int or not 0 < drand_round <= _LARGEST_ROUND:
+        raise rejected(RejectionCode.FORMAT_INVALID, f"{shown(drand_round)} is not a drand round")
+    return Sealed(drand_round, ciphertext)
+
+
+def file_literal(text: str) -> tuple[int, bytes]:
+    """The pair of a number (``True`` is one) and bytes that a text is the Python literal of.
+
+    Raises:
+        SubmissionRejected: ``format_invalid`` for anything else, and for a longer text than a submission's.
+    """
+    if len(text) > MAX_SUBMISSION_BYTES:
+        raise rejected(RejectionCode.FORMAT_INVALID, f"the file has more than {MAX_SUBMISSION_BYTES} characters")
+    try:
         with warnings.catch_warnings():
             # an invalid escape in a bytes literal is the miner's, not a warning of ours
             warnings.simplefilter("ignore")
-            value = ast.literal_eval(content.decode("utf-8").strip())
+            value = ast.literal_eval(text)
     # literal_eval raises any of these on hostile text; under the size limit none of them costs more than milliseconds
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise rejected(
             RejectionCode.FORMAT_INVALID, f"the file is not a (round, ciphertext) literal: {type(error).__name__}"
         ) from None
     match value:
-        case (int() as drand_round, bytes() as ciphertext) if isinstance(value, tuple) and type(drand_round) is int:
-            if not 0 < drand_round <= _LARGEST_ROUND:
-                raise rejected(RejectionCode.FORMAT_INVALID, f"{shown(drand_round)} is not a drand round")
-            return Sealed(drand_round, ciphertext)
+        case (int() as drand_round, bytes() as ciphertext) if isinstance(value, tuple):
+            return drand_round, ciphertext
     raise rejected(RejectionCode.FORMAT_INVALID, "the file must hold a tuple of one int and one bytes literal")
 
 

@@ -85,7 +85,7 @@ class CombinatorialDatabase:
 
     def building_blocks(self, ids: Iterable[int]) -> dict[int, BuildingBlock]:
         """The building blocks with these ``mol_id``s; an id that is not in the database is left out."""
-        wanted = sorted({i for i in ids if i < 1 << 63})
+        wanted = sorted({i for i in ids if -(1 << 63) <= i < 1 << 63})
         found: dict[int, BuildingBlock] = {}
         for start in range(0, len(wanted), _IDS_PER_QUERY):
             chunk = wanted[start : start + _IDS_PER_QUERY]

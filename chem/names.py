@@ -42,3 +42,29 @@ def parse_name(name: str) -> CombinatorialName | None:
         return None
     numbers = [int(part) for part in match.groups() if part is not None]
     return CombinatorialName(numbers[0], tuple(numbers[1:]))
+
+
+def python_reaction_of(name: str) -> int | None:
+    """The reaction a name claims, its number read as Python reads one (``04``, `` 4``, ``+4``, ``4_0``).
+
+    None without ``rxn:`` at the very start; quotes are not taken off.
+    """
+    fields = name.split(":")
+    return _python_int(fields[1]) if fields[0] == "rxn" and len(fields) > 1 else None
+
+
+def parse_python_name(name: str) -> CombinatorialName | None:
+    """The parsed name, quotes taken off, its numbers read as Python reads them; None where it is of no such form."""
+    prefix, *fields = unquoted(name).split(":")
+    numbers = [_python_int(field) for field in fields]
+    if prefix != "rxn" or len(numbers) not in {3, 4} or None in numbers:
+        return None
+    reaction, *reactants = (number for number in numbers if number is not None)
+    return CombinatorialName(reaction, tuple(reactants))
+
+
+def _python_int(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None

@@ -23,6 +23,12 @@ def heavy_atoms(mol: Any) -> int:
     return int(mol.GetNumHeavyAtoms())
 
 
+def heavy_atoms_of(smiles: str) -> int:
+    """Atoms of a SMILES that are not hydrogen; 0 where RDKit cannot read it."""
+    mol = parse_smiles(smiles)
+    return 0 if mol is None else heavy_atoms(mol)
+
+
 def heavy_atoms_by_capitals(smiles: str) -> int:
     """Quirk ``heavy_atoms_by_capitals``: element symbols in the SMILES text, aromatic atoms not counted."""
     return sum(symbol != "H" for symbol in _ELEMENT_SYMBOL.findall(smiles))
@@ -37,3 +43,8 @@ def inchikey(mol: Any) -> str:
     """The standard InChIKey; the empty string where InChI gives none."""
     with rdBase.BlockLogs():
         return str(MolToInchiKey(mol))  # type: ignore[no-untyped-call]
+
+
+def element_symbols(mol: Any) -> set[str]:
+    """The symbols of the elements in a molecule."""
+    return {str(atom.GetSymbol()) for atom in mol.GetAtoms()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel
+from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel, ValidatorError
 from app.settings import Settings
 from gpu.residency import Residency
 
@@ -54,14 +54,20 @@ class ResidentScorer:
         return self._model.pair_scores(proteins, smiles, on_score)
 
 
-def build_scorer(model: ScoringModel, settings: Settings, pocket: BindingPocket | None = None) -> Scorer:
-    """The scorer of a model, from the settings; its weights load on first use. ``pocket`` concerns Boltz-2 alone.
+def build_scorer(
+    model: ScoringModel, settings: Settings, pocket: BindingPocket | None = None, profile: str | None = None
+) -> Scorer:
+    """The scorer of a model, from the settings; its weights load on first use.
+
+    ``pocket`` and ``profile`` (the settings' own by default) concern Boltz-2 alone.
 
     Raises:
         ValidatorError: the weights are missing or half there; names the command that brings them.
     """
+    if model is ScoringModel.BOLTZGEN:
+        raise ValidatorError("this validator has no BoltzGen; record its metrics in scores/boltzgen.csv")
     device = _device(settings)
-    made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, pocket)
+    made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, pocket, profile)
     return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
 
 
@@ -120,7 +126,7 @@ def _psichic(settings: Settings, device: str) -> _Model:
     )
 
 
-def _boltz(settings: Settings, device: str, pocket: BindingPocket | None) -> _Model:
+def _boltz(settings: Settings, device: str, pocket: BindingPocket | None, profile: str | None) -> _Model:
     from gpu.boltz.files import scorer_from_cache
     from gpu.boltz.profile import PROFILES, PocketConstraint
 
@@ -128,4 +134,4 @@ def _boltz(settings: Settings, device: str, pocket: BindingPocket | None) -> _Mo
     if pocket is not None:
         distance = {} if pocket.max_distance is None else {"max_distance": pocket.max_distance}
         constraint = PocketConstraint(pocket.residues, force=pocket.force, **distance)
-    return scorer_from_cache(settings.boltz_cache, PROFILES[settings.boltz_profile], device, constraint)
+    return scorer_from_cache(settings.boltz_cache, PROFILES[profile or settings.boltz_profile], device, constraint)

@@ -30,6 +30,7 @@ _OPEN_PAUSE = timedelta(seconds=12)
 _SCORE_TASK: Final = {
     ScoringModel.PSICHIC: "workers.scoring.score_psichic",
     ScoringModel.BOLTZ: "workers.scoring.score_boltz",
+    ScoringModel.BOLTZGEN: "workers.scoring.score_boltzgen",
 }
 
 
@@ -54,6 +55,8 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
             neurons=opening.neurons,
             rules=opening.rules_text,
             rules_sha256=opening.rules_digest,
+            era=opening.rules.era,
+            parameters=opening.rules.parameters.model_dump(mode="json"),
             challenge=opening.challenge,
             proteins=opening.proteins,
             commitments=opening.commitments,
@@ -98,9 +101,11 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
                 if epoch.scores == RECORDED:
                     known = with_what_was_not_recorded(known, proteins, batch.smiles)
                 scores.add(model, known.values())
-    outcome = judge(epoch, submissions, scores)
+    outcome = judge(epoch, submissions, scores, EpochFacts(epoch_id).document("scores/shared.json"))
     with self.finishing() as step:
-        Epochs(step.session).close(epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings)
+        Epochs(step.session).close(
+            epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings, outcome.unjudged
+        )
         step.send_epoch("workers.weights.submit_weights", epoch_id)
     return {"epoch": epoch_id, "status": "closed"}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
@@ -20,7 +21,7 @@ from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterru
 from app.epochs.facts import StoredSheet, keep_warnings
 from app.epochs.recorded_scores import RECORDED, recorded_proteins
 from app.epochs.rules import rules_of
-from app.epochs.scores import UNTRAINED
+from app.epochs.scores import MODEL_UNAVAILABLE, UNTRAINED
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
 from app.store.claims import ClaimLost
@@ -50,7 +51,13 @@ def score_psichic(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str
 
 @app.task(bind=True, piece=True, parts=True)
 def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
-    """Score a batch of candidates against the weekly target."""
+    """Score a batch of candidates against the molecules' target(s)."""
+    return _score(self, epoch_id, batch_id)
+
+
+@app.task(bind=True, piece=True, parts=True)
+def score_boltzgen(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
+    """Refold a batch of nanobodies with the nanobodies' target(s)."""
     return _score(self, epoch_id, batch_id)
 
 
@@ -251,15 +258,39 @@ def scorer_for(epoch: OpenEpoch, model: ScoringModel) -> Scorer:
     Raises:
         ValidatorError: the model's weights are missing.
     """
-    return _model_scorer(model, rules_of(epoch).binding_pocket)
+    rules = rules_of(epoch)
+    try:
+        return _model_scorer(model, rules.binding_pocket, rules.boltz_profile)
+    except ValidatorError as fault:
+        if rules.needs_every_model:
+            raise
+        log.exception("epoch %s: %s cannot be run here", epoch.id, model.value)
+        return MissingModel(model, str(fault))
+
+
+class MissingModel:
+    """Stands for a model that this validator cannot run (:class:`app.domain.Scorer`): every score says so."""
+
+    def __init__(self, model: ScoringModel, reason: str) -> None:
+        self.digest = hashlib.sha256(f"missing {model.value}: {reason}".encode()).hexdigest()
+        self._error = f"{MODEL_UNAVAILABLE}: {reason}"[:300]
+
+    def pair_scores(
+        self,
+        proteins: Sequence[Protein],
+        smiles: Sequence[str],
+        on_score: Callable[[PairScore], None] | None = None,
+    ) -> list[PairScore]:
+        """See :class:`app.domain.Scorer`."""
+        return [PairScore(protein.code, item, error=self._error) for protein in proteins for item in smiles]
 
 
 # keyed by what decides the numbers and not by the epoch: the next epoch finds the model loaded
 @lru_cache(maxsize=4)
-def _model_scorer(model: ScoringModel, pocket: BindingPocket | None) -> Scorer:
+def _model_scorer(model: ScoringModel, pocket: BindingPocket | None, profile: str | None) -> Scorer:
     from gpu.scorers import build_scorer
 
-    return build_scorer(model, get_settings(), pocket)
+    return build_scorer(model, get_settings(), pocket, profile)
 
 
 def forget_scorers() -> None:

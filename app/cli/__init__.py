@@ -19,6 +19,7 @@ from app.cli.epoch import epoch_app
 from app.cli.flower import flower
 from app.cli.healthcheck import healthcheck
 from app.cli.migrate import migrate
+from app.cli.rules import rules_app
 from app.cli.run import run
 from app.cli.score import score_app
 from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
@@ -56,6 +57,7 @@ def _options(
 
 cli.add_typer(epoch_app, name="epoch")
 cli.add_typer(score_app, name="score")
+cli.add_typer(rules_app, name="rules")
 cli.add_typer(submission_app, name="submission")
 cli.add_typer(checkpoints_app, name="checkpoints")
 cli.add_typer(competition_app, name="competition")

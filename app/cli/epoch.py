@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from app.cli.epoch_tables import print_report
 from app.cli.surroundings import require_folder, require_redis
 from app.cli.terminal import Console
 from app.domain import ScoringModel, ValidatorError
@@ -34,7 +34,6 @@ EXIT_DIFFERS = 1
 
 _POLL_SECONDS = 0.2
 _WORKERS_SECONDS = 30.0
-_LEADERBOARD_ROWS = 10
 
 
 class ScoresFrom(StrEnum):
@@ -65,7 +64,7 @@ def replay(
     console = Console()
     with _cluster(cluster, console) as running:
         report = _run(recording, chosen, running, console, without_boltz=without_boltz)
-    _print_report(report, console)
+    print_report(report, console)
     _write(report, out or folder / "result.json", force=force, console=console)
 
 
@@ -259,50 +258,6 @@ def _follow(epoch_id: int, cluster: _Cluster, console: Console) -> tuple[Any, st
                 return progress.stage, progress.error
             cluster.tend()
             time.sleep(_POLL_SECONDS)
-
-
-def _print_report(report: dict[str, Any], console: Console) -> None:
-    valid = [entry for entry in report["submissions"] if entry["status"] == "valid"]
-    refused = [entry for entry in report["submissions"] if entry["status"] == "rejected"]
-    targets, antitargets = report["challenge"]["targets"], report["challenge"]["antitargets"]
-    console.print(f"\n[bold]Epoch {report['epoch']}[/]: target {', '.join(targets)}, {len(antitargets)} antitargets")
-    board = Table(title=f"Leaderboard ({len(valid)} valid)", title_justify="left")
-    for name in ("UID", "PSICHIC", "rank", "Boltz-2", "rank", "entropy", "block", "weight"):
-        board.add_column(name, justify="right")
-    weights = report["weights"] or {}
-    order = sorted(valid, key=lambda entry: (entry["psichic_rank"] or len(valid) + 1, entry["uid"]))
-    for entry in order[:_LEADERBOARD_ROWS]:
-        board.add_row(
-            str(entry["uid"]),
-            _shown(entry["psichic_score"]),
-            str(entry["psichic_rank"] or "–"),
-            _shown(entry["boltz_score"]),
-            str(entry["boltz_rank"] or "–"),
-            _shown(entry["entropy"]),
-            str(entry["block"]),
-            _shown(weights.get(str(entry["uid"]))),
-        )
-    console.print(board)
-    if len(order) > _LEADERBOARD_ROWS:
-        console.print(f"… and {len(order) - _LEADERBOARD_ROWS} more in the result")
-    if refused:
-        table = Table(title=f"Rejected ({len(refused)})", title_justify="left")
-        for name in ("UID", "reason", "what happened"):
-            table.add_column(name, justify="right" if name == "UID" else "left")
-        for entry in refused:
-            rejection = entry["rejection"]
-            table.add_row(str(entry["uid"]), rejection["code"], escape(rejection["message"]))
-        console.print(table)
-    for warning in report["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
-    shares = ", ".join(f"UID {uid}: {share:.4g}" for uid, share in weights.items())
-    console.print(f"[bold]Weights:[/] {shares or 'none'}")
-
-
-def _shown(value: float | str | None) -> str:
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def _write(report: dict[str, Any], path: Path, *, force: bool, console: Console) -> None:

@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.epoch import _print_report, epoch_app
+from app.cli.epoch import epoch_app
+from app.cli.epoch_tables import print_report
 from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import get_settings
@@ -88,7 +89,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(report, indent=1, allow_nan=False))
         return
-    _print_report(report, console)
+    print_report(report, console)
     for stage, at in sorted(summary.stage_times.items(), key=lambda item: item[1]):
         console.print(f"{at[:19]}  {stage}")
     if submission is not None:

@@ -16,12 +16,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import bittensor_core
 import yaml
 from rdkit import Chem
 
+from app.domain import Challenge
+from app.epochs.rules import RuleSet
 from app.epochs.rules.october_2025 import October2025, Parameters
 from chain.timelock import QUICKNET_CHAIN, seal
 from chem.database import CombinatorialDatabase
@@ -93,15 +95,28 @@ class Miner:
     push_time: str
 
 
+class MoleculeLimits(Protocol):
+    """What a good molecule of the recording keeps to."""
+
+    @property
+    def min_heavy_atoms(self) -> int: ...
+    @property
+    def min_rotatable_bonds(self) -> int: ...
+    @property
+    def max_rotatable_bonds(self) -> int: ...
+
+
 class Maker:
     """Writes one recording folder."""
 
     metagraph_size = 24
+    end_block = END_BLOCK
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.random = random.Random(SEED)
-        self.rules = Parameters()
+        self.rule_set: RuleSet = October2025(Parameters())
+        self.limits: MoleculeLimits = Parameters().molecule_validation
         self.start_hash = "0x" + hashlib.sha256(b"demo start").hexdigest()
         self.end_hash = "0x" + hashlib.sha256(b"demo end").hexdigest()
 
@@ -114,7 +129,8 @@ class Maker:
         self.good, self.small, self.floppy = self._sorted_products()
         miners = self._miners()
         self._write_miners(miners)
-        self._write("rules.yaml", yaml.safe_dump(self.rules.model_dump(exclude={"era"}), sort_keys=False))
+        document = self.rule_set.parameters.model_dump(exclude={"era"})
+        self._write("rules.yaml", yaml.safe_dump(document, sort_keys=False))
         self._write_json(
             "recording.json",
             {
@@ -122,15 +138,14 @@ class Maker:
                 "netuid": 68,
                 "network": "demo",
                 "epoch_length": EPOCH_LENGTH,
-                "start_block": END_BLOCK - EPOCH_LENGTH,
-                "end_block": END_BLOCK,
+                "start_block": self.end_block - EPOCH_LENGTH,
+                "end_block": self.end_block,
                 "start_block_hash": self.start_hash,
                 "end_block_hash": self.end_hash,
             },
         )
         self._write_json("drand.json", {"chain": QUICKNET_CHAIN, "signatures": {str(ROUND): SIGNATURE}})
-        challenge = October2025(self.rules).challenge(self.start_hash, pool, len(REACTIONS))
-        self._write_scores(challenge.proteins)
+        self._write_scores(self.rule_set.challenge(self.start_hash, pool, len(REACTIONS)))
 
     # -- proteins, building blocks --------------------------------------------------------------------------------
 
@@ -168,7 +183,7 @@ class Maker:
 
     def _sorted_products(self) -> tuple[list[str], list[str], list[str]]:
         """Names that pass every rule, that have too few heavy atoms, and that have too many rotatable bonds."""
-        limits = self.rules.molecule_validation
+        limits = self.limits
         good: dict[str, str] = {}
         small: list[str] = []
         floppy: list[str] = []
@@ -256,9 +271,9 @@ class Maker:
         miners.append(Miner(19, None, nobody.path, nobody.block, nobody.push_time))
         changed = self._miner(20, self._sealed(20, first))
         miners.append(Miner(20, (changed.content or b"") + b"\n", changed.path, changed.block, changed.push_time))
-        miners.append(Miner(21, None, "../../etc/passwd", END_BLOCK - 50, ""))
+        miners.append(Miner(21, None, "../../etc/passwd", self.end_block - 50, ""))
         late = self._miner(22, self._sealed(22, third))
-        miners.append(Miner(22, late.content, late.path, END_BLOCK - 5, late.push_time))
+        miners.append(Miner(22, late.content, late.path, self.end_block - 5, late.push_time))
         return miners
 
     def _sealed(self, uid: int, names: list[str]) -> bytes:
@@ -267,7 +282,7 @@ class Maker:
     def _miner(self, uid: int, content: bytes) -> Miner:
         digest = hashlib.sha256(content).hexdigest()[:20]
         # UIDs 4 and 5 committed in the same block, so their push times decide
-        block = END_BLOCK - 200 + (4 if uid in {4, 5} else uid)
+        block = self.end_block - 200 + (4 if uid in {4, 5} else uid)
         minute = 40 - uid if uid in {4, 5} else uid
         return Miner(
             uid, content, f"miner{uid}/submissions/main/nova/{digest}.txt", block, f"2025-10-28T14:{minute:02d}:00Z"
@@ -297,25 +312,26 @@ class Maker:
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
-    def _write_scores(self, proteins: Iterable[str]) -> None:
+    def _write_scores(self, challenge: Challenge) -> None:
         molecules = [smiles for name in self.scored if (smiles := self.smiles(name))]
         (self.folder / "scores").mkdir(exist_ok=True)
         self._write_table(
             "scores/psichic.csv",
             ["protein", "smiles", "predicted_binding_affinity"],
             (
-                (protein, smiles, round(_unit(protein, smiles) * 3 + (5.5 if protein == TARGET else 4.0), 4))
-                for protein in proteins
+                (protein, smiles, round(unit(protein, smiles) * 3 + (5.5 if protein == TARGET else 4.0), 4))
+                for protein in challenge.proteins
                 for smiles in molecules
             ),
         )
         self._write_table(
             "scores/boltz.csv",
             ["smiles", "affinity_probability_binary", "affinity_pred_value"],
-            ((s, round(_unit("boltz", s), 4), round(_unit("value", s) * 4 - 3, 4)) for s in molecules),
+            ((s, round(unit("boltz", s), 4), round(unit("value", s) * 4 - 3, 4)) for s in molecules),
         )
 
     def _write_table(self, name: str, header: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (self.folder / name).open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(header)
@@ -330,7 +346,7 @@ class Maker:
         self._write(name, json.dumps(document, indent=1) + "\n")
 
 
-def _unit(*parts: str) -> float:
+def unit(*parts: str) -> float:
     """A number in [0, 1) that depends on the parts alone."""
     return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:6], "big") / 2**48
 

@@ -27,4 +27,4 @@ class Examiner:
             found = self._inspect(uid, self._rules.parse(open_submission(self._facts, uid, sealed)))
         except SubmissionRejected as refusal:
             return Examination(push_time, rejection=refusal.rejection)
-        return Examination(push_time, found.molecules, found.entropy)
+        return Examination(push_time, found.molecules, found.entropy, found.rejection, found.tracks)

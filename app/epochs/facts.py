@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from app.epochs import documents
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.facts import Blob, Blobs, Fact, FactKind, Facts, FactState, HubFile, file_fact, place_of
-from app.untrusted import quoted
+from app.untrusted import NotJson, quoted, read_json
 from chain.github_path import GitHubPath
 from chain.huggingface import FileAbsent, Hub
 from chain.sources import (
@@ -237,6 +237,23 @@ class EpochFacts:
         if fact.state is FactState.UNAVAILABLE:
             raise ArchiveUnavailable(fact.detail or f"{name} was unavailable")
         return self._sheet.path(name, fact)
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """A named file as a JSON object; None where there is no such file.
+
+        Raises:
+            SourceError: it is not a JSON object.
+        """
+        path = self.file(name)
+        if path is None:
+            return None
+        try:
+            found = read_json(path.read_bytes())
+        except NotJson as error:
+            raise SourceError(f"{name} is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise SourceError(f"{name} must hold a JSON object")
+        return found
 
     def files(self, folder: str) -> tuple[str, ...]:
         """The names of the epoch's files in a folder of the recording, such as ``scores``."""

@@ -21,6 +21,7 @@ class Opening:
     neurons: tuple[Neuron, ...]
     rules_text: str
     rules_digest: str
+    rules: RuleSet
     challenge: Challenge
     proteins: tuple[Protein, ...]
     commitments: tuple[tuple[int, Commitment], ...]
@@ -42,7 +43,14 @@ def opening_of(facts: EpochFacts) -> Opening:
     header, text, neurons = facts.header(), facts.rules_text(), facts.metagraph()
     rules = parse_rules(text)
     challenge = drawn(rules, header.start_block_hash, facts.protein_pool(), facts.molecule_database())
-    proteins = tuple(Protein(code, facts.sequence(code)) for code in challenge.proteins)
+    proteins = tuple(
+        Protein(
+            code,
+            None if (whole := facts.sequence(code)) is None else rules.scored_part(challenge, place, whole),
+            _alignment(facts, rules, code),
+        )
+        for place, code in enumerate(challenge.proteins)
+    )
     warnings = [
         f"protein {protein.code} has no known sequence; every molecule scores -inf against it"
         for protein in proteins
@@ -54,8 +62,14 @@ def opening_of(facts: EpochFacts) -> Opening:
         neurons=neurons,
         rules_text=text,
         rules_digest=rules_sha256(text),
+        rules=rules,
         challenge=challenge,
         proteins=proteins,
         commitments=tuple(in_window(facts.commitments(), header, rules.no_submission_blocks, neurons)),
         warnings=(*warnings, *facts.warnings()),
     )
+
+
+def _alignment(facts: EpochFacts, rules: RuleSet, code: str) -> str | None:
+    path = facts.file(f"msa/{code}.a3m") if rules.uses_alignments else None
+    return None if path is None else path.read_text(encoding="ascii", errors="replace")

@@ -1,4 +1,4 @@
-"""Recorded scores: ``scores/psichic.csv``, ``scores/boltz.csv`` and ``scores/failures.csv``."""
+"""Recorded scores: ``scores/psichic.csv``, ``boltz.csv``, ``boltzgen.csv`` and ``failures.csv``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ RECORDED: Final = "recorded"
 FAILURES_FILE: Final = "failures.csv"
 FAILURES_COLUMNS: Final = ("model", "protein", "smiles", "error")
 
-SCORE_FILES: Final = {ScoringModel.PSICHIC: "psichic.csv", ScoringModel.BOLTZ: "boltz.csv"}
+SCORE_FILES: Final = {
+    ScoringModel.PSICHIC: "psichic.csv",
+    ScoringModel.BOLTZ: "boltz.csv",
+    ScoringModel.BOLTZGEN: "boltzgen.csv",
+}
 
 NOT_RECORDED: Final = "not_recorded: the recording holds no score for this molecule"
 
@@ -36,6 +40,16 @@ _NO_PROTEIN: Final = ""
 
 # Molecules written to the store at once.
 _WRITTEN_TOGETHER: Final = 1_000
+
+
+def names_protein(model: ScoringModel) -> bool:
+    """Whether each row of a model's table names its protein."""
+    return model is not ScoringModel.BOLTZ
+
+
+def item_column(model: ScoringModel) -> str:
+    """The column of a model's table that holds what was scored."""
+    return "sequence" if model is ScoringModel.BOLTZGEN else "smiles"
 
 
 def recorded_proteins(model: ScoringModel, proteins: Sequence[Protein]) -> tuple[Protein, ...]:
@@ -146,7 +160,7 @@ class ScoreTable:
                 reader = csv.DictReader(stream)
                 if missing := set(FAILURES_COLUMNS) - set(reader.fieldnames or ()):
                     raise SourceError(f"{self._failures_path} lacks column(s) {', '.join(sorted(missing))}")
-                by_protein = self.model is ScoringModel.PSICHIC
+                by_protein = names_protein(self.model)
                 return {
                     (row["protein"] if by_protein else _NO_PROTEIN, row["smiles"]): row["error"] or NOT_RECORDED
                     for row in reader
@@ -161,7 +175,8 @@ class ScoreTable:
         if self.model is ScoringModel.PSICHIC or not self.path.exists():
             return (PSICHIC_METRIC,)
         with self.path.open(encoding="utf-8", newline="") as stream:
-            return tuple(name for name in next(csv.reader(stream), []) if name != "smiles")
+            keys = {"protein", item_column(self.model)} if names_protein(self.model) else {item_column(self.model)}
+            return tuple(name for name in next(csv.reader(stream), []) if name not in keys)
 
     @cached_property
     def _table(self) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -181,15 +196,16 @@ class ScoreTable:
 
     def _rows(self) -> Iterator[tuple[int, str, str, list[str]]]:
         """Line number, protein (the empty string for Boltz-2), SMILES and the metrics' cells of each row."""
-        by_protein = self.model is ScoringModel.PSICHIC
-        wanted = {"smiles"} | ({"protein", PSICHIC_METRIC} if by_protein else set())
+        by_protein, item = names_protein(self.model), item_column(self.model)
+        wanted = {item} | ({"protein"} if by_protein else set())
+        wanted |= {PSICHIC_METRIC} if self.model is ScoringModel.PSICHIC else set()
         try:
             with self.path.open(encoding="utf-8", newline="") as stream:
                 reader = csv.reader(stream)
                 header = next(reader, [])
                 if missing := wanted - set(header):
                     raise SourceError(f"{self.path} lacks column(s) {', '.join(sorted(missing))}")
-                smiles = header.index("smiles")
+                smiles = header.index(item)
                 protein = header.index("protein") if by_protein else None
                 cells = [header.index(name) for name in self._metrics]
                 for row in reader:

@@ -53,7 +53,9 @@ from app.epochs.recorded_scores import (
     RECORDED,
     SCORE_FILES,
     ScoreTable,
+    item_column,
     keep_scores,
+    names_protein,
     recorded_proteins,
     score_tables,
 )
@@ -63,7 +65,7 @@ from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.facts import Fact, FactKind, FactState
-from app.store.records import OpenEpoch, Stage
+from app.store.records import OpenEpoch, Stage, SubmissionRecord
 from app.store.scores import Scores
 from app.untrusted import quoted
 from chain.epochs import ClosedEpoch, last_closed_epoch
@@ -72,6 +74,7 @@ from chain.sources import ContentNotFound, ContentTooLarge, SourceError
 from chain.submission import MAX_SUBMISSION_BYTES, open_submission, parse_submission
 from chain.timelock import QUICKNET_CHAIN
 from chem.database import CombinatorialDatabase
+from chem.nanobodies.tools import FILES, Figures
 
 # What is no document of its own: facts of every kind, by the names that rule sets give them.
 _FILES: Final = ("*.csv", "archive/*", "msa/*", "scores/*")
@@ -81,8 +84,12 @@ _SCORE_TABLES: Final = frozenset(f"scores/{name}" for name in (*SCORE_FILES.valu
 _SCORED: Final = frozenset({Stage.CLOSED, Stage.DONE})
 _NOT_OPENED: Final = frozenset({Stage.ANNOUNCED, Stage.MISSED, Stage.FAILED})
 
-# The column of a table of Boltz-2 scores in which nothing was scored.
-_USUAL_METRIC: Final = "affinity_probability_binary"
+# The column of a table in which nothing was scored.
+_USUAL_METRICS: Final = {
+    ScoringModel.PSICHIC: PSICHIC_METRIC,
+    ScoringModel.BOLTZ: "affinity_probability_binary",
+    ScoringModel.BOLTZGEN: "design_iiptm",
+}
 
 # What the database's key holds.
 _LARGEST_ID: Final = (1 << 63) - 1
@@ -292,6 +299,7 @@ def _of_stored(epoch_id: int, closed: ClosedEpoch, folder: Path) -> Recorded:
     Capture(closed, sheet).opening()
     judged = [(submission.uid, submission.commitment) for submission in submissions]
     notes = _export(EpochFacts(sheet), rules_of(epoch), judged, folder)
+    _export_figures(EpochFacts(sheet), submissions, folder)
     scores = _export_scores(epoch, folder / "scores") if summary.stage in _SCORED else 0
     if summary.stage is Stage.DONE:
         report = build_report(epoch, summary, submissions, warnings)
@@ -332,6 +340,16 @@ def _export(facts: EpochFacts, rules: RuleSet, judged: Sequence[tuple[int, Commi
     CombinatorialDatabase(full).close()
     _copy_subset(full, folder / DATABASE_FILE, set(_building_blocks(facts, rules, judged)))
     return notes
+
+
+def _export_figures(facts: EpochFacts, submissions: Iterable[SubmissionRecord], folder: Path) -> None:
+    """What programs found out of nanobodies, here or where the epoch was recorded."""
+    figures = Figures.of_files([facts.file(name) for name in FILES])
+    for submission in submissions:
+        for track in submission.tracks.values():
+            figures.update(Figures.of_tables(track.figures))
+    for name, text in figures.tables().items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _export_sequences(facts: EpochFacts, folder: Path) -> None:
@@ -386,31 +404,32 @@ def _building_blocks(facts: EpochFacts, rules: RuleSet, judged: Iterable[tuple[i
 def _export_scores(epoch: OpenEpoch, folder: Path) -> int:
     """``scores/*.csv`` as the models gave them; how many rows."""
     folder.mkdir(exist_ok=True)
-    psichic, boltz = (_pair_scores(epoch, model) for model in (ScoringModel.PSICHIC, ScoringModel.BOLTZ))
-    _write_csv(
-        folder / SCORE_FILES[ScoringModel.PSICHIC],
-        ["protein", "smiles", PSICHIC_METRIC],
-        ([pair.protein, pair.smiles, repr(pair.metrics[PSICHIC_METRIC])] for pair in psichic if pair.metrics),
-    )
-    metrics = sorted({name for pair in boltz for name in pair.metrics}) or [_USUAL_METRIC]
-    _write_csv(
-        folder / SCORE_FILES[ScoringModel.BOLTZ],
-        ["smiles", *metrics],
-        (
-            [pair.smiles, *(repr(pair.metrics[name]) if name in pair.metrics else "" for name in metrics)]
-            for pair in boltz
-            if pair.metrics
-        ),
-    )
+    found = {model: _pair_scores(epoch, model) for model in rules_of(epoch).models}
+    for model, pairs in found.items():
+        metrics = sorted({name for pair in pairs for name in pair.metrics}) or [_USUAL_METRICS[model]]
+        keys = [*(["protein"] if names_protein(model) else []), item_column(model)]
+        _write_csv(
+            folder / SCORE_FILES[model],
+            [*keys, *metrics],
+            (
+                [
+                    *([pair.protein] if names_protein(model) else []),
+                    pair.smiles,
+                    *(repr(pair.metrics[name]) if name in pair.metrics else "" for name in metrics),
+                ]
+                for pair in pairs
+                if pair.metrics
+            ),
+        )
     failed = [
         [model.value, pair.protein, pair.smiles, pair.error]
-        for model, pairs in ((ScoringModel.PSICHIC, psichic), (ScoringModel.BOLTZ, boltz))
+        for model, pairs in found.items()
         for pair in pairs
         if pair.error
     ]
     if failed:
         _write_csv(folder / FAILURES_FILE, FAILURES_COLUMNS, failed)
-    return len(psichic) + len(boltz)
+    return sum(map(len, found.values()))
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

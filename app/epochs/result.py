@@ -15,10 +15,10 @@ _DIFFERENCES_SHOWN: Final = 20
 
 
 def json_number(value: float | None) -> float | str | None:
-    """A float at full precision; −inf as the string ``-inf``."""
+    """A float at full precision; infinities as the strings ``-inf`` and ``inf``."""
     if value is None or math.isfinite(value):
         return value
-    return "-inf"
+    return "inf" if value == math.inf else "-inf"
 
 
 def submission_report(submission: SubmissionRecord) -> dict[str, Any]:

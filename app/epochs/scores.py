@@ -12,6 +12,10 @@ from app.domain import MINUS_INFINITY, PSICHIC_METRIC, PairScore, ScoringModel
 # In an epoch's report: its weights are nobody's earning, and never go to the chain.
 UNTRAINED: Final = "PSICHIC scores come from the untrained demo checkpoint and mean nothing"
 
+# The code of a score that is missing because this validator has no such model.
+MODEL_UNAVAILABLE: Final = "model_unavailable"
+NOT_RECORDED: Final = "not_recorded"
+
 
 @dataclass(slots=True)
 class EpochScores:
@@ -20,11 +24,15 @@ class EpochScores:
     affinities: dict[str, dict[str, float]] = field(default_factory=dict)
     metrics: dict[tuple[ScoringModel, str], dict[str, Mapping[str, float]]] = field(default_factory=dict)
     failures: dict[tuple[ScoringModel, str], set[str]] = field(default_factory=dict)
+    unavailable: dict[ScoringModel, str] = field(default_factory=dict)
+    """Why this validator has no score at all of a model, where it cannot run it."""
 
     def add(self, model: ScoringModel, pairs: Iterable[PairScore]) -> None:
         """Take up a batch's scores."""
         for pair in pairs:
             if pair.error:
+                if pair.error.startswith(MODEL_UNAVAILABLE):
+                    self.unavailable[model] = pair.error.removeprefix(MODEL_UNAVAILABLE).lstrip(": ")
                 self.failures.setdefault((model, pair.error.split(":", 1)[0]), set()).add(pair.smiles)
             elif model is not ScoringModel.PSICHIC:
                 self.metrics.setdefault((model, pair.protein), {})[pair.smiles] = pair.metrics
@@ -38,6 +46,18 @@ class EpochScores:
     def of(self, model: ScoringModel, protein: str, item: str) -> Mapping[str, float] | None:
         """A model's metrics of an item against a protein; None where it has none."""
         return self.metrics.get((model, protein), {}).get(item)
+
+    def replace(self, model: ScoringModel, protein: str, item: str, metrics: Mapping[str, float | None]) -> None:
+        """Put other metrics in the place of a model's own; those that are None are left out."""
+        known = {name: value for name, value in metrics.items() if value is not None}
+        self.metrics.setdefault((model, protein), {})[item] = known
+
+    def all_missing(self, model: ScoringModel) -> str | None:
+        """Why a model that was asked gave no score at all, through no fault of what it was asked about."""
+        causes = {cause for of_model, cause in self.failures if of_model is model}
+        if any(of_model is model for of_model, _ in self.metrics) or not causes <= {MODEL_UNAVAILABLE, NOT_RECORDED}:
+            return None
+        return self.unavailable.get(model, f"no score of {model.value} is recorded")
 
     def warnings(self) -> list[str]:
         """One sentence per cause, so that a thousand failed pairs do not drown the report."""

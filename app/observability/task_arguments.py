@@ -15,6 +15,7 @@ STAGES: Final[Mapping[str, str]] = {
     "plan_scoring": "planning",
     "score_psichic": "scoring",
     "score_boltz": "scoring",
+    "score_boltzgen": "scoring",
     "close_epoch": "closing",
     "submit_weights": "weights",
     "deliver_report": "reporting",

@@ -145,6 +145,8 @@ _SUMMARY: Final = (
     EpochRow.error,
     EpochRow.psichic_winner,
     EpochRow.boltz_winner,
+    EpochRow.winners,
+    EpochRow.unjudged,
     EpochRow.weights,
     EpochRow.created_at,
     EpochRow.touched_at,
@@ -220,7 +222,7 @@ class EpochViews:
             rules_text=row.rules,
             rules_sha256=row.rules_sha256,
             challenge=challenge,
-            proteins=tuple(Protein(code, sequence) for code, sequence in row.sequences or ()),
+            proteins=tuple(Protein(*protein) for protein in row.sequences or ()),
             without_boltz=row.without_boltz,
             scores=row.scores,
         )

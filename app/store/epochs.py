@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, cast
 
+from pydantic import TypeAdapter
 from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -36,6 +37,7 @@ from app.store.records import (
     Progress,
     Stage,
     SubmissionRecord,
+    TrackFindings,
     Verdict,
     WorkedOn,
 )
@@ -46,6 +48,10 @@ FIRST_STEP: Final = "workers.epochs.open_epoch"
 
 # Submissions of a hundred molecules each, read at once.
 _READ_TOGETHER: Final = 16
+
+
+# How a submission's tracks are kept.
+_TRACKS: Final = TypeAdapter(dict[str, TrackFindings])
 
 
 class UnknownEpoch(ValidatorError):
@@ -147,6 +153,8 @@ class Epochs:
         neurons: Iterable[Neuron],
         rules: str,
         rules_sha256: str,
+        era: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
         challenge: Challenge,
         proteins: Iterable[Protein],
         commitments: Iterable[tuple[int, Commitment]],
@@ -159,8 +167,9 @@ class Epochs:
         row.header, row.number = asdict(header), header.epoch
         row.neurons = [asdict(neuron) for neuron in neurons]
         row.rules, row.rules_sha256 = rules, rules_sha256
+        row.era, row.parameters = era, parameters
         row.challenge = asdict(challenge)
-        row.sequences = [[protein.code, protein.sequence] for protein in proteins]
+        row.sequences = [[protein.code, protein.sequence, protein.alignment] for protein in proteins]
         self._enter(row, Stage.EXAMINING)
         insert_ignoring(
             self._session,
@@ -197,9 +206,10 @@ class Epochs:
             header=EpochHeader(**row.header),
             neurons=tuple(Neuron(**neuron) for neuron in row.neurons),
             rules_text=row.rules,
+            parameters=row.parameters,
             rules_sha256=row.rules_sha256 or "",
             challenge=Challenge(**challenge),
-            proteins=tuple(Protein(code, sequence) for code, sequence in row.sequences),
+            proteins=tuple(Protein(*protein) for protein in row.sequences),
         )
 
     def rules_text(self, epoch_id: int) -> str:
@@ -300,6 +310,7 @@ class Epochs:
                 molecule_index=refused.index if refused else None,
                 entropy=found.entropy,
                 molecules=[[m.name, m.smiles, m.inchikey] for m in found.molecules] or None,
+                tracks=_TRACKS.dump_python(dict(found.tracks), mode="json") or None,
                 worker=by.worker if by else None,
                 began_at=by.began_at if by else None,
                 finished_at=now(),
@@ -388,6 +399,7 @@ class Epochs:
         winners: Mapping[str, int | None],
         weights: Mapping[int, float] | None,
         warnings: Iterable[str],
+        unjudged: Mapping[str, str] | None = None,
     ) -> None:
         """Write the standings and the weight vector."""
         row = self._row(epoch_id, lock=True)
@@ -400,9 +412,11 @@ class Epochs:
                     entropy_boltz=verdict.entropy_boltz,
                     **{f"{name}_score": standing.score for name, standing in verdict.standings.items()},
                     **{f"{name}_rank": standing.rank for name, standing in verdict.standings.items()},
+                    standings=dict(verdict.details) or None,
                 )
             )
         row.psichic_winner, row.boltz_winner = winners.get("psichic"), winners.get("boltz")
+        row.winners, row.unjudged = dict(winners), dict(unjudged or {}) or None
         row.weights = None if weights is None else {str(uid): share for uid, share in weights.items()}
         row.closed_at = now()
         for text in warnings:
@@ -492,6 +506,8 @@ def epoch_summary(row: Any) -> EpochSummary:
         error=row.error,
         psichic_winner=row.psichic_winner,
         boltz_winner=row.boltz_winner,
+        ranked=row.winners,
+        unjudged=row.unjudged or {},
         weights=None if row.weights is None else {int(uid): share for uid, share in row.weights.items()},
         created_at=row.created_at,
         touched_at=row.touched_at,
@@ -518,6 +534,8 @@ def _submission(row: SubmissionRow) -> SubmissionRecord:
         entropy_boltz=row.entropy_boltz,
         psichic_rank=row.psichic_rank,
         boltz_rank=row.boltz_rank,
+        tracks=_TRACKS.validate_python(row.tracks or {}),
+        standings=row.standings or {},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -64,9 +64,14 @@ class EpochSummary:
     closed_at: datetime | None
     stage_times: Mapping[str, str]
 
+    ranked: Mapping[str, int | None] | None = None
+    unjudged: Mapping[str, str] = field(default_factory=dict)
+
     @property
     def winners(self) -> Mapping[str, int | None]:
         """The winner of each ranking."""
+        if self.ranked is not None:
+            return self.ranked
         return {"psichic": self.psichic_winner, "boltz": self.boltz_winner}
 
     def entered(self, stage: Stage) -> datetime:
@@ -86,6 +91,7 @@ class OpenEpoch:
     header: EpochHeader
     neurons: tuple[Neuron, ...]
     rules_text: str
+    parameters: Any
     rules_sha256: str
     challenge: Challenge
     proteins: tuple[Protein, ...]
@@ -98,7 +104,13 @@ class OpenEpoch:
     @property
     def antitargets(self) -> tuple[Protein, ...]:
         """The antitarget proteins, in challenge order."""
-        return self.proteins[len(self.challenge.targets) :]
+        start = len(self.challenge.targets)
+        return self.proteins[start : start + len(self.challenge.antitargets)]
+
+    @property
+    def nanobody_targets(self) -> tuple[Protein, ...]:
+        """The nanobodies' target proteins, in challenge order."""
+        return self.proteins[len(self.challenge.targets) + len(self.challenge.antitargets) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,8 @@ class SubmissionRecord:
     entropy_boltz: float | None
     psichic_rank: int | None
     boltz_rank: int | None
+    tracks: Mapping[str, TrackFindings] = field(default_factory=dict)
+    standings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +161,57 @@ class Progress:
     batches: Mapping[str, int]
 
 
+class TrackStatus(StrEnum):
+    """What became of one track of a submission; UNJUDGED is this validator's fault, not the miner's."""
+
+    VALID = "valid"
+    REJECTED = "rejected"
+    ABSENT = "absent"
+    UNJUDGED = "unjudged"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFinding:
+    """One item of a track: as it was named, its structure (SMILES or sequence) and its key (InChIKey or hash).
+
+    ``details`` holds what was measured on the way, accepted or not.
+    """
+
+    name: str
+    structure: str = ""
+    key: str = ""
+    rejection: Rejection | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackFindings:
+    """What the rules said of one track: its items in the miner's order, and why it is refused as a whole."""
+
+    status: TrackStatus
+    items: tuple[ItemFinding, ...] = ()
+    rejection: Rejection | None = None
+    entropy: float | None = None
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """What programs found out of the items on this machine, as the recording's tables, by file name."""
+
+    @property
+    def accepted(self) -> tuple[ItemFinding, ...]:
+        """The items that count; none unless the track is valid."""
+        return tuple(item for item in self.items if not item.rejection) if self.status is TrackStatus.VALID else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the rules said of a submission's items: the accepted molecules and their entropy."""
+    """What the rules said of a submission's items: the accepted molecules and their entropy.
+
+    Where an era has several tracks, each one's findings; ``rejection`` where none of them counts.
+    """
 
     molecules: tuple[Molecule, ...] = ()
     entropy: float | None = None
+    rejection: Rejection | None = None
+    tracks: Mapping[str, TrackFindings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +222,7 @@ class Examination:
     molecules: tuple[Molecule, ...] = ()
     entropy: float | None = None
     rejection: Rejection | None = None
+    tracks: Mapping[str, TrackFindings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +241,4 @@ class Verdict:
     scored: Any
     standings: Mapping[str, Standing]
     entropy_boltz: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol
 
 from app.domain import MINUS_INFINITY
 
-_UNKNOWN_PUSH: Final = datetime.max.replace(tzinfo=UTC)
+UNKNOWN_PUSH: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class ScoreParameters(Protocol):
@@ -198,19 +198,19 @@ def _order(entrants: Sequence[Entrant], scores: Mapping[int, float]) -> list[int
         key=lambda entrant: (
             -round(scores[entrant.uid], 4),
             entrant.block,
-            _pushed(entrant.push_time),
+            pushed(entrant.push_time),
             entrant.uid,
         )
     )
     return [entrant.uid for entrant in ranked]
 
 
-def _pushed(push_time: str) -> datetime:
+def pushed(push_time: str) -> datetime:
     """The instant of a push; unknown or unreadable sorts last."""
     try:
         instant = datetime.fromisoformat(push_time)
     except ValueError:
-        return _UNKNOWN_PUSH
+        return UNKNOWN_PUSH
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 

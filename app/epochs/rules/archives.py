@@ -15,6 +15,11 @@ def molecules_file(target: str) -> str:
     return f"archive/{target}_molecules.csv"
 
 
+def nanobodies_file(target: str) -> str:
+    """The archive of nanobodies scored for a target, by its name among the epoch's facts."""
+    return f"archive/{target}_nanobodies.csv"
+
+
 def used_molecules(
     facts: FactsReader, targets: Sequence[str], unavailable: Literal["accept", "reject"]
 ) -> tuple[frozenset[str] | None, str | None]:

@@ -9,8 +9,16 @@ from typing import Any
 from app.domain import Molecule, Rejection, RejectionCode
 from app.untrusted import shown
 from chem.database import BuildingBlock, CombinatorialDatabase
+from chem.history import History, Resemblance
 from chem.names import CombinatorialName
-from chem.properties import heavy_atoms, heavy_atoms_by_capitals, inchikey, parse_smiles, rotatable_bonds
+from chem.properties import (
+    element_symbols,
+    heavy_atoms,
+    heavy_atoms_by_capitals,
+    inchikey,
+    parse_smiles,
+    rotatable_bonds,
+)
 from chem.reactions import product_smiles
 
 
@@ -24,6 +32,7 @@ class Entry:
     smiles: str = ""
     mol: Any = None
     inchikey: str = ""
+    nearest: tuple[str, Resemblance] | None = None
 
     def refusal(self, code: RejectionCode, why: str) -> Rejection:
         """The refusal of this molecule, in words its miner understands."""
@@ -116,6 +125,38 @@ def enough_heavy_atoms(least: int, *, by_capitals: bool = False) -> Callable[[En
         if atoms >= least:
             return None
         return item.refusal(RejectionCode.TOO_FEW_HEAVY_ATOMS, f"has {atoms} heavy atoms; at least {least} are needed")
+
+    return check
+
+
+def banned_atoms(symbols: Collection[str]) -> Callable[[Entry], Rejection | None]:
+    """No atom of these elements."""
+
+    def check(item: Entry) -> Rejection | None:
+        found = sorted(element_symbols(item.mol) & set(symbols))
+        if not found:
+            return None
+        return item.refusal(RejectionCode.BANNED_ATOM, f"contains {', '.join(found)}, which this epoch does not allow")
+
+    return check
+
+
+def unlike_history(history: History, target: str, least: float) -> Callable[[Entry], Rejection | None]:
+    """Less similar than ``least`` (Tanimoto) to every molecule submitted for the target before; notes the nearest."""
+
+    def check(item: Entry) -> Rejection | None:
+        nearest = history.nearest(item.mol)
+        if nearest is None:
+            return None
+        if item.nearest is None or nearest.similarity > item.nearest[1].similarity:
+            item.nearest = target, nearest
+        if nearest.similarity < least:
+            return None
+        return item.refusal(
+            RejectionCode.TOO_SIMILAR,
+            f"resembles {shown(nearest.smiles, 200)}, submitted for {target} before, by {nearest.similarity:.3f}; "
+            f"less than {least} is needed",
+        )
 
     return check
 

@@ -146,6 +146,11 @@ class October2025(RuleSet):
 
     era: ClassVar[str] = "october-2025"
     models: ClassVar[tuple[ScoringModel, ...]] = (ScoringModel.PSICHIC, ScoringModel.BOLTZ)
+    quirks: ClassVar[Mapping[str, str]] = {
+        "heavy_atoms_by_capitals": "heavy atoms are counted on the SMILES text; aromatic ones do not count",
+        "zero_is_missing": "a PSICHIC score of exactly zero counts as missing",
+        "uid_zero_never_wins": "UID 0 counts as no winner",
+    }
     given: Parameters
 
     @property

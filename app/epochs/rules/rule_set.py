@@ -72,6 +72,18 @@ class RuleSet(ABC):
     def parameters(self) -> Section:
         """The rules file with every default filled in."""
 
+    quirks: ClassVar[Mapping[str, str]] = {}
+    """The oddities of the subnet's own validator that a rules file may list, and what each does."""
+
+    uses_alignments: ClassVar[bool] = False
+    """Whether structure models are given the targets' alignments, ``msa/TARGET.a3m`` among the epoch's facts."""
+
+    boltz_profile: ClassVar[str | None] = None
+    """The numerics of Boltz-2 that the era's validators score with; None where the settings choose."""
+
+    needs_every_model: ClassVar[bool] = True
+    """Whether an epoch fails where a model cannot be run here; else only what that model ranks is not judged."""
+
     @property
     @abstractmethod
     def no_submission_blocks(self) -> int:
@@ -113,6 +125,10 @@ class RuleSet(ABC):
     def undrawn_challenge(self) -> Challenge | None:
         """The challenge as far as checks ask, where the rules draw nothing that a check depends on; else None."""
 
+    def scored_part(self, challenge: Challenge, position: int, sequence: str) -> str:
+        """The part of a protein's sequence that is scored; ``position`` counts the challenge's proteins."""
+        return sequence
+
     @abstractmethod
     def facts_needed(self, challenge: Challenge) -> FactsNeeded:
         """The named files that the checks and the models read."""
@@ -144,9 +160,14 @@ class RuleSet(ABC):
         """The models whose scores change nothing, each with the reason for the report."""
         return {}
 
-    def share(self, scores: EpochScores, shared: Mapping[str, Any] | None) -> EpochScores:
-        """Scores after the exchange with other validators; ``shared`` is what the exchange gave."""
-        return scores
+    def share(
+        self, submissions: Sequence[SubmissionRecord], scores: EpochScores, shared: Mapping[str, Any] | None
+    ) -> list[str]:
+        """Put what the exchange with other validators gave in the place of our own scores; what the report must say.
+
+        ``shared`` is the document ``scores/shared.json``; None where nothing was exchanged.
+        """
+        return []
 
     @abstractmethod
     def combine(self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Judgement:

@@ -104,10 +104,14 @@ class EpochRow(Table):
     neurons: Mapped[Any] = mapped_column(JsonText, nullable=True)
     rules: Mapped[str | None] = mapped_column(StrangersText)
     rules_sha256: Mapped[str | None] = mapped_column(Text)
+    era: Mapped[str | None] = mapped_column(Text)
+    parameters: Mapped[Any] = mapped_column(JsonText, nullable=True)
     challenge: Mapped[Any] = mapped_column(JsonText, nullable=True)
     sequences: Mapped[Any] = mapped_column(JsonText, nullable=True)
     psichic_winner: Mapped[int | None]
     boltz_winner: Mapped[int | None]
+    winners: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    unjudged: Mapped[Any] = mapped_column(JsonText, nullable=True)
     weights: Mapped[Any] = mapped_column(JsonText, nullable=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     touched_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -140,6 +144,8 @@ class SubmissionRow(Worked, Table):
     entropy_boltz: Mapped[float | None]
     psichic_rank: Mapped[int | None]
     boltz_rank: Mapped[int | None]
+    tracks: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    standings: Mapped[Any] = mapped_column(JsonText, nullable=True)
 
 
 class BatchRow(Worked, Table):

@@ -11,11 +11,13 @@ from itertools import chain
 from typing import Any, Final
 
 from fastapi import Request, Response
+from sqlalchemy.orm import Session
 
 from app.api.pages.charts import Chart, Mark, histogram, lanes, stacked_durations
 from app.api.pages.downloads import csv_response, file_response, json_response, streamed_json
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 from app.api.pages.epochs.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_seconds
+from app.api.pages.epochs.tracks import TrackBoard, boards
 from app.api.pages.errors import NotFound
 from app.api.pages.home import epoch_entry
 from app.api.pages.page import PageRouter, render
@@ -30,6 +32,9 @@ from app.store.records import PartState, Stage
 from chain.incentive.molecules import entropy_weight
 
 router = PageRouter()
+
+# The models that have leaderboards of their own.
+RANKED_MODELS: Final = {model: MODEL_NAMES[model] for model in (ScoringModel.PSICHIC, ScoringModel.BOLTZ)}
 
 PAGE_SIZE: Final = 30
 MOST_DOWNLOADED: Final = 5_000
@@ -57,6 +62,7 @@ class EpochPage:
     warnings: tuple[str, ...]
     weights: WeightsRecord | None
     neighbours: tuple[int | None, int | None]
+    boards: tuple[TrackBoard, ...] = ()
 
     @property
     def rejected(self) -> list[SubmissionLine]:
@@ -167,7 +173,7 @@ def epoch(request: Request, epoch_id: int) -> Response:
         request,
         "epoch.html",
         page=found,
-        models=MODEL_NAMES,
+        models={} if found.boards else RANKED_MODELS,
         by=by if by in {"psichic", "boltz", "uid"} else "psichic",
         submissions=_ordered(found.submissions, by),
         distributions=_distributions(found.submissions),
@@ -274,7 +280,16 @@ def epoch_page(epoch_id: int) -> EpochPage:
             warnings=tuple(views.warnings(epoch_id)),
             weights=views.weights(epoch_id),
             neighbours=views.neighbours(epoch_id),
+            boards=_boards(session, line),
         )
+
+
+def _boards(session: Session, line: EpochLine) -> tuple[TrackBoard, ...]:
+    """The boards of an epoch that ranks tracks and not models."""
+    winners = line.summary.winners
+    if winners.keys() <= {model.value for model in RANKED_MODELS}:
+        return ()
+    return boards(Epochs(session).submissions(line.summary.id), winners, line.summary.unjudged)
 
 
 def _refresh_key(line: EpochLine) -> str:
@@ -322,7 +337,7 @@ def _winners(lines: Sequence[EpochLine]) -> Chart:
         )
         if uid is not None
     ]
-    return lanes("Winners", marks, axis="epoch", lane_axis="winner", kinds=tuple(MODEL_NAMES.values()))
+    return lanes("Winners", marks, axis="epoch", lane_axis="winner", kinds=tuple(RANKED_MODELS.values()))
 
 
 def _durations(lines: Sequence[EpochLine]) -> Chart:

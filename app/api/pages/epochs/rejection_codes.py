@@ -28,6 +28,7 @@ _COMMIT: Final = "1 commitment"
 _FETCH: Final = "2 fetch"
 _DECRYPT: Final = "3 decrypt"
 _RULES: Final = "4 molecules"
+_NANO: Final = "5 nanobodies"
 
 # In the order in which a submission is examined; the first failure is the one that is reported.
 EXPLANATIONS: Final = (
@@ -88,6 +89,25 @@ EXPLANATIONS: Final = (
         "Submit exactly num_molecules names, separated by commas.",
     ),
     Explanation(
+        RejectionCode.PAYLOAD_MALFORMED,
+        _DECRYPT,
+        "The decrypted text is not molecules|sequences: white space, a character that is not ASCII, an empty "
+        "side, or not exactly one '|'.",
+        "Write UID:name,…|sequence,… without blanks, and ~ for a track that you do not enter.",
+    ),
+    Explanation(
+        RejectionCode.NOTHING_SUBMITTED,
+        _DECRYPT,
+        "Neither track was entered.",
+        "Name at least one molecule or one sequence.",
+    ),
+    Explanation(
+        RejectionCode.TRACK_EXCLUDED,
+        _RULES,
+        "An item contains '~', which takes the whole track out; the other track stands.",
+        "Write ~ alone, for a track that you do not enter.",
+    ),
+    Explanation(
         RejectionCode.DUPLICATE_NAMES,
         _RULES,
         "One name occurs twice.",
@@ -129,6 +149,120 @@ EXPLANATIONS: Final = (
         _RULES,
         "Two names give one and the same molecule (one InChIKey).",
         "Leave one of the two out.",
+    ),
+    Explanation(
+        RejectionCode.BANNED_ATOM,
+        _RULES,
+        "A molecule contains an element that this epoch does not allow.",
+        "Leave out the elements in banned_atom_types of the epoch's rules.",
+    ),
+    Explanation(
+        RejectionCode.TOO_SIMILAR,
+        _RULES,
+        "A molecule or nanobody resembles one that was submitted for this target before.",
+        "Choose one that differs more; the submission's page names the nearest archived one.",
+    ),
+    Explanation(
+        RejectionCode.LIST_ENDED,
+        _RULES,
+        "A molecule comes after one that was refused and ended the list.",
+        "Put molecules that might be refused last, or leave them out.",
+    ),
+    Explanation(
+        RejectionCode.TOO_FEW_ITEMS,
+        _RULES,
+        "Fewer items can be scored than the rules count.",
+        "Submit num_molecules molecules, or num_sequences sequences, that can be scored.",
+    ),
+    Explanation(
+        RejectionCode.WRONG_SEQUENCE_COUNT,
+        _NANO,
+        "There are fewer sequences than the rules count.",
+        "Submit num_sequences sequences.",
+    ),
+    Explanation(
+        RejectionCode.DUPLICATE_SEQUENCES,
+        _NANO,
+        "A sequence is given twice.",
+        "Submit each sequence once.",
+    ),
+    Explanation(
+        RejectionCode.SEQUENCE_LENGTH,
+        _NANO,
+        "A sequence is shorter or longer than the rules allow.",
+        "Keep between min_sequence_length and max_sequence_length residues.",
+    ),
+    Explanation(
+        RejectionCode.INVALID_RESIDUE,
+        _NANO,
+        "A sequence holds a letter that is not one of the twenty amino acids.",
+        "Use ACDEFGHIKLMNPQRSTVWY alone.",
+    ),
+    Explanation(
+        RejectionCode.HOMOPOLYMER_RUN,
+        _NANO,
+        "One residue is repeated more often in a row than the rules allow.",
+        "Break the run; max_homopolymer_run is in the epoch's rules.",
+    ),
+    Explanation(
+        RejectionCode.DIPEPTIDE_REPEAT,
+        _NANO,
+        "A pair of residues is repeated more often than the rules allow.",
+        "Break the repeat; max_di_repeat_pairs is in the epoch's rules.",
+    ),
+    Explanation(
+        RejectionCode.TOO_FEW_CYSTEINES,
+        _NANO,
+        "A sequence has fewer cysteines than the rules ask for.",
+        "Keep the conserved cysteines.",
+    ),
+    Explanation(
+        RejectionCode.NO_CYSTEINE_PAIR,
+        _NANO,
+        "No sequence has two cysteines at the distance of a disulfide bridge.",
+        "Keep the conserved cysteines at their places.",
+    ),
+    Explanation(
+        RejectionCode.SIGNAL_PEPTIDE,
+        _NANO,
+        "The sequence begins like a signal peptide: a stretch of hydrophobic residues.",
+        "Submit the mature domain, without a leader.",
+    ),
+    Explanation(
+        RejectionCode.NOT_VHH,
+        _NANO,
+        "IMGT positions 49 and 50 are not those of a camelid VHH.",
+        "Keep E or Q at 49 and R at 50.",
+    ),
+    Explanation(
+        RejectionCode.LOW_NATIVENESS,
+        _NANO,
+        "The sequence is too far from natural camelid domains.",
+        "Stay nearer to a camelid germline; min_nativeness_score is in the rules.",
+    ),
+    Explanation(
+        RejectionCode.NO_HUMAN_MATCH,
+        _NANO,
+        "IgBLAST finds no human germline gene that the sequence resembles.",
+        "Use a framework that is closer to a human one.",
+    ),
+    Explanation(
+        RejectionCode.LOW_HUMAN_FRAMEWORK,
+        _NANO,
+        "The framework is too far from human ones.",
+        "Use a framework that is closer to a human one; min_human_framework_score is in the rules.",
+    ),
+    Explanation(
+        RejectionCode.NOT_DEVELOPABLE,
+        _NANO,
+        "The modelled structure lies outside the limits on loop lengths, compactness, hydrophobic or charged patches.",
+        "Change the loops; the message names the figure that is outside.",
+    ),
+    Explanation(
+        RejectionCode.STEP_UNAVAILABLE,
+        _NANO,
+        "This validator cannot run a step of the nanobody track, so the track is not judged here.",
+        "Nothing for a miner to do; tell the validator's operator.",
     ),
     Explanation(
         RejectionCode.INTERNAL_ERROR,

@@ -12,7 +12,7 @@ from app.domain import ScoringModel
 from app.store.epoch_views import EpochLine, EpochWork, StageWork
 from app.store.records import Stage
 
-MODEL_NAMES: Final = {ScoringModel.PSICHIC: "PSICHIC", ScoringModel.BOLTZ: "Boltz-2"}
+MODEL_NAMES: Final = {ScoringModel.PSICHIC: "PSICHIC", ScoringModel.BOLTZ: "Boltz-2", ScoringModel.BOLTZGEN: "BoltzGen"}
 
 # What each stage's time is called, and between which two entries of ``stage_times`` it lies.
 _SPANS: Final = (
@@ -63,7 +63,7 @@ def stage_bars(line: EpochLine, work: EpochWork, now: datetime) -> tuple[StageBa
     ]
     for model in ScoringModel:
         found = work.scoring.get(model)
-        if found is None and reached >= 2:
+        if found is None and (reached >= 2 or model is ScoringModel.BOLTZGEN):
             continue
         bars.append(
             _counted(

@@ -13,6 +13,7 @@ from app.api.pages.charts import Chart, histogram
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.epochs.epochs import line_of, rules_of
 from app.api.pages.epochs.rejection_codes import Explanation, explanation_of
+from app.api.pages.epochs.tracks import SubmissionTrack, tracks_of
 from app.api.pages.errors import NotFound
 from app.api.pages.page import SECURITY_HEADERS, PageRouter, render
 from app.domain import MINUS_INFINITY, Molecule, ScoringModel
@@ -61,6 +62,11 @@ class SubmissionPage:
     submission: SubmissionRecord
     molecules: tuple[MoleculeLine, ...]
     rules: MoleculeValidation | None
+
+    @property
+    def tracks(self) -> tuple[SubmissionTrack, ...]:
+        """The tracks that it entered, in an era that has several."""
+        return tracks_of(self.submission)
 
     @property
     def explanation(self) -> Explanation | None:
@@ -165,6 +171,7 @@ def submission_json(epoch_id: int, uid: int) -> Response:
             "boltz_score": one.boltz_score,
             "boltz_rank": one.boltz_rank,
             "weight": (found.epoch.summary.weights or {}).get(uid),
+            "tracks": found.tracks,
             "targets": found.targets,
             "antitargets": found.antitargets,
             "molecules": found.molecules,

@@ -1,0 +1,630 @@
+"""The rules of August 2026: two tracks, molecules judged by Boltz-2 and nanobodies by BoltzGen.
+
+The parameters are the subnet's own configuration file, unchanged, and a few optional keys of this validator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from app.domain import (
+    Challenge,
+    Molecule,
+    Protein,
+    Rejection,
+    RejectionCode,
+    ScoringModel,
+    rejected,
+)
+from app.epochs.result import json_number, rejection_report, submission_report
+from app.epochs.rules.archives import molecules_file, nanobodies_file, used_molecules
+from app.epochs.rules.document import Section
+from app.epochs.rules.rule_set import (
+    ChallengeError,
+    FactsNeeded,
+    FactsReader,
+    Inspection,
+    Items,
+    Judgement,
+    RuleSet,
+)
+from app.epochs.scores import EpochScores
+from app.store.records import (
+    EpochSummary,
+    Findings,
+    ItemFinding,
+    OpenEpoch,
+    SubmissionRecord,
+    TrackFindings,
+    TrackStatus,
+    Verdict,
+)
+from app.untrusted import quoted
+from chain.incentive.molecules import WeightVector
+from chain.incentive.tracks import (
+    MOLECULE,
+    NANOBODY,
+    Contender,
+    Mode,
+    Place,
+    Strategy,
+    binding_score,
+    in_global_order,
+    payouts,
+    rank_track,
+    track_weights,
+    worst,
+)
+from chain.score_sharing import SCORE, Averages, with_averages
+
+SCHEMA: Final = 2
+
+# In a challenge whose draw failed: no reaction is refused.
+ANY_REACTION: Final = "any"
+
+_NONE_GIVEN: Final = "~"
+
+# The number of reactions where the table cannot be counted.
+_USUAL_REACTIONS: Final = 5
+
+_CATEGORIES: Final = ("confidence", "physical_interaction", "developability")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+Quirk = Literal[
+    "prefix_kept",
+    "zero_is_missing",
+    "missing_metric_adds_zero",
+    "global_order_list",
+    "order_by_any_bit",
+    "python_integers",
+]
+
+QUIRKS: Final[Mapping[Quirk, str]] = {
+    "prefix_kept": "molecules accepted before one that is refused stay accepted; off: all or nothing",
+    "zero_is_missing": "a score of exactly zero counts as missing",
+    "missing_metric_adds_zero": "a nanobody's missing metric adds nothing to its rank sum, which is an advantage",
+    "global_order_list": "the molecules that count are the first in the epoch's order, not in the miner's",
+    "order_by_any_bit": "three reactants are ordered by roles of which they share some bit, not all",
+    "python_integers": "numbers in names are read as Python reads them: rxn:04, rxn: 4 and rxn:4_0",
+}
+
+
+class TrackTargets(Section):
+    """``target``: UniProt entries, comma-separated. ``clip_interval``: a [from, to) of each, or null for the whole."""
+
+    target: str = Field(min_length=1)
+    clip_interval: list[Annotated[list[Count], Field(min_length=2, max_length=2)] | None] | None = None
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The entries, in order."""
+        return tuple(code.strip() for code in self.target.split(","))
+
+    def clip(self, position: int, sequence: str) -> str:
+        """The scored part of a target's sequence."""
+        interval = self.clip_interval[position] if self.clip_interval else None
+        return sequence[interval[0] : interval[1]] if interval else sequence
+
+    @field_validator("target")
+    @classmethod
+    def _names_files(cls, value: str) -> str:
+        if not all(code.strip().isalnum() for code in value.split(",")):
+            raise ValueError("is not one or more UniProt entries, apart by commas")
+        return value
+
+    @model_validator(mode="after")
+    def _one_clip_each(self) -> TrackTargets:
+        if self.clip_interval is not None and len(self.clip_interval) != len(self.codes):
+            raise ValueError(f"clip_interval has {len(self.clip_interval)} entries for {len(self.codes)} target(s)")
+        for interval in self.clip_interval or ():
+            if interval is not None and interval[0] >= interval[1]:
+                raise ValueError(f"clip_interval {interval} is empty")
+        return self
+
+
+class ProteinSelection(Section):
+    small_molecule: TrackTargets = TrackTargets(target="Q9UQM7", clip_interval=[[340, 475]])
+    nanobody: TrackTargets = TrackTargets(target="P05231", clip_interval=[[30, 212]])
+
+
+class Competition(Section):
+    no_submission_blocks: Count = 10
+    nanobody_weight: Share = 0.6
+
+
+class Payout(Section):
+    enabled: bool = True
+    override_uid: Count = 42
+
+
+class MoleculeRequirements(Section):
+    num_molecules: int = Field(1, ge=1)
+    min_heavy_atoms: Count = 10
+    min_rotatable_bonds: Count = 1
+    max_rotatable_bonds: Count = 10
+    min_entropy: Annotated[float, Field(allow_inf_nan=False)] = 0.1
+    """Read by the subnet's validator and never enforced, so neither here."""
+    banned_atom_types: list[str] = Field(["Se", "Na", "Fe", "Zn", "S"])
+    max_similarity_to_historical: Share = 0.6
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> MoleculeRequirements:
+        if self.min_rotatable_bonds > self.max_rotatable_bonds:
+            raise ValueError("min_rotatable_bonds is larger than max_rotatable_bonds")
+        return self
+
+
+class ReactionFiltering(Section):
+    random_valid_reaction: bool = True
+    allowed_reactions: list[Annotated[str, Field(pattern=r"^rxn:[0-9]{1,9}$")]] = Field(["rxn:1", "rxn:2"])
+
+
+class Boltz2Config(Section):
+    boltz_metric: list[str] = Field(["affinity_probability_binary", "affinity_pred_value"], min_length=1)
+    combination_strategy: Strategy = "heavy_atom_normalization"
+    boltz_mode: Mode = "max"
+
+    @model_validator(mode="after")
+    def _enough_metrics(self) -> Boltz2Config:
+        if len(self.boltz_metric) > 2 and self.combination_strategy == "heavy_atom_normalization":
+            raise ValueError("heavy_atom_normalization takes one metric or two")
+        return self
+
+
+class NanobodyRequirements(Section):
+    num_sequences: int = Field(1, ge=1)
+    min_sequence_length: Count = 90
+    max_sequence_length: Count = 150
+    min_cysteines: Count = 1
+    cys_pair_min_separation: Count = 35
+    cys_pair_max_separation: Count = 80
+    max_homopolymer_run: Count = 6
+    max_di_repeat_pairs: Count = 4
+    reject_signal_peptides: bool = True
+    """The subnet's validator refuses signal peptides whatever this says, so ours does too."""
+    sp_window: int = Field(12, ge=1)
+    sp_hydro_min_in_window: Count = 8
+    sp_scan_prefix: Count = 30
+    min_nativeness_score: Share = 0.45
+    min_human_framework_score: Share = 0.75
+    max_similarity_score: Share = 0.95
+    num_top_sequences: Count = 50
+    enforce_vhh_hallmarks: bool = True
+
+
+class BoltzgenConfig(Section):
+    boltzgen_rank_mode: Mode = "min"
+    boltzgen_rank_by: Literal["rank_sum", "worst_rank"] = "rank_sum"
+
+
+class Parameters(Section):
+    """The subnet's configuration file; ``era``, ``archive_unavailable`` and ``quirks`` are this validator's own."""
+
+    era: Literal["august-2026"] = "august-2026"
+    protein_selection: ProteinSelection = ProteinSelection()
+    competition: Competition = Competition()
+    payout: Payout = Payout()
+    molecule_requirements: MoleculeRequirements = MoleculeRequirements()
+    reaction_filtering: ReactionFiltering = ReactionFiltering()
+    boltz2_config: Boltz2Config = Boltz2Config()
+    nanobody_requirements: NanobodyRequirements = NanobodyRequirements()
+    boltzgen_config: BoltzgenConfig = BoltzgenConfig()
+    archive_unavailable: Literal["accept", "reject"] = "accept"
+    quirks: list[Quirk] = Field(list(QUIRKS))
+
+    def has_quirk(self, quirk: Quirk) -> bool:
+        """Whether an oddity of the subnet's own validator is on; all are unless the file lists others."""
+        return quirk in self.quirks
+
+
+def parse_payload(text: str) -> dict[str, tuple[str, ...]]:
+    """``molecule,…|sequence,…``, either side ``~`` for none; empty items count as not given.
+
+    Raises:
+        SubmissionRejected: ``payload_malformed``.
+    """
+    text = text.strip()
+
+    def malformed(why: str) -> Exception:
+        return rejected(RejectionCode.PAYLOAD_MALFORMED, f"the submission must read molecules|sequences: {why}")
+
+    if any(letter.isspace() for letter in text):
+        raise malformed("there is white space in it")
+    if not text.isascii():
+        raise malformed("there are characters in it that are not ASCII")
+    sides = text.split("|")
+    if len(sides) != 2:
+        raise malformed(f"it has {len(sides) - 1} '|' where one is needed")
+    if not all(sides):
+        raise malformed("a side is empty; write ~ for a track that is not entered")
+    molecules, sequences = (
+        () if side == _NONE_GIVEN else tuple(item for item in side.split(",") if item) for side in sides
+    )
+    return {MOLECULE: molecules, NANOBODY: sequences}
+
+
+def draw_reaction(start_block_hash: str, reactions: int | None) -> int | str:
+    """The reaction of the epoch, ``seed % n + 1``; any, where there is none to draw.
+
+    Raises:
+        ChallengeError: the hash is not ``0x`` and hexadecimal digits.
+    """
+    digits = start_block_hash.removeprefix("0x")
+    if digits == start_block_hash:
+        raise ChallengeError(f"block hash {quoted(start_block_hash)} does not begin with 0x; there is no challenge")
+    try:
+        seed = int(digits, 16)
+    except ValueError:
+        raise ChallengeError(f"block hash {quoted(start_block_hash)} is not hexadecimal; no challenge") from None
+    number = _USUAL_REACTIONS if reactions is None else reactions
+    return seed % number + 1 if number else ANY_REACTION
+
+
+@dataclass(frozen=True)
+class August2026(RuleSet):
+    """See the module."""
+
+    era: ClassVar[str] = "august-2026"
+    models: ClassVar[tuple[ScoringModel, ...]] = (ScoringModel.BOLTZ, ScoringModel.BOLTZGEN)
+    uses_alignments: ClassVar[bool] = True
+    boltz_profile: ClassVar[str | None] = "live-2026"
+    needs_every_model: ClassVar[bool] = False
+    quirks: ClassVar[Mapping[str, str]] = {str(name): meaning for name, meaning in QUIRKS.items()}
+    given: Parameters
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.given
+
+    @property
+    def no_submission_blocks(self) -> int:
+        return self.given.competition.no_submission_blocks
+
+    def parse(self, text: str) -> Items:
+        return parse_payload(text)
+
+    def challenge(self, start_block_hash: str, pool: Sequence[str], reactions: int) -> Challenge:
+        drawn = draw_reaction(start_block_hash, reactions)
+        return self._challenge((drawn,) if self.given.reaction_filtering.random_valid_reaction else self._listed)
+
+    @property
+    def undrawn_challenge(self) -> Challenge | None:
+        return None if self.given.reaction_filtering.random_valid_reaction else self._challenge(self._listed)
+
+    @property
+    def _listed(self) -> tuple[int | str, ...]:
+        return tuple(int(name.removeprefix("rxn:")) for name in self.given.reaction_filtering.allowed_reactions)
+
+    def _challenge(self, reactions: tuple[int | str, ...]) -> Challenge:
+        selection = self.given.protein_selection
+        return Challenge(selection.small_molecule.codes, (), reactions, selection.nanobody.codes)
+
+    def scored_part(self, challenge: Challenge, position: int, sequence: str) -> str:
+        selection, molecules = self.given.protein_selection, len(challenge.targets)
+        if position < molecules:
+            return selection.small_molecule.clip(position, sequence)
+        return selection.nanobody.clip(position - molecules, sequence)
+
+    def facts_needed(self, challenge: Challenge) -> FactsNeeded:
+        return FactsNeeded(
+            files=(
+                *(molecules_file(target) for target in challenge.targets),
+                *(nanobodies_file(target) for target in challenge.nanobody_targets),
+            )
+        )
+
+    def fact_warnings(self, facts: FactsReader, challenge: Challenge) -> list[str]:
+        from app.epochs.rules.histories import molecule_histories, nanobody_archives
+
+        _, used = used_molecules(facts, challenge.targets, self.given.archive_unavailable)
+        _, histories = molecule_histories(facts, challenge.targets)
+        _, archives = nanobody_archives(facts, challenge.nanobody_targets)
+        return [*([used] if used else []), *histories, *archives]
+
+    def reactants(self, items: Items) -> Collection[int]:
+        from chem.names import parse_python_name
+
+        parsed = (parse_python_name(name) for name in items[MOLECULE])
+        return {number for name in parsed if name for number in name.reactants}
+
+    def inspection(self, facts: FactsReader, challenge: Challenge) -> Inspection:
+        from app.epochs.rules.august_2026_tracks import MoleculeTrack, NanobodyTrack
+
+        molecules = MoleculeTrack(self.given, facts, challenge)
+        nanobodies = NanobodyTrack(self.given, facts, challenge)
+
+        def inspect(uid: int, items: Items) -> Findings:
+            tracks = {
+                MOLECULE: molecules.judge(items[MOLECULE]),
+                NANOBODY: nanobodies.judge(items[NANOBODY]),
+            }
+            accepted = tracks[MOLECULE].accepted
+            return Findings(
+                molecules=tuple(Molecule(item.name, item.structure, item.key) for item in accepted),
+                entropy=tracks[MOLECULE].entropy,
+                rejection=_rejection_of_all(tracks),
+                tracks=tracks,
+            )
+
+        return inspect
+
+    def proteins(self, epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
+        return epoch.nanobody_targets if model is ScoringModel.BOLTZGEN else epoch.targets
+
+    def candidates(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord]
+    ) -> Mapping[ScoringModel, Sequence[str]]:
+        return {
+            ScoringModel.BOLTZ: [smiles for one in submissions for smiles in _nameable(one)],
+            ScoringModel.BOLTZGEN: [item.structure for one in submissions for item in _accepted(one, NANOBODY)],
+        }
+
+    def share(
+        self, submissions: Sequence[SubmissionRecord], scores: EpochScores, shared: Mapping[str, Any] | None
+    ) -> list[str]:
+        """Averages replace our own metrics, and a molecule's averaged score its score."""
+        if shared is None:
+            return ["scores were not exchanged with other validators: the ranks are from this validator's own scores"]
+        averages = Averages.of_document(shared)
+        for model, track, table in (
+            (ScoringModel.BOLTZ, MOLECULE, averages.molecules),
+            (ScoringModel.BOLTZGEN, NANOBODY, averages.nanobodies),
+        ):
+            for item in (item for one in submissions for item in _accepted(one, track)):
+                found = (table or {}).get(item.name if track == MOLECULE else item.key, {})
+                for target, average in found.items():
+                    own = scores.of(model, target, item.structure) or {}
+                    scores.replace(model, target, item.structure, with_averages(own, average))
+        return list(averages.notes)
+
+    def combine(self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Judgement:
+        unjudged = {
+            track: f"the {track} track could not be judged: {reason}"
+            for track, model in ((MOLECULE, ScoringModel.BOLTZ), (NANOBODY, ScoringModel.BOLTZGEN))
+            if (reason := _unjudged(track, model, submissions, scores, epoch))
+        }
+        standings = {
+            MOLECULE: {} if MOLECULE in unjudged else self._rank_molecules(epoch, submissions, scores),
+            NANOBODY: {} if NANOBODY in unjudged else self._rank_nanobodies(epoch, submissions, scores),
+        }
+        verdicts = tuple(
+            Verdict(
+                uid=one.uid,
+                scored=None,
+                standings={},
+                details={track: found[one.uid] for track, found in standings.items() if one.uid in found},
+            )
+            for one in submissions
+        )
+        winners = {
+            track: next((uid for uid, standing in found.items() if standing["rank"] == 1), None)
+            for track, found in standings.items()
+        }
+        unaligned = sorted({one.code for one in epoch.proteins if one.alignment is None and epoch.scores == "model"})
+        alone = [f"no alignment of {', '.join(unaligned)}: models got the sequence alone"] if unaligned else []
+        return Judgement(verdicts, winners, (*unjudged.values(), *alone), unjudged)
+
+    def weights(
+        self, winners: Mapping[str, int | None], metagraph_uids: Sequence[int], unjudged: Mapping[str, str]
+    ) -> WeightVector:
+        payout = self.given.payout
+        return track_weights(
+            winners,
+            metagraph_uids,
+            self.given.competition.nanobody_weight,
+            payout.override_uid if payout.enabled else None,
+            unjudged,
+        )
+
+    def report(
+        self, epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]
+    ) -> dict[str, Any]:
+        winners = {track: summary.winners.get(track) for track in (MOLECULE, NANOBODY)}
+        paid = payouts(winners, self.given.competition.nanobody_weight) if self.given.payout.enabled else []
+        return {
+            "schema": SCHEMA,
+            "era": self.era,
+            "epoch": epoch.header.epoch,
+            "rules_sha256": epoch.rules_sha256,
+            "challenge": {
+                "targets": {
+                    MOLECULE: list(epoch.challenge.targets),
+                    NANOBODY: list(epoch.challenge.nanobody_targets),
+                },
+                "allowed_reactions": list(epoch.challenge.allowed_reactions),
+            },
+            "submissions": [_reported(submission) for submission in submissions],
+            "winners": winners,
+            "unjudged": dict(summary.unjudged),
+            "weights": None if summary.weights is None else {str(uid): w for uid, w in summary.weights.items()},
+            "payouts": [{"track": track, "uid": uid, "share": share} for track, uid, share in paid],
+            "warnings": list(warnings),
+        }
+
+    def _rank_molecules(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
+    ) -> dict[int, dict[str, Any]]:
+        from chem.properties import heavy_atoms_of
+
+        config = self.given.boltz2_config
+        entered = [one for one in submissions if _accepted(one, MOLECULE)]
+        own = {one.uid: _nameable(one) for one in entered}
+        listed = in_global_order(own) if self.given.has_quirk("global_order_list") else own
+
+        def score(target: str, smiles: str) -> float:
+            metrics = scores.of(ScoringModel.BOLTZ, target, smiles) or {}
+            if SCORE in metrics:
+                # the average of everybody's scores, not the score of the averages
+                return metrics[SCORE]
+            return binding_score(
+                metrics, config.boltz_metric, config.combination_strategy, heavy_atoms_of(smiles), config.boltz_mode
+            )
+
+        table = {
+            one.uid: [
+                [score(target, smiles) for smiles in listed[one.uid]] or [worst(config.boltz_mode)]
+                for target in epoch.challenge.targets
+            ]
+            for one in entered
+        }
+        places = rank_track(
+            [Contender(one.uid, one.commitment.block, one.push_time, table[one.uid]) for one in entered],
+            self.given.molecule_requirements.num_molecules,
+            config.boltz_mode,
+            zero_is_missing=self.given.has_quirk("zero_is_missing"),
+        )
+        return {
+            one.uid: _standing(places[one.uid], self.given.molecule_requirements.num_molecules)
+            | {
+                "items": [
+                    {
+                        "smiles": smiles,
+                        "score": json_number(item_score),
+                        "boltz": {
+                            target: dict(scores.of(ScoringModel.BOLTZ, target, smiles) or {})
+                            for target in epoch.challenge.targets
+                        },
+                    }
+                    for smiles, item_score in zip(listed[one.uid], places[one.uid].item_scores, strict=False)
+                ]
+            }
+            for one in entered
+        }
+
+    def _rank_nanobodies(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
+    ) -> dict[int, dict[str, Any]]:
+        from chem.nanobodies.ranking import rank_designs
+
+        config, targets = self.given.boltzgen_config, epoch.challenge.nanobody_targets
+        entered = [one for one in submissions if _accepted(one, NANOBODY)]
+        sequences = {one.uid: [item.structure for item in _accepted(one, NANOBODY)] for one in entered}
+        metrics = {
+            uid: {
+                sequence: {target: scores.of(ScoringModel.BOLTZGEN, target, sequence) or {} for target in targets}
+                for sequence in of_uid
+            }
+            for uid, of_uid in sequences.items()
+        }
+        ranks = rank_designs(metrics, targets, missing_adds_zero=self.given.has_quirk("missing_metric_adds_zero"))
+
+        def score(sequence: str, target: str) -> float | None:
+            overall = ranks[sequence, target].overall
+            return overall.rank_sum if config.boltzgen_rank_by == "rank_sum" else overall.worst_rank
+
+        def category_sums(uid: int) -> dict[str, float]:
+            pairs = [ranks[sequence, target].categories for sequence in sequences[uid] for target in targets]
+            return {name: math.fsum(pair[name].rank_sum for pair in pairs) for name in _CATEGORIES}
+
+        places = rank_track(
+            [
+                Contender(
+                    one.uid,
+                    one.commitment.block,
+                    one.push_time,
+                    [[score(sequence, target) for sequence in sequences[one.uid]] for target in targets],
+                    tuple(category_sums(one.uid).values()),
+                )
+                for one in entered
+            ],
+            self.given.nanobody_requirements.num_sequences,
+            config.boltzgen_rank_mode,
+            zero_is_missing=self.given.has_quirk("zero_is_missing"),
+        )
+        return {
+            one.uid: _standing(places[one.uid], self.given.nanobody_requirements.num_sequences)
+            | {
+                "rank_sums": category_sums(one.uid),
+                "items": [
+                    {
+                        "sequence": sequence,
+                        "score": json_number(item_score),
+                        "boltzgen": {target: dict(metrics[one.uid][sequence][target]) for target in targets},
+                    }
+                    for sequence, item_score in zip(sequences[one.uid], places[one.uid].item_scores, strict=False)
+                ],
+            }
+            for one in entered
+        }
+
+
+def _accepted(submission: SubmissionRecord, track: str) -> tuple[ItemFinding, ...]:
+    found = submission.tracks.get(track)
+    return () if found is None else found.accepted
+
+
+def _nameable(submission: SubmissionRecord) -> list[str]:
+    """The SMILES of a submission's accepted molecules that Boltz-2 can take."""
+    return [item.structure for item in _accepted(submission, MOLECULE) if not item.details.get("boltz_skips")]
+
+
+def _unjudged(
+    track: str,
+    model: ScoringModel,
+    submissions: Sequence[SubmissionRecord],
+    scores: EpochScores,
+    epoch: OpenEpoch,
+) -> str | None:
+    """Why this validator cannot rank a track that was entered; None where it can, and where nobody entered."""
+    for one in submissions:
+        found = one.tracks.get(track)
+        if found is not None and found.status is TrackStatus.UNJUDGED and found.rejection is not None:
+            return found.rejection.message
+    if not any(_accepted(one, track) for one in submissions):
+        return None
+    if model is ScoringModel.BOLTZ and epoch.without_boltz:
+        return "the operator said --without-boltz"
+    return scores.all_missing(model)
+
+
+def _rejection_of_all(tracks: Mapping[str, TrackFindings]) -> Rejection | None:
+    """Why nothing of a submission counts; None where a track does, or could not be judged."""
+    if any(found.status in {TrackStatus.VALID, TrackStatus.UNJUDGED} for found in tracks.values()):
+        return None
+    for found in tracks.values():
+        if found.rejection is not None:
+            return found.rejection
+    return Rejection(RejectionCode.NOTHING_SUBMITTED, "the submission enters neither track")
+
+
+def _standing(place: Place, counted: int) -> dict[str, Any]:
+    too_few = Rejection(
+        RejectionCode.TOO_FEW_ITEMS, f"it has {len(place.item_scores)} item(s) that can be scored; {counted} count"
+    )
+    return {
+        "score": None if place.score is None else json_number(place.score),
+        "rank": place.rank,
+        "rejection": rejection_report(too_few) if place.score is None else None,
+    }
+
+
+def _reported(submission: SubmissionRecord) -> dict[str, Any]:
+    return {
+        **submission_report(submission),
+        "tracks": {
+            track: {
+                "status": found.status.value,
+                "rejection": rejection_report(found.rejection),
+                "entropy": found.entropy,
+                "items": [
+                    {
+                        "name": item.name,
+                        ("smiles" if track == MOLECULE else "sequence"): item.structure or None,
+                        ("inchikey" if track == MOLECULE else "sequence_hash"): item.key or None,
+                        "rejection": rejection_report(item.rejection),
+                        **item.details,
+                    }
+                    for item in found.items
+                ],
+                "standing": submission.standings.get(track),
+            }
+            for track, found in submission.tracks.items()
+        },
+    }

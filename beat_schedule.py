@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from celery.schedules import crontab
 
 from app.domain import MODELS_NETUID
 from app.settings import Settings
+
+_READ_PARAMETERS: Final = "workers.weights.read_weight_parameters"
 
 
 def timetable(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -24,8 +26,11 @@ def _always(settings: Settings) -> dict[str, dict[str, Any]]:
             "options": {"expires": settings.watch_every.total_seconds()},
         },
     }
+    weights = {"ask whether weights would be accepted": _every(timedelta(minutes=10), _READ_PARAMETERS)}
+    submits = (settings.live or settings.netuid == MODELS_NETUID) and not settings.offline
     return {
         **(live if settings.live and not settings.offline else {}),
+        **(weights if submits else {}),
         "move on what stands still": {
             "task": "workers.upkeep.reconcile",
             "schedule": settings.reconcile_every,

@@ -131,22 +131,14 @@ def quota_book(api_url: str, *, has_token: bool) -> QuotaBook:
     return _books.setdefault((api_url, has_token), QuotaBook(has_token=has_token))
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """An answer that GitHub marked with an ETag, and what was read in it."""
-
-    etag: str
-    value: str
-
-
 class AnswerMemory(Protocol):
     """Answers kept across epochs; with a token, a question that gets the same answer again is not counted."""
 
-    def recall(self, url: str) -> Remembered | None:
-        """The last answer to a question."""
+    def recall(self, url: str) -> tuple[str, str] | None:
+        """ETag and value of the last answer to a question."""
         ...
 
-    def remember(self, url: str, answer: Remembered) -> None:
+    def remember(self, url: str, etag: str, value: str) -> None:
         """Keep an answer in the place of the former one."""
         ...
 
@@ -155,15 +147,15 @@ class ProcessMemory:
     """Answers kept as long as this process lives."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, Remembered] = {}
+        self._answers: dict[str, tuple[str, str]] = {}
 
-    def recall(self, url: str) -> Remembered | None:
-        """The last answer to a question."""
+    def recall(self, url: str) -> tuple[str, str] | None:
+        """ETag and value of the last answer to a question."""
         return self._answers.get(url)
 
-    def remember(self, url: str, answer: Remembered) -> None:
+    def remember(self, url: str, etag: str, value: str) -> None:
         """Keep an answer in the place of the former one."""
-        self._answers[url] = answer
+        self._answers[url] = (etag, value)
 
 
 class GitHub:
@@ -242,7 +234,7 @@ class GitHub:
         known, token = self._memory.recall(url), self._token
         headers = {"Accept": "application/vnd.github+json"} | _authorization(token)
         if known is not None:
-            headers["If-None-Match"] = known.etag
+            headers["If-None-Match"] = known[0]
         answer = self._ask(url, headers)
         if answer.status == _UNAUTHORIZED and token:
             # other threads may have the same answer on its way
@@ -255,12 +247,12 @@ class GitHub:
         if answer.status == _NOT_MODIFIED and known is not None:
             if token:
                 self._book.give_back()
-            return known.value
+            return known[1]
         if answer.status != _OK:
             return ""
         found = _commit_date(answer.body)
         if etag := answer.headers.get("ETag"):
-            self._memory.remember(url, Remembered(etag, found))
+            self._memory.remember(url, etag, found)
         return found
 
     def _ask(self, url: str, headers: Mapping[str, str]) -> Answer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from app.domain import Commitment, Neuron
-from chain.subtensor import Subtensor, load_wallet
-from chain.weights import SubmissionState
+from chain.subtensor import Subtensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +16,6 @@ class ChainMetagraph:
 
     block: int
     neurons: tuple[Neuron, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsReceipt:
-    """How a submission of weights ended, in words."""
-
-    accepted: bool
-    message: str
 
 
 class ModelChain(Protocol):
@@ -43,17 +33,12 @@ class ModelChain(Protocol):
         """Every hotkey's latest commitment, as text."""
         ...
 
-    def set_weights(self, netuid: int, weights: Mapping[int, float]) -> WeightsReceipt:
-        """Submit weights by UID with the validator's hotkey."""
-        ...
-
 
 class SubtensorModelChain:
-    """The real chain. The wallet is read when weights are set, and only then."""
+    """The real chain."""
 
-    def __init__(self, subtensor: Subtensor, wallet_name: str, wallet_hotkey: str, wallet_path: Path) -> None:
+    def __init__(self, subtensor: Subtensor) -> None:
         self._subtensor = subtensor
-        self._wallet = (wallet_name, wallet_hotkey, wallet_path)
 
     def current_block(self) -> int:
         """The head's number."""
@@ -67,12 +52,3 @@ class SubtensorModelChain:
     def commitments(self, netuid: int) -> Sequence[Commitment]:
         """Every hotkey's latest commitment, as text."""
         return self._subtensor.commitments(netuid, self._subtensor.current_block())
-
-    def set_weights(self, netuid: int, weights: Mapping[int, float]) -> WeightsReceipt:
-        """Submit weights by UID with the validator's hotkey.
-
-        Raises:
-            WalletError: the hotkey cannot be read.
-        """
-        outcome = self._subtensor.set_weights(netuid, weights, load_wallet(*self._wallet))
-        return WeightsReceipt(outcome.state is SubmissionState.INCLUDED, f"{outcome.state.value}: {outcome.message}")

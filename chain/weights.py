@@ -88,6 +88,26 @@ class WeightsParameters:
         return max(self.block, self.last_update + self.rate_limit)
 
     @property
+    def summary(self) -> str:
+        """The parameters in a line; what this runtime does not tell is unknown."""
+        yes = {True: "yes", False: "no", None: "unknown"}
+        share = "unknown" if self.max_limit is None else f"{self.max_limit / U16_MAX:.2f}"
+        parts = {
+            "UID": self.uid,
+            "stake": None if self.stake is None else f"{self.stake:.2f}",
+            "stake asked": None if self.stake_threshold is None else f"{self.stake_threshold:.2f}",
+            "permit": yes[self.permit],
+            "version key": self.version_key,
+            "weights at least": self.min_allowed,
+            "share at most": share,
+            "blocks between": self.rate_limit,
+            "commit-reveal": yes[self.commit_reveal],
+            "commit version": self.commit_reveal_version,
+            "mechanisms": self.mechanisms,
+        }
+        return ", ".join(f"{name} {'unknown' if value is None else value}" for name, value in parts.items())
+
+    @property
     def has_stake(self) -> bool:
         """Not below the threshold, as far as this runtime tells."""
         return self.stake is None or self.stake_threshold is None or self.stake >= self.stake_threshold
@@ -298,7 +318,7 @@ def preflight_refusal(code: str, name: str | None, text: str) -> WeightsOutcome:
 
 
 def _sentence(name: str | None, text: str) -> str:
+    if name is not None and name in _SENTENCES:
+        return f"{_SENTENCES[name]} ({name})"
     text = text.strip()
-    if name is None or name in text:
-        return text
-    return f"{name}: {_SENTENCES.get(name, text)}"
+    return text if name is None or name in text else f"{name}: {text}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Collection
@@ -21,15 +20,11 @@ from app.competitions.evaluations import send_evaluation, slots
 from app.competitions.profile import profile_of
 from app.competitions.scoring import Later, ScoringStep
 from app.competitions.standings import (
-    incentive_now,
     mark_of,
     reputation_steps,
     take_next_model,
-    weight_round,
-    weights_by_hotkey,
 )
 from app.domain import MODELS_NETUID, Commitment, ModelCommitment, ValidatorError
-from app.observability.metrics import WeightsOf, weights_settled
 from app.settings import Settings, get_settings
 from app.store.callers import Callers
 from app.store.competitions import Competitions
@@ -37,7 +32,7 @@ from app.store.database import get_store
 from app.store.evaluations import EvaluationInputs, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal, model_id
-from app.store.reputations import Reputations, RoundState, WeightRounds
+from app.store.reputations import Reputations, WeightRounds
 from app.store.scorings import ScoringEnd, Scorings
 from app.task import ValidatorTask
 from chain.hotkey import Signer, wallet_signer
@@ -79,7 +74,7 @@ def _chain_of(settings: Settings) -> ModelChain:
         settings.subtensor_archives,
         settings.chain_timeout.total_seconds(),
     )
-    return SubtensorModelChain(subtensor, settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+    return SubtensorModelChain(subtensor)
 
 
 def open_chain() -> ModelChain:
@@ -291,46 +286,13 @@ def release_stale() -> dict[str, Any]:
 # -- weights and reputation -------------------------------------------------------------------------------------------
 
 
-@app.task
-def set_model_weights(mark: str | None = None) -> dict[str, Any]:
+@app.task(bind=True)
+def set_model_weights(self: ValidatorTask, mark: str | None = None) -> dict[str, Any]:
     """Scores → two pools → EMA → chain, once per 20-minute mark."""
-    settings = get_settings()
     mark = mark or mark_of(now())
-    with get_store().writing() as session:
-        rounds = WeightRounds(session)
-        computed = rounds.at(mark)
-        if computed is None:
-            rounds.keep(weight_round(mark, incentive_now(session, settings)))
-            computed = rounds.at(mark)
-        assert computed is not None
-        weights = weights_by_hotkey(dict(computed.by_hotkey), Metagraph(session, MODELS_NETUID).read())
-    if computed.state is not RoundState.COMPUTED:
-        return {"mark": mark, "status": computed.state.value}
-    for warning in computed.warnings:
-        log.warning("weights %s: %s", mark, warning)
-    if not weights:
-        state, detail = RoundState.NOT_SET, "nobody has a weight"
-    elif settings.offline or settings.dont_set_weights:
-        state, detail = RoundState.NOT_SET, "--offline" if settings.offline else "--dont_set_weights"
-    elif settings.weights_file is not None:
-        settings.weights_file.write_text(json.dumps({"mark": mark, "weights": weights}), encoding="utf-8")
-        state, detail = RoundState.NOT_SET, f"written to {settings.weights_file}"
-    else:
-        state, detail = _submit(weights)
-    with get_store().writing() as session:
-        WeightRounds(session).finish(mark, state, detail)
-    weights_settled(WeightsOf.MODELS, state)
-    return {"mark": mark, "status": state.value}
-
-
-def _submit(weights: dict[int, float]) -> tuple[RoundState, str]:
-    try:
-        receipt = open_chain().set_weights(MODELS_NETUID, weights)
-    except ValidatorError as error:
-        log.error("weights were not set: %s", error)
-        return RoundState.FAILED, str(error)
-    log.info("weights: %s", receipt.message)
-    return (RoundState.SUBMITTED if receipt.accepted else RoundState.FAILED), receipt.message
+    with self.transaction() as step:
+        step.send("workers.weights.submit_round", mark)
+    return {"mark": mark, "status": "sent"}
 
 
 @app.task

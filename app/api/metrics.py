@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ProcessCollector, generate_latest
@@ -30,21 +29,11 @@ from app.observability.places import FOLDER_VARIABLE
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage
-from app.store.reputations import RoundState
-from app.store.tables.competitions import ModelRow, WeightRoundRow
-from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
-from app.store.weight_submissions import WeightsState
-
-# Outcomes after which nobody has to act (set, or meant not to be), and those after which somebody must. A replay's
-# weights are neither.
-_WELL: Final = frozenset(
-    {WeightsState.SET, WeightsState.ALREADY_SET, WeightsState.NONE, WeightsState.WRITTEN, WeightsState.NOT_SET}
-)
-_BADLY: Final = frozenset(
-    {WeightsState.LATE, WeightsState.WINNER_LEFT, WeightsState.NOT_REGISTERED, WeightsState.FAILED}
-)
-_ROUND_WELL: Final = frozenset({RoundState.SUBMITTED, RoundState.NOT_SET})
-_ROUND_BADLY: Final = frozenset({RoundState.FAILED})
+from app.store.tables.competitions import ModelRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow
+from app.store.tables.weights import WeightSubmissionRow
+from app.store.weight_submissions import WEIGHTS_FINE, WEIGHTS_TROUBLE, WeightsState
+from app.weights import last_verdict
 
 log = logging.getLogger("celery_validator.metrics")
 
@@ -185,30 +174,49 @@ def _last_epoch(session: Session) -> Iterator[Metric]:
 
 
 def _weights(session: Session) -> Iterator[Metric]:
+    # a replay's weights were never meant for the chain
+    ours = WeightSubmissionRow.mark.is_not(None) | EpochRow.publishes
+    is_round = WeightSubmissionRow.mark.is_not(None)
     settled = session.execute(
-        select(WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at))
-        .join(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
-        .where(EpochRow.publishes)
-        .group_by(WeightSubmissionRow.state)
+        select(is_round, WeightSubmissionRow.state, func.max(WeightSubmissionRow.updated_at))
+        .outerjoin(EpochRow, EpochRow.id == WeightSubmissionRow.epoch_id)
+        .where(ours)
+        .group_by(is_round, WeightSubmissionRow.state)
     )
-    rounds = session.execute(
-        select(WeightRoundRow.state, func.max(WeightRoundRow.finished_at)).group_by(WeightRoundRow.state)
-    )
-    molecules = {WeightsState(state): at for state, at in settled}
-    models = {RoundState(state): at for state, at in rounds}
+    found = {("models" if of_round else "molecules", WeightsState(state)): at for of_round, state, at in settled}
     family = GaugeMetricFamily(
         "validator_last_weights_timestamp_seconds",
-        "When weights last ended well (set, or meant not to be) and when badly; 0 where never.",
+        "When weights last ended well (the chain shows them, or they were not to be set) and when badly; 0: never.",
         labels=["of", "ended"],
     )
-    for of, ended, found in (
-        ("molecules", "well", [molecules.get(state) for state in _WELL]),
-        ("molecules", "badly", [molecules.get(state) for state in _BADLY]),
-        ("models", "well", [models.get(state) for state in _ROUND_WELL]),
-        ("models", "badly", [models.get(state) for state in _ROUND_BADLY]),
-    ):
-        family.add_metric([of, ended], max((at.timestamp() for at in found if at is not None), default=0.0))
+    unrevealed = GaugeMetricFamily(
+        "validator_last_unrevealed_weights_timestamp_seconds",
+        "When committed weights were last found not to have been revealed; 0 where never.",
+        labels=["of"],
+    )
+    for of in ("molecules", "models"):
+        for ended, states in (("well", WEIGHTS_FINE), ("badly", WEIGHTS_TROUBLE)):
+            times = [found[of, state].timestamp() for state in states if (of, state) in found]
+            family.add_metric([of, ended], max(times, default=0.0))
+        missed = found.get((of, WeightsState.UNREVEALED))
+        unrevealed.add_metric([of], missed.timestamp() if missed else 0.0)
     yield family
+    yield unrevealed
+    yield _accepted(session)
+
+
+def _accepted(session: Session) -> Metric:
+    """Whether the chain would take weights, as last read: 1, 0, or no sample where it was never asked."""
+    settings = get_settings()
+    family = GaugeMetricFamily(
+        "validator_weights_accepted",
+        "Whether the chain would accept this validator's weights: permit, stake, registration; as last read.",
+        labels=["netuid"],
+    )
+    read = last_verdict(session, settings.netuid)
+    if read is not None:
+        family.add_metric([str(settings.netuid)], float(read.verdict.accepted))
+    return family
 
 
 def _models(session: Session) -> Iterator[Metric]:

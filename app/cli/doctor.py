@@ -33,6 +33,10 @@ class Health(StrEnum):
     MISSING = "missing"
 
 
+# One read of the chain on one endpoint, whatever CHAIN_TIMEOUT allows a worker.
+_CHAIN_SECONDS: Final = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the doctor's table."""
@@ -165,6 +169,31 @@ def _wallet(settings: Settings) -> Iterator[Finding]:
         yield Finding("wallet", Health.OPTIONAL, f"no hotkey at {path}", advice)
 
 
+def _chain_weights(settings: Settings) -> Iterator[Finding]:
+    """Whether the chain would take this validator's weights; asked where there is a hotkey to ask for."""
+    hotkey = settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys" / settings.wallet_hotkey
+    if settings.offline or not hotkey.is_file():
+        return
+    from app.domain import ValidatorError
+    from app.weights import weights_verdict
+    from chain.subtensor import Subtensor
+
+    what = f"weights on subnet {settings.netuid}"
+    seconds = min(_CHAIN_SECONDS, settings.chain_timeout.total_seconds())
+    chain = Subtensor(settings.subtensor_network, settings.subtensor_fallbacks, settings.subtensor_archives, seconds)
+    try:
+        found = weights_verdict(settings, chain)
+    except ValidatorError as error:
+        yield Finding(what, Health.OPTIONAL, f"unknown: {error}", "the chain must answer before a live epoch ends")
+        return
+    finally:
+        chain.close()
+    yield Finding("weight parameters", Health.OK, f"{found.parameters.summary} (block {found.parameters.block})")
+    health = Health.MISSING if found.objections else Health.OK if found.accepted else Health.OPTIONAL
+    advice = "" if found.accepted else "without this no weights reach the chain; replays need none of it"
+    yield Finding(what, health, found.sentence, advice)
+
+
 def _evaluation(settings: Settings) -> Iterator[Finding]:
     """What it takes to evaluate models on this machine; asked where that is to be done."""
     if settings.netuid != MODELS_NETUID or settings.run_api:
@@ -218,5 +247,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _weights,
     _nanobodies,
     _wallet,
+    _chain_weights,
     _evaluation,
 )

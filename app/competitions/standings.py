@@ -12,9 +12,9 @@ from app.competitions.profile import Profile, alpha_of, profile_of
 from app.domain import MODELS_NETUID, ReportedScore
 from app.settings import Settings
 from app.store.competitions import Competitions
-from app.store.metagraph import Metagraph, SyncedMetagraph
+from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, QueuedModel, ScoreHistory, TakenModel
-from app.store.reputations import Reputations, ReputationStep, RoundState, WeightRound, WeightRounds
+from app.store.reputations import Reputations, ReputationStep, WeightRound, WeightRounds
 from chain.incentive.models import (
     PENALTY_SCORE,
     UNKNOWN_REPUTATION,
@@ -157,13 +157,21 @@ def weight_round(mark: str, found: Incentive) -> WeightRound:
         pools={name: {"above": pools.above, "below": pools.below} for name, pools in found.pools.items()},
         shares=[asdict(share) for share in found.shares],
         warnings=found.warnings,
-        state=RoundState.COMPUTED,
     )
 
 
-def weights_by_hotkey(by_hotkey: dict[str, float], metagraph: SyncedMetagraph) -> dict[int, float]:
+def keep_round(session: Session, settings: Settings, mark: str) -> WeightRound:
+    """The round of a mark, computed and written where it was not yet."""
+    rounds = WeightRounds(session)
+    if rounds.at(mark) is None:
+        rounds.keep(weight_round(mark, incentive_now(session, settings)))
+    found = rounds.at(mark)
+    assert found is not None
+    return found
+
+
+def by_uid(by_hotkey: Mapping[str, float], uid_of: Mapping[str, int]) -> dict[int, float]:
     """A round's weights on the UIDs its hotkeys have now, without zeros and without who is gone."""
-    uid_of = {hotkey: uid for uid, hotkey in metagraph.hotkeys.items()}
     return {uid_of[hotkey]: weight for hotkey, weight in sorted(by_hotkey.items()) if weight > 0 and hotkey in uid_of}
 
 

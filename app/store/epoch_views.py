@@ -19,8 +19,8 @@ from app.store.tables.epochs import (
     EpochRow,
     SubmissionRow,
     WarningRow,
-    WeightSubmissionRow,
 )
+from app.store.tables.weights import WeightSubmissionRow
 
 # Ids and UIDs are 32-bit integers in PostgreSQL; a larger number in an address is no epoch's.
 LARGEST_ID: Final = 2**31 - 1
@@ -310,7 +310,7 @@ class EpochViews:
 
     def weights_count(self) -> int:
         """How many weight submissions the store holds."""
-        return self._session.execute(select(func.count()).select_from(WeightSubmissionRow)).scalar_one()
+        return self._session.execute(select(func.count(WeightSubmissionRow.epoch_id))).scalar_one()
 
     def score_failures(
         self, epoch_id: int, proteins: Iterable[Protein], smiles: Sequence[str]

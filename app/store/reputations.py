@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.database import insert_ignoring
 from app.store.tables.competitions import ReputationRow, ReputationStepRow, WeightRoundRow
+from app.store.tables.weights import WeightSubmissionRow
+from app.store.weight_submissions import WEIGHTS_OPEN, WeightsState
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +92,12 @@ class Reputations:
         return len(gone)
 
 
-class RoundState(StrEnum):
-    """How far a round of weights is."""
-
-    COMPUTED = "computed"
-    SUBMITTED = "submitted"
-    NOT_SET = "not_set"
-    FAILED = "failed"
-
-
 @dataclass(frozen=True, slots=True)
 class WeightRound:
-    """The weights of one 20-minute mark, by UID and by hotkey, and how they came."""
+    """The weights of one 20-minute mark, by UID and by hotkey, how they came, and what became of them.
+
+    ``state``, ``detail`` and ``finished_at`` are the submission's.
+    """
 
     mark: str
     weights: Mapping[int, float]
@@ -110,7 +105,7 @@ class WeightRound:
     pools: Mapping[str, Mapping[str, Sequence[int]]]
     shares: Sequence[Mapping[str, Any]]
     warnings: Sequence[str]
-    state: RoundState = RoundState.COMPUTED
+    state: WeightsState = WeightsState.COMPUTED
     detail: str | None = None
     computed_at: datetime | None = None
     finished_at: datetime | None = None
@@ -129,23 +124,19 @@ class WeightRounds:
 
     def at(self, mark: str) -> WeightRound | None:
         """The round of a mark; None where it was not computed yet."""
-        row = self._session.execute(select(WeightRoundRow).where(WeightRoundRow.mark == mark)).scalar_one_or_none()
-        return None if row is None else _round(row)
+        return next(iter(self._rounds(_ROUNDS.where(WeightRoundRow.mark == mark))), None)
 
     def latest(self, limit: int = 1) -> list[WeightRound]:
         """The latest rounds, newest first."""
-        rows = self._session.execute(select(WeightRoundRow).order_by(WeightRoundRow.id.desc()).limit(limit)).scalars()
-        return [_round(row) for row in rows]
+        return self._rounds(_ROUNDS.order_by(WeightRoundRow.id.desc()).limit(limit))
 
     def before(self, instant: datetime, limit: int) -> list[WeightRound]:
         """Rounds computed before an instant, newest first."""
-        rows = self._session.execute(
-            select(WeightRoundRow)
-            .where(WeightRoundRow.computed_at < instant)
-            .order_by(WeightRoundRow.id.desc())
-            .limit(limit)
-        ).scalars()
-        return [_round(row) for row in rows]
+        earlier = _ROUNDS.where(WeightRoundRow.computed_at < instant)
+        return self._rounds(earlier.order_by(WeightRoundRow.id.desc()).limit(limit))
+
+    def _rounds(self, statement: Select[WeightRoundRow, WeightSubmissionRow]) -> list[WeightRound]:
+        return [_round(row, submission) for row, submission in self._session.execute(statement)]
 
     def previous(self) -> dict[str, float]:
         """The last round's weights by hotkey; empty before the first."""
@@ -165,34 +156,32 @@ class WeightRounds:
                     "pools": {name: dict(pools) for name, pools in computed.pools.items()},
                     "shares": [dict(share) for share in computed.shares],
                     "warnings": list(computed.warnings),
-                    "state": computed.state.value,
-                    "detail": computed.detail,
                     "computed_at": now(),
                 }
             ],
         )
 
-    def finish(self, mark: str, state: RoundState, detail: str) -> None:
-        """Write how a round ended."""
-        self._session.execute(
-            update(WeightRoundRow)
-            .where(WeightRoundRow.mark == mark)
-            .values(state=state.value, detail=detail[:500], finished_at=now())
-        )
-
     def delete_before(self, instant: datetime) -> int:
         """Remove rounds computed before an instant, but never the last, which the EMA needs; how many went."""
         last = select(WeightRoundRow.id).order_by(WeightRoundRow.id.desc()).limit(1).scalar_subquery()
-        ids = list(
+        marks = list(
             self._session.execute(
-                select(WeightRoundRow.id).where(WeightRoundRow.computed_at < instant, WeightRoundRow.id != last)
+                select(WeightRoundRow.mark).where(WeightRoundRow.computed_at < instant, WeightRoundRow.id != last)
             ).scalars()
         )
-        self._session.execute(delete(WeightRoundRow).where(WeightRoundRow.id.in_(ids)))
-        return len(ids)
+        for table in (WeightSubmissionRow, WeightRoundRow):
+            self._session.execute(delete(table).where(table.mark.in_(marks)))
+        return len(marks)
 
 
-def _round(row: Any) -> WeightRound:
+# a round without a submission was computed, and nothing else
+_ROUNDS: Final = select(WeightRoundRow, WeightSubmissionRow).outerjoin(
+    WeightSubmissionRow, WeightSubmissionRow.mark == WeightRoundRow.mark
+)
+
+
+def _round(row: WeightRoundRow, submission: WeightSubmissionRow | None) -> WeightRound:
+    state = WeightsState.COMPUTED if submission is None else WeightsState(submission.state)
     return WeightRound(
         mark=row.mark,
         weights={int(uid): weight for uid, weight in (row.weights or {}).items()},
@@ -200,8 +189,8 @@ def _round(row: Any) -> WeightRound:
         pools=row.pools or {},
         shares=row.shares or [],
         warnings=row.warnings or [],
-        state=RoundState(row.state),
-        detail=row.detail,
+        state=state,
+        detail=None if submission is None else submission.detail,
         computed_at=row.computed_at,
-        finished_at=row.finished_at,
+        finished_at=None if submission is None or state in WEIGHTS_OPEN else submission.updated_at,
     )

@@ -16,7 +16,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.database import Store, StoreError
-from app.store.tables import competitions, deliveries, epochs, evaluations, facts, work  # noqa: F401  (so that the metadata knows every table)
+from app.store.tables import (  # noqa: F401  (so that the metadata knows every table)
+    competitions,
+    deliveries,
+    epochs,
+    evaluations,
+    facts,
+    services,
+    weights,
+    work,
+)
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 

@@ -37,7 +37,7 @@ from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPha
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal
 from app.store.records import Examination, Standing, Verdict
-from app.store.reputations import RoundState, WeightRounds
+from app.store.reputations import WeightRounds
 from app.store.tables.competitions import (
     BaselineRow,
     CompetitionChangeRow,
@@ -50,7 +50,9 @@ from app.store.tables.competitions import (
     ReputationStepRow,
     WeightRoundRow,
 )
-from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow
+from app.store.tables.weights import WeightSubmissionRow
+from app.store.weight_submissions import WeightsState, WeightSubmissions
 from chain.incentive.models import Competition, incentive
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner
 
@@ -60,8 +62,10 @@ EPOCH_LENGTH: Final = 361
 def settle_weights(session: Session, epoch_id: int, state: str, detail: str) -> None:
     """What became of a closed epoch's weights, and the epoch's end."""
     vector = session.execute(select(EpochRow.weights).where(EpochRow.id == epoch_id)).scalar_one()
-    values = {"epoch_id": epoch_id, "state": state, "detail": detail, "vector": vector, "tries": 1, "updated_at": now()}
-    session.execute(insert(WeightSubmissionRow).values(values))
+    submissions = WeightSubmissions(session)
+    begun = submissions.begin(68, epoch_id=epoch_id)
+    shares = None if vector is None else {int(uid): share for uid, share in vector.items()}
+    submissions.settle(begun.id, WeightsState(state), detail, vector=shares)
     Epochs(session).finish(epoch_id)
 
 
@@ -164,7 +168,7 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
             {order[0]: 0.25, order[-1]: 0.25, 0: 0.5},
             ["psichic: 3 molecule(s) without a score (too_large), for example C"],
         )
-        settle_weights(session, epoch_id, "submitted", f"block {END_BLOCK}")
+        settle_weights(session, epoch_id, "set", f"block {END_BLOCK}")
     return epoch_id
 
 
@@ -448,10 +452,15 @@ def _rounds(
         mark = mark_of(instant)
         rounds.keep(weight_round(mark, found))
         if number == 40:
-            rounds.finish(mark, RoundState.FAILED, "the chain refused the weights: SettingWeightsTooFast")
+            _settle_round(session, mark, WeightsState.FAILED, "given up after 10 tries: SettingWeightsTooFast")
         elif number % 10:
-            rounds.finish(mark, RoundState.SUBMITTED, f"in block {7_000_000 - 100 * number}")
+            _settle_round(session, mark, WeightsState.SET, f"in block {7_000_000 - 100 * number}")
         session.execute(update(WeightRoundRow).where(WeightRoundRow.mark == mark).values(computed_at=instant))
+
+
+def _settle_round(session: Session, mark: str, state: WeightsState, detail: str) -> None:
+    submissions = WeightSubmissions(session)
+    submissions.settle(submissions.begin(NETUID, mark=mark).id, state, detail)
 
 
 # -- strangers --------------------------------------------------------------------------------------------------------
@@ -536,9 +545,7 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
     ]
     epochs.close(epoch_id, verdicts, {"psichic": count, "boltz": count + 1}, {count: 0.5, count + 1: 0.5}, [one()])
     settle_weights(session, epoch_id, "not_set", one())
-    session.execute(
-        update(WeightSubmissionRow).values(failures=list(texts), extrinsic=one(), block_hash=one(), claimed_by=one())
-    )
+    session.execute(update(WeightSubmissionRow).values(failures=list(texts), extrinsic=one(), block_hash=one()))
     session.execute(update(BatchRow).values(model_digest=one(), claimed_by=one()))
     session.execute(update(SubmissionRow).values(claimed_by=one()))
     for number, text in enumerate(texts):
@@ -657,9 +664,10 @@ def _strange_competitions(session: Any, texts: Sequence[str], one: Callable[[], 
         )
     session.flush()
     for number in range(3):
+        mark = mark_of(at - timedelta(minutes=20 * number)) if number else one()[:60]
         session.add(
             WeightRoundRow(
-                mark=mark_of(at - timedelta(minutes=20 * number)) if number else one()[:60],
+                mark=mark,
                 weights={str(uid): 1 / count for uid in range(count)},
                 by_hotkey=dict.fromkeys(texts, 1 / count),
                 pools={text: {"above": [0], "below": [1, 2]} for text in plain},
@@ -675,8 +683,8 @@ def _strange_competitions(session: Any, texts: Sequence[str], one: Callable[[], 
                     for uid in range(count)
                 ],
                 warnings=list(texts),
-                state="failed",
-                detail=one(),
                 computed_at=at - timedelta(minutes=20 * number),
             )
         )
+        session.flush()
+        _settle_round(session, mark, WeightsState.FAILED, one())

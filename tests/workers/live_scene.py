@@ -72,7 +72,7 @@ class Scene:
                 warnings=(),
             )
             epochs.plan(epoch_id, {})
-            epochs.close(epoch_id, (), winners, weights, ())
+            epochs.close(epoch_id, (), dict(zip(("psichic", "boltz"), winners, strict=True)), weights, ())
             Claims(session).drop_epoch(epoch_id)
             Claims(session).add([Work("workers.weights.submit_weights", (epoch_id,), epoch_id)], "tests")
         return epoch_id

@@ -16,7 +16,9 @@ from celery.schedules import crontab
 from sqlalchemy import select, update
 
 import beat_schedule
+import workers.weights
 from app.celery import ROUTES
+from app.celery import app as celery_app
 from app.clock import now
 from app.competitions.profile import SEED
 from app.competitions.standings import model_standings
@@ -34,13 +36,14 @@ from app.store.evaluations import (
 )
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, PostedScore, ScoreHistory, ScoreRecord
-from app.store.reputations import Reputations, RoundState, WeightRounds
+from app.store.reputations import Reputations, WeightRound, WeightRounds
 from app.store.scorings import Scoring, Scorings, ScoringState
 from app.store.tables.competitions import ModelRow, ModelScoringRow
 from app.store.tables.work import WorkRow
+from app.store.weight_submissions import WeightsState
 from app.task import Step
 from chain.hotkey import KeypairSigner
-from chain.model_chain import ChainMetagraph, SubtensorModelChain, WeightsReceipt
+from chain.model_chain import ChainMetagraph, SubtensorModelChain
 from chain.subtensor import ChainUnavailable, Subtensor
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner, model, neurons, scored
 from tests.chain.fake_subtensor import FakeChain, FakeNode
@@ -59,7 +62,6 @@ class MemoryChain:
         self.neurons = tuple(neurons)
         self.committed = {miner(uid): Commitment(miner(uid), block, text) for uid, (block, text) in commitments.items()}
         self.block = 1000
-        self.submitted: list[dict[int, float]] = []
         self.fault: ValidatorError | None = None
 
     def current_block(self) -> int:
@@ -74,11 +76,6 @@ class MemoryChain:
     def commitments(self, netuid: int) -> Sequence[Commitment]:
         self._check()
         return list(self.committed.values())
-
-    def set_weights(self, netuid: int, weights: Mapping[int, float]) -> WeightsReceipt:
-        self._check()
-        self.submitted.append(dict(weights))
-        return WeightsReceipt(True, "included: in block 7")
 
     def _check(self) -> None:
         if self.fault is not None:
@@ -208,7 +205,7 @@ def test_offline_never_asks_the_chain(
     fill_scores(store)
     assert jobs.sync_metagraph() == {"status": "offline"}
     assert jobs.update_models() == {"status": "offline"}
-    assert jobs.set_model_weights("m")["status"] == "not_set"
+    assert submitted("m").state is WeightsState.NOT_SET
 
 
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
@@ -651,60 +648,50 @@ def fill_scores(store: Store) -> None:
     scored(store, 4, 0.4)
 
 
-def test_weights_go_to_the_chain_once_per_mark(chain: MemoryChain, store: Store) -> None:
-    fill_scores(store)
-    assert jobs.set_model_weights("2026-11-22T01:20")["status"] == "submitted"
-    assert jobs.set_model_weights("2026-11-22T01:20")["status"] == "submitted"
-    assert chain.submitted == [pytest.approx({2: 0.375, 3: 0.375, 4: 0.25})]
-    with store.reading() as session:
-        (kept,) = WeightRounds(session).latest(5)
-    assert (kept.state, kept.detail) == (RoundState.SUBMITTED, "included: in block 7")
-    assert kept.shares[0]["pool"] == "above"
-    # the next mark: UID 3 fails from now on, and the EMA lets go of it slowly
-    scored(store, 3, *[0.0] * 10)
-    jobs.set_model_weights("2026-11-22T01:40")
-    assert chain.submitted[1] == pytest.approx({2: 0.9 * 0.375 + 0.075, 3: 0.9 * 0.375, 4: 0.25})
+def submitted(mark: str) -> WeightRound:
+    """The mark's round after its weights were asked for."""
+    celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    try:
+        assert jobs.set_model_weights(mark) == {"mark": mark, "status": "sent"}
+        # where the messages are only noted, this is the worker that takes it
+        workers.weights.submit_round(mark)
+    finally:
+        celery_app.conf.update(task_always_eager=False, task_eager_propagates=False)
+    with get_store().reading() as session:
+        found = WeightRounds(session).at(mark)
+    assert found is not None
+    return found
 
 
-@on_sqlite
-def test_a_refused_submission_is_kept_with_its_reason(chain: MemoryChain, store: Store) -> None:
-    fill_scores(store)
-    chain.fault = ChainUnavailable("no endpoint answers")
-    assert jobs.set_model_weights("m1")["status"] == "failed"
-    chain.fault = None
-    assert jobs.set_model_weights("m2")["status"] == "submitted"
-    with store.reading() as session:
-        assert [(r.mark, r.state.value, r.detail) for r in WeightRounds(session).latest(5)] == [
-            ("m2", "submitted", "included: in block 7"),
-            ("m1", "failed", "no endpoint answers"),
-        ]
+def shares(found: WeightRound) -> dict[int, float]:
+    return {uid: weight for uid, weight in found.weights.items() if weight}
 
 
-@on_sqlite
-def test_a_round_killed_before_its_submission_is_submitted_as_computed(chain: MemoryChain, store: Store) -> None:
-    fill_scores(store)
-    chain.fault = KeyboardInterrupt()  # type: ignore[assignment]
-    with pytest.raises(KeyboardInterrupt):
-        jobs.set_model_weights("m")
-    chain.fault = None
-    scored(store, 4, 0.99)
-    assert jobs.set_model_weights("m")["status"] == "submitted"
-    assert chain.submitted == [pytest.approx({2: 0.375, 3: 0.375, 4: 0.25})]
-
-
-@on_sqlite
-def test_weights_may_be_kept_from_the_chain(
+def test_a_mark_is_computed_once_and_the_next_one_follows_it(
     chain: MemoryChain, store: Store, setting: Callable[..., None], tmp_path: Path
 ) -> None:
     fill_scores(store)
+    file = tmp_path / "there" / "weights.json"
+    setting(weights_file=file)
+    first = submitted("2026-11-22T01:20")
+    assert first.state is WeightsState.WRITTEN
+    assert shares(first) == pytest.approx({2: 0.375, 3: 0.375, 4: 0.25})
+    assert first.shares[0]["pool"] == "above"
+    document = json.loads(file.read_text())
+    assert (document["netuid"], document["epoch"], document["mark"]) == (NETUID, None, "2026-11-22T01:20")
+    assert document["weights"]["2"] == pytest.approx(0.375)
+    # UID 3 fails from now on; its round stands, and the EMA of the next lets go of it slowly
+    scored(store, 3, *[0.0] * 10)
+    assert submitted("2026-11-22T01:20") == first
+    second = submitted("2026-11-22T01:40")
+    assert shares(second) == pytest.approx({2: 0.9 * 0.375 + 0.075, 3: 0.9 * 0.375, 4: 0.25})
+
+
+@on_sqlite
+def test_weights_may_be_kept_from_the_chain(chain: MemoryChain, store: Store, setting: Callable[..., None]) -> None:
+    fill_scores(store)
     setting(dont_set_weights="true")
-    assert jobs.set_model_weights("m1")["status"] == "not_set"
-    setting(dont_set_weights="false", weights_file=tmp_path / "weights.json")
-    assert jobs.set_model_weights("m2")["status"] == "not_set"
-    assert chain.submitted == []
-    written = json.loads((tmp_path / "weights.json").read_text())
-    assert written["mark"] == "m2"
-    assert written["weights"]["2"] == pytest.approx(0.375)
+    assert submitted("m1").state is WeightsState.NOT_SET
 
 
 @on_sqlite
@@ -713,11 +700,9 @@ def test_without_a_baseline_nothing_is_set_and_the_report_says_why(chain: Memory
     with store.writing() as session:
         Competitions(session).archive("voicebench", "test")
         Competitions(session).add("o1", 1.0, "test")
-    assert jobs.set_model_weights("m")["status"] == "not_set"
-    assert chain.submitted == []
-    with store.reading() as session:
-        (kept,) = WeightRounds(session).latest()
-    assert kept.detail == "nobody has a weight"
+    kept = submitted("m")
+    assert kept.state is WeightsState.NONE
+    assert (kept.detail or "").startswith("nobody has a weight")
     assert any("o1 has no baseline" in warning for warning in kept.warnings)
 
 
@@ -785,7 +770,7 @@ def test_the_jobs_on_a_node_through_the_real_sdk(
 ) -> None:
     monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "runtime"))
     wallet = KeyedWallet("//hotkey0")
-    monkeypatch.setattr("chain.model_chain.load_wallet", lambda *_: wallet)
+    monkeypatch.setattr("workers.weights.load_wallet", lambda *_: wallet)
     monkeypatch.setattr(jobs, "own_signer", lambda: KeypairSigner(wallet.hotkey))
     with store.writing() as session:
         Competitions(session).add("voicebench", 1.0, "test")
@@ -797,7 +782,8 @@ def test_the_jobs_on_a_node_through_the_real_sdk(
     fake.commit(NETUID, hotkeys[5], b"\xff\xfe", block=fake.head - 50)
     with FakeNode(fake) as node:
         subtensor = Subtensor(node.url, (), (), timeout=5)
-        monkeypatch.setattr(jobs, "open_chain", lambda: SubtensorModelChain(subtensor, "n", "h", Path()))
+        monkeypatch.setattr(jobs, "open_chain", lambda: SubtensorModelChain(subtensor))
+        monkeypatch.setattr("workers.weights.process_subtensor", lambda _: subtensor)
         try:
             assert jobs.sync_metagraph()["neurons"] == 8
             found = jobs.update_models()
@@ -808,7 +794,7 @@ def test_the_jobs_on_a_node_through_the_real_sdk(
                 assert taken is not None
                 assert ModelQueue(session, NETUID).post(hotkeys[4], 4, hotkeys[0], PostedScore(0.9))
             assert (queued.uid, queued.hotkey) == (4, hotkeys[4])
-            assert jobs.set_model_weights("m")["status"] == "submitted"
+            assert submitted("m").state is WeightsState.SET
         finally:
             subtensor.close()
     assert fake.weights_of(NETUID, 0) == {4: 65535}

@@ -15,12 +15,10 @@ from app.observability.broker import LiveWorker, QueueDepth, live_workers, queue
 from app.store.database import get_store
 from app.store.epoch_views import EpochLine, EpochViews, WeightsRecord
 from app.store.records import Stage
+from app.store.weight_submissions import WEIGHTS_TROUBLE
 
 # The longest that the page waits for the broker; what comes later is there at the next look.
 _BROKER_SECONDS: Final = 0.15
-
-# How a weight submission ended that wants the operator's eye (app.store.weight_submissions.WeightsState).
-_WEIGHTS_TROUBLE: Final = frozenset({"failed", "not_registered", "winner_left", "late"})
 
 # Epochs in a row of which one that failed or was missed is still worth a word.
 _RECENT: Final = 5
@@ -152,7 +150,7 @@ def epoch_entry(line: EpochLine) -> dict[str, Any]:
 
 
 def _context(found: Overview) -> dict[str, Any]:
-    return {"overview": found, "shown": shown_key(found.current), "weights_trouble": _WEIGHTS_TROUBLE}
+    return {"overview": found, "shown": shown_key(found.current), "weights_trouble": WEIGHTS_TROUBLE}
 
 
 def _cluster() -> tuple[tuple[QueueState, ...], tuple[LiveWorker, ...] | None]:
@@ -185,6 +183,6 @@ def _troubles(
             found.append(f"Epoch {line.summary.number} failed: {line.summary.error or 'no reason was kept'}")
         elif line.summary.stage is Stage.MISSED:
             found.append(f"Epoch {line.summary.number} was missed: {line.summary.error or 'nobody watched'}")
-    if weights is not None and weights.state in _WEIGHTS_TROUBLE:
+    if weights is not None and weights.state in WEIGHTS_TROUBLE:
         found.append(f"The weights of epoch {weights.number} were not set: {weights.detail or weights.state}")
     return found

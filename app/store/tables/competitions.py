@@ -182,7 +182,10 @@ class ReputationStepRow(Table):
 
 
 class WeightRoundRow(Table):
-    """The weights of one 20-minute mark: by UID as submitted, by hotkey as the next EMA step takes them."""
+    """The weights of one 20-minute mark: by UID as computed, by hotkey as the next EMA step takes them.
+
+    What became of them is in ``weight_submissions``.
+    """
 
     __tablename__ = "model_weight_rounds"
 
@@ -193,10 +196,7 @@ class WeightRoundRow(Table):
     pools: Mapped[Any] = mapped_column(JsonText, nullable=True)
     shares: Mapped[Any] = mapped_column(JsonText, nullable=True)
     warnings: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    state: Mapped[str] = mapped_column(Text)
-    detail: Mapped[str | None] = mapped_column(StrangersText)
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class UsedSignatureRow(Table):

@@ -204,25 +204,3 @@ class ScoreRow(Table):
     numbers: Mapped[bytes] = mapped_column(LargeBinary)
     metrics: Mapped[str] = mapped_column(Text)
     errors: Mapped[Any] = mapped_column(JsonText, nullable=True)
-
-
-class WeightSubmissionRow(Table):
-    """The one weight submission of an epoch: its vector, its tries and its outcome.
-
-    ``sent_at_block`` and ``last_update_before`` are written before anything is sent, so that whoever comes after a
-    crash can read from the chain whether it arrived. ``failures`` is a list of sentences, one per try.
-    """
-
-    __tablename__ = "weight_submissions"
-
-    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
-    state: Mapped[str] = mapped_column(Text)
-    vector: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    tries: Mapped[int] = mapped_column(default=0)
-    detail: Mapped[str | None] = mapped_column(StrangersText)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    sent_at_block: Mapped[int | None]
-    last_update_before: Mapped[int | None]
-    extrinsic: Mapped[str | None] = mapped_column(Text)
-    block_hash: Mapped[str | None] = mapped_column(Text)
-    failures: Mapped[Any] = mapped_column(JsonText, nullable=True)

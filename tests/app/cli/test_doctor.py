@@ -7,6 +7,7 @@ import pytest
 from app.cli.doctor import CHECKS, Finding, Health
 from app.settings import get_settings
 from tests.workers.evaluation_scene import FakeEngine
+from tests.workers.live_scene import live_scene
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, Finding]:
@@ -66,3 +67,20 @@ def test_a_node_that_evaluates_models_needs_docker_disk_and_a_judge(
     assert found["Docker"].found == "Engine 20.10.24"
     assert found["judge of answers"].found == "judge-1 at judge.example"
     assert not asked & set(findings(monkeypatch, RUN_API="true"))
+
+
+def test_the_doctor_says_whether_weights_would_be_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with live_scene(tmp_path, monkeypatch) as scene:
+        found = findings(monkeypatch)
+        assert found["weights on subnet 68"].health is Health.OK
+        assert found["weights on subnet 68"].found == "weights will be accepted"
+        assert "UID 7, stake 1007.00, stake asked 0.00, permit yes, version key 0" in found["weight parameters"].found
+        scene.chain.ask_stake(5000)
+        found = findings(monkeypatch)
+        assert found["weights on subnet 68"].health is Health.MISSING
+        assert "is below the 5000.00" in found["weights on subnet 68"].found
+        scene.node.refuse_with = 503
+        found = findings(monkeypatch, CHAIN_TIMEOUT="PT1S")
+        assert found["weights on subnet 68"].health is Health.OPTIONAL
+        assert found["weights on subnet 68"].found.startswith("unknown: ")
+        assert "weight parameters" not in found

@@ -12,9 +12,10 @@ from app.competitions.standings import take_next_model
 from app.store.competitions import Competitions, UnknownCompetition
 from app.store.database import Store
 from app.store.model_queue import ModelQueue, Refusal, ScoreHistory
-from app.store.reputations import RoundState, WeightRound, WeightRounds
+from app.store.reputations import WeightRound, WeightRounds
 from app.store.scorings import Scorings
 from app.store.tables.competitions import WeightRoundRow
+from app.store.weight_submissions import WeightsState, WeightSubmissions
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner, scored
 
 
@@ -85,7 +86,8 @@ def test_rounds_before_an_instant_and_who_held_which_uid(store: Store) -> None:
                 .where(WeightRoundRow.mark == f"mark{hours}")
                 .values(computed_at=at - timedelta(hours=hours))
             )
-        rounds.finish("mark1", RoundState.SUBMITTED, "block 5")
+        submissions = WeightSubmissions(session)
+        submissions.settle(submissions.begin(21, mark="mark1").id, WeightsState.SET, "block 5")
     with store.reading() as session:
         rounds = WeightRounds(session)
         assert [found.mark for found in rounds.before(at - timedelta(minutes=90), 5)] == ["mark2", "mark3"]

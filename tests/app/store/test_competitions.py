@@ -14,13 +14,13 @@ from sqlalchemy import update
 from app.clock import now
 from app.competitions.profile import SEED
 from app.competitions.standings import (
+    by_uid,
     incentive_now,
     mark_of,
     model_standings,
     reputation_steps,
     take_next_model,
     weight_round,
-    weights_by_hotkey,
 )
 from app.domain import ModelCommitment, ValidatorError
 from app.settings import get_settings
@@ -30,9 +30,10 @@ from app.store.database import Store
 from app.store.metagraph import Metagraph
 from app.store.model_priority import Candidate, Priority, priority, queue_order
 from app.store.model_queue import ModelQueue, PostedScore, Refusal, ScoreHistory
-from app.store.reputations import Reputations, RoundState, WeightRounds
+from app.store.reputations import Reputations, WeightRounds
 from app.store.scorings import Scorings, ScoringState
 from app.store.tables.competitions import ModelRow, ReputationRow
+from app.store.weight_submissions import WeightsState, WeightSubmissions
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, neurons, scored
 
 ME, OTHER = VALIDATOR.ss58_address, SECOND.ss58_address
@@ -355,17 +356,22 @@ def test_weights_from_the_store_and_their_ema(store: Store) -> None:
         # new: 2 and 3 half each; 0.9·1 + 0.1·0.5 = 0.95
         assert second.weights[2] == pytest.approx(0.95)
         WeightRounds(session).keep(weight_round("2026-11-22T01:40", second))
-        WeightRounds(session).finish("2026-11-22T01:40", RoundState.SUBMITTED, "in block 7")
+        submissions = WeightSubmissions(session)
+        submissions.settle(submissions.begin(NETUID, mark="2026-11-22T01:40").id, WeightsState.SET, "in block 7")
         (latest,) = WeightRounds(session).latest()
         assert (latest.mark, latest.state, latest.pools["voicebench"]["above"]) == (
             "2026-11-22T01:40",
-            RoundState.SUBMITTED,
+            WeightsState.SET,
             [2, 3],
         )
         moved = [n for n in neurons(2) if n.uid != 3]
         Metagraph(session, NETUID).sync(1001, moved)
-        assert set(weights_by_hotkey(dict(latest.by_hotkey), Metagraph(session, NETUID).read())) == {2}
+        registered = Metagraph(session, NETUID).read().hotkeys
+        assert set(by_uid(latest.by_hotkey, {hotkey: uid for uid, hotkey in registered.items()})) == {2}
+        submissions.begin(NETUID, mark="2026-11-22T01:20")
         assert WeightRounds(session).delete_before(now() + timedelta(days=1)) == 1
+        assert submissions.at("2026-11-22T01:20") is None
+        assert submissions.at("2026-11-22T01:40") is not None
         assert WeightRounds(session).previous()[miner(2)] == pytest.approx(0.95)
 
 

@@ -87,22 +87,24 @@ def test_a_submission_tells_what_was_sent_and_how_it_ended(store: Store) -> None
 
     with store.writing() as session:
         submissions = WeightSubmissions(session)
-        assert submissions.begin(epoch).tries == 0
-        submissions.about_to_send(epoch, {0: 0.5, 3: 0.5}, 6_000_190, 17)
-        submissions.failed_try(epoch, "unknown: no answer", may_arrive=True)
+        begun = submissions.begin(68, epoch_id=epoch)
+        assert submissions.begin(68, epoch_id=epoch) == begun
+        assert (begun.state, begun.tries) == (WeightsState.COMPUTED, 0)
+        submissions.about_to_send(
+            begun.id, {0: 0.5, 3: 0.5}, {0: 65535, 3: 65535}, block=6_000_190, last_update=17, reveal_round=42
+        )
+        submissions.waits(begun.id, WeightsState.SENT, "unknown: no answer")
     with store.reading() as session:
         found = WeightSubmissions(session).get(epoch)
     assert found is not None
-    assert (found.tries, found.sent_at_block, found.last_update_before) == (1, 6_000_190, 17)
+    assert (found.state, found.tries, found.sent_at_block, found.last_update_before) == ("sent", 1, 6_000_190, 17)
+    assert (found.sent, found.reveal_round) == ({0: 65535, 3: 65535}, 42)
     assert found.failures == ("unknown: no answer",)
     with store.writing() as session:
-        submissions = WeightSubmissions(session)
-        submissions.failed_try(epoch, "refused", may_arrive=False)
-        submissions.settle(epoch, WeightsState.SET, "there", {0: 0.5, 3: 0.5}, "6000191-0001", "0xab")
+        WeightSubmissions(session).settle(begun.id, WeightsState.SET, "there", extrinsic="6000191-0001")
     with store.reading() as session:
         found = WeightSubmissions(session).get(epoch)
     assert found is not None
-    assert found.sent_at_block is None
     assert found.vector == {0: 0.5, 3: 0.5}
     assert found.extrinsic == "6000191-0001"
 

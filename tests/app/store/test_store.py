@@ -1,11 +1,12 @@
 """The store on SQLite and on PostgreSQL."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select, text
 
 from app.clock import now
 from app.domain import (
@@ -23,9 +24,11 @@ from app.domain import (
 from app.store.database import Store, StoreError
 from app.store.epochs import Epochs, UnknownEpoch
 from app.store.records import Examination, PartState, Stage, WorkedOn
-from app.store.schema import current_revision, head_revision, migrate
+from app.store.reputations import WeightRounds
+from app.store.schema import _config, current_revision, head_revision, migrate
 from app.store.scores import Scores
 from app.store.tables.epochs import ScoreRow, Table
+from app.store.weight_submissions import WeightsState, WeightSubmissions
 
 HEADER = EpochHeader(68, "finney", 361, 361, 722, "0x1", "0x2")
 LEASE = timedelta(minutes=1)
@@ -59,6 +62,49 @@ def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
         assert compare_metadata(context, Table.metadata) == []
     assert current_revision(store) == head_revision()
     migrate(store)
+
+
+def test_old_weight_submissions_and_rounds_are_kept(store_url: str) -> None:
+    store = Store(store_url)
+    config = _config()
+    with store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0011")
+        old = datetime(2026, 11, 1, tzinfo=UTC).isoformat(sep=" ")
+        columns = {column["name"]: column for column in inspect(connection).get_columns("epochs")}
+        needed = {"id": 7, "run": "68:7", "netuid": 68, "number": 7, "stage": "done", "publishes": True}
+        given = needed | {
+            name: old if "_at" in name else "{}" if name == "stage_times" else False if name == "without_boltz" else ""
+            for name, column in columns.items()
+            if name not in needed and not column["nullable"]
+        }
+        names, places = ", ".join(given), ", ".join(f":{name}" for name in given)
+        connection.execute(text(f"INSERT INTO epochs ({names}) VALUES ({places})"), given)
+        connection.execute(
+            text(
+                "INSERT INTO weight_submissions (epoch_id, state, vector, tries, detail, updated_at, failures) "
+                "VALUES (7, 'set', :vector, 2, 'there', :old, :failures)"
+            ),
+            {"vector": '{"0":0.5,"3":0.5}', "failures": '["busy"]', "old": old},
+        )
+        for mark, state in (("m1", "submitted"), ("m2", "failed"), ("m3", "computed")):
+            connection.execute(
+                text(
+                    "INSERT INTO model_weight_rounds (mark, weights, by_hotkey, state, detail, computed_at) "
+                    "VALUES (:mark, :weights, :by_hotkey, :state, 'said', :old)"
+                ),
+                {"mark": mark, "weights": '{"4":1.0}', "by_hotkey": '{"hot":1.0}', "state": state, "old": old},
+            )
+    migrate(store)
+    with store.reading() as session:
+        kept = WeightSubmissions(session).get(7)
+        rounds = {found.mark: found for found in WeightRounds(session).latest(5)}
+    assert kept is not None
+    assert (kept.netuid, kept.state, kept.vector, kept.tries) == (68, WeightsState.SET, {0: 0.5, 3: 0.5}, 2)
+    assert (kept.detail, kept.failures) == ("there", ("busy",))
+    assert {mark: found.state.value for mark, found in rounds.items()} == {"m1": "set", "m2": "failed", "m3": "late"}
+    assert rounds["m1"].by_hotkey == {"hot": 1.0}
+    assert rounds["m2"].detail == "said"
 
 
 def test_a_store_of_a_newer_version_is_refused(store: Store) -> None:

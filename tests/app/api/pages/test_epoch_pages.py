@@ -37,7 +37,8 @@ from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.schema import migrate
 from app.store.scores import Scores
-from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WeightSubmissionRow
+from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow
+from app.store.tables.weights import WeightSubmissionRow
 from tests.app.api.pages.page_reader import BROWSER, PageReader, counted, folded, read
 from tests.app.page_stores import HOSTILE, full_epoch, strangers
 from tests.conftest import DATA

@@ -1,0 +1,68 @@
+"""What outside services last said, and answers worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+from sqlalchemy import CursorResult, delete
+from sqlalchemy.orm import Session
+
+from app.clock import now
+from app.store.database import Store
+from app.store.tables.services import AnswerRow, ServiceStateRow
+
+# A longer address, tag or answer is not worth its place.
+_LONGEST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """The last that is known of a service; whose reader knows what the document holds."""
+
+    document: Mapping[str, Any]
+    read_at: datetime
+
+
+class ServiceStates:
+    """Reads and writes the last state of each service inside one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def keep(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a service's state in the place of the former one."""
+        self._session.merge(ServiceStateRow(name=name, document=dict(document), read_at=now()))
+
+    def latest(self, name: str) -> ServiceState | None:
+        """A service's last state; None where it was never asked."""
+        row = self._session.get(ServiceStateRow, name)
+        return None if row is None else ServiceState(row.document, row.read_at)
+
+
+class StoredAnswers:
+    """Answers by address, with the ETag that the host gave them, across processes; each call is a transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def recall(self, url: str) -> tuple[str, str] | None:
+        """ETag and value of the last answer to a question."""
+        with self._store.reading() as session:
+            row = session.get(AnswerRow, url)
+            return None if row is None else (row.etag, row.value)
+
+    def remember(self, url: str, etag: str, value: str) -> None:
+        """Keep an answer in the place of the former one."""
+        if max(map(len, (url, etag, value))) > _LONGEST:
+            return
+        with self._store.writing() as session:
+            session.merge(AnswerRow(url=url, etag=etag, value=value, kept_at=now()))
+
+
+def forget_answers(session: Session, before: datetime) -> int:
+    """Delete answers that were kept before an instant; how many."""
+    gone = session.execute(delete(AnswerRow).where(AnswerRow.kept_at < before))
+    return cast(CursorResult[Any], gone).rowcount

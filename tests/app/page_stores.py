@@ -546,8 +546,8 @@ def _strange_epoch(session: Any, texts: Sequence[str], one: Callable[[], str]) -
     epochs.close(epoch_id, verdicts, {"psichic": count, "boltz": count + 1}, {count: 0.5, count + 1: 0.5}, [one()])
     settle_weights(session, epoch_id, "not_set", one())
     session.execute(update(WeightSubmissionRow).values(failures=list(texts), extrinsic=one(), block_hash=one()))
-    session.execute(update(BatchRow).values(model_digest=one(), claimed_by=one()))
-    session.execute(update(SubmissionRow).values(claimed_by=one()))
+    session.execute(update(BatchRow).values(model_digest=one(), worker=one()))
+    session.execute(update(SubmissionRow).values(worker=one()))
     for number, text in enumerate(texts):
         failed = epochs.announce(f"failed {number}", header, text, "default")
         epochs.fail(failed, text)

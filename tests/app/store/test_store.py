@@ -69,7 +69,7 @@ def test_old_weight_submissions_and_rounds_are_kept(store_url: str) -> None:
     config = _config()
     with store.engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0011")
+        command.upgrade(config, "0012")
         old = datetime(2026, 11, 1, tzinfo=UTC).isoformat(sep=" ")
         columns = {column["name"]: column for column in inspect(connection).get_columns("epochs")}
         needed = {"id": 7, "run": "68:7", "netuid": 68, "number": 7, "stage": "done", "publishes": True}

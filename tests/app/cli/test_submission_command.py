@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.domain import Challenge, SubmissionRejected, ValidatorError
-from app.epochs.facts import EpochFacts
 from app.epochs.recording import Recording
 from app.epochs.rules import parse_rules
 from app.settings import get_settings
@@ -119,7 +118,7 @@ def test_the_check_says_what_the_validator_says(tmp_path: Path, spelling: str) -
         sealed = parse_submission(repr((drand_round, seal(plaintext.encode(), drand_round))).encode())
         rules = parse_rules(source.rules_text())
         items = rules.parse(open_submission(source, uid, sealed))
-        rules.inspection(EpochFacts(0, source), Challenge(("O15379",), (), (4, 5)))(uid, items)
+        rules.inspection(source, Challenge(("O15379",), (), (4, 5)))(uid, items)
     except SubmissionRejected as refusal:
         code = refusal.rejection.code.value
     assert (status, verdict["accepted"]) == ((0, True) if code is None else (1, False))

@@ -116,9 +116,11 @@ def test_packed_in_float32_a_whole_score_is_live_score(scorer_for: Any) -> None:
     from dataclasses import replace
 
     live = scorer_for().pair_scores([PEPTIDE], ["CC(=O)Nc1ccc(O)cc1"])[0]
-    packed = scorer_for(replace(QUICK, name="packed", packed=True)).pair_scores([PEPTIDE], ["CC(=O)Nc1ccc(O)cc1"])[0]
+    scorer = scorer_for(replace(QUICK, name="packed", packed=True))
+    packed = scorer.pair_scores([PEPTIDE], ["CC(=O)Nc1ccc(O)cc1"])[0]
     assert packed.error is None
-    assert packed.metrics != live.metrics
+    assert isinstance(scorer._loaded.structure.pairformer_module, PackedPairStack)
+    assert isinstance(scorer._loaded.structure.structure_module.score_model, PackedDenoiser)
     for name, value in live.metrics.items():
         assert packed.metrics[name] == pytest.approx(value, abs=2e-5, rel=2e-5), name
 

@@ -14,7 +14,13 @@ from gpu.psichic.network import PsichicNetwork
 from gpu.psichic.runner import PackedRunner, PairRunner
 
 CPU = torch.device("cpu")
-PAIRS = torch.load(FOLDER / "intermediates.pt", weights_only=True)["pairs"]
+BRIDGED = {"CN1[C@H]2CC[C@@H]1C[C@@H](C2)OC(=O)C(CO)c1ccccc1"}
+"""Recorded with RDKit 2026.9; RDKit 2024.9 finds other rings in this tropane, so its cliques differ."""
+PAIRS = [
+    pair
+    for pair in torch.load(FOLDER / "intermediates.pt", weights_only=True)["pairs"]
+    if pair["smiles"] not in BRIDGED
+]
 
 
 @pytest.fixture(scope="module")

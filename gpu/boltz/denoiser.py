@@ -1,28 +1,31 @@
-"""boltz's score network for the ``fast`` profile: the same mathematics in a third of the launches.
+"""boltz's score network, packed: the same mathematics in a fifth of the launches.
 
 What a diffusion step shares with the others is computed once per molecule; what its layers share in one product;
-what its samples share for one of them. Float32 (TF32 products), as boltz keeps the diffusion.
+what its samples share for one of them. Positions, conditions and residuals are float32 as in boltz; the operands of the
+transformers' products are in the working precision.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import ModuleType
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_ATTENTION: Final = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+from gpu.boltz.sequence_kernels import Windows
+
+LOG2_E: Final = math.log2(math.e)
 _MASKED: Final = -1e6
-_ALIGNED: Final = 8
 
 
 @dataclass
 class _Modulation:
-    """What the condition makes of one layer: scales, shifts and output gates of its two halves (1 × rows × D)."""
+    """What the condition makes of one layer: scales, shifts and gates (before σ) of its two halves (1 × rows × D)."""
 
     scale: tuple[Tensor, Tensor]
     shift: tuple[Tensor, Tensor]
@@ -37,8 +40,9 @@ class _Modulator(nn.Module):
     gate_weight: Tensor
     gate_bias: Tensor
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layers: Sequence[Any], dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         norms = [norm for layer in layers for norm in (layer.adaln, layer.transition.adaln)]
         outputs = [
             linear
@@ -55,25 +59,24 @@ class _Modulator(nn.Module):
         self._keep("gate_bias", torch.cat([linear.bias for linear in outputs]))
 
     def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.detach().clone(), persistent=False)
+        self.register_buffer(name, value.detach().to(self.dtype, copy=True), persistent=False)
 
     def forward(self, condition: Tensor) -> list[_Modulation]:
         """``condition`` (1 × rows × D_s) → one modulation per layer."""
-        normed = functional.layer_norm(condition, condition.shape[-1:])
-        both = functional.linear(normed, self.norm_weight, self.norm_bias)
-        half = both.shape[-1] // 2
-        scales = torch.sigmoid(both[..., :half]).chunk(2 * self.layers, dim=-1)
-        shifts = both[..., half:].chunk(2 * self.layers, dim=-1)
-        gates = torch.sigmoid(functional.linear(condition, self.gate_weight, self.gate_bias))
-        gate = gates.chunk(2 * self.layers, dim=-1)
+        normed = functional.layer_norm(condition, condition.shape[-1:]).to(self.dtype)
+        parts = functional.linear(normed, self.norm_weight, self.norm_bias).chunk(4 * self.layers, dim=-1)
+        scale, shift = parts[: 2 * self.layers], parts[2 * self.layers :]
+        gate = functional.linear(condition.to(self.dtype), self.gate_weight, self.gate_bias).chunk(
+            2 * self.layers, dim=-1
+        )
         return [
-            _Modulation((scales[i], scales[i + 1]), (shifts[i], shifts[i + 1]), (gate[i], gate[i + 1]))
+            _Modulation((scale[i], scale[i + 1]), (shift[i], shift[i + 1]), (gate[i], gate[i + 1]))
             for i in range(0, 2 * self.layers, 2)
         ]
 
 
 class _Layer(nn.Module):
-    """One transformer layer: packed projections around its attention."""
+    """One transformer layer's weights: packed projections around its attention."""
 
     to_qkvg: Tensor
     to_qkvg_bias: Tensor
@@ -81,65 +84,62 @@ class _Layer(nn.Module):
     widen: Tensor
     narrow: Tensor
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         attention, transition = source.pair_bias_attn, source.transition
-        self.heads, self.width = attention.num_heads, attention.head_dim
-        inner = attention.proj_q.weight.shape[0]
-        projections = (attention.proj_q, attention.proj_k, attention.proj_v, attention.proj_g)
-        bias = attention.proj_q.bias.new_zeros(4 * inner)
-        bias[:inner] = attention.proj_q.bias
-        self._keep("to_qkvg", torch.cat([linear.weight for linear in projections]))
+        weight, bias = packed_projections(attention)
+        self._keep("to_qkvg", weight)
         self._keep("to_qkvg_bias", bias)
         self._keep("to_output", attention.proj_o.weight)
         self._keep("widen", torch.cat((transition.swish_gate[0].weight, transition.a_to_b.weight)))
         self._keep("narrow", transition.b_to_a.weight)
 
     def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.detach().clone(), persistent=False)
+        self.register_buffer(name, value.detach().to(self.dtype, copy=True), persistent=False)
 
-    def forward(self, a: Tensor, modulation: _Modulation, bias: Tensor, windows: Any = None) -> Tensor:
-        """``a`` (samples × rows × D); ``bias`` broadcasts over attention weights; ``windows`` for local attention."""
-        samples, rows, width = a.shape
-        b = torch.addcmul(modulation.shift[0], modulation.scale[0], functional.layer_norm(a, (width,)))
-        qkvg = functional.linear(b, self.to_qkvg, self.to_qkvg_bias)
-        inner = self.heads * self.width
-        q, kv, g = qkvg[..., :inner], qkvg[..., inner : 3 * inner], qkvg[..., 3 * inner :]
-        if windows is None:
-            q = q.view(samples, rows, self.heads, self.width)
-            kv = kv.view(samples, rows, 2, self.heads, self.width)
-        else:
-            q, kv = windows(q, kv, self.heads)
-        k, v = kv.unbind(-3)
-        with sdpa_kernel(_ATTENTION):
-            o = functional.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias
+
+class _Layers(nn.Module):
+    """A stack of transformer layers. ``kernels`` has the functions of ``sequence_kernels``."""
+
+    def __init__(
+        self, layers: Sequence[Any], dtype: torch.dtype, kernels: ModuleType, windows: Windows | None = None
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.layers = nn.ModuleList(_Layer(layer, dtype) for layer in layers)
+        self.kernels, self.windows = kernels, windows
+
+    def forward(self, a: Tensor, modulations: Sequence[_Modulation], biases: Sequence[Tensor]) -> Tensor:
+        """``a`` (samples × rows × D), which is overwritten; ``biases`` as attention takes them, one per layer."""
+        kernels = self.kernels
+        b = kernels.modulated(a, modulations[0].scale[0], modulations[0].shift[0], self.dtype)
+        layers = cast("Sequence[_Layer]", self.layers)
+        for number, layer in enumerate(layers):
+            modulation = modulations[number]
+            qkvg = functional.linear(b, layer.to_qkvg, layer.to_qkvg_bias)
+            o = functional.linear(kernels.attended(qkvg, biases[number], self.windows), layer.to_output)
+            b = kernels.added_and_modulated(
+                a, o, modulation.gate[0], modulation.scale[1], modulation.shift[1], self.dtype
             )
-        o = o.transpose(1, 2).reshape(samples, rows, inner) * torch.sigmoid(g)
-        a = torch.addcmul(a, modulation.gate[0], functional.linear(o, self.to_output))
-        b = torch.addcmul(modulation.shift[1], modulation.scale[1], functional.layer_norm(a, (width,)))
-        value, gate, factor = functional.linear(b, self.widen).chunk(3, dim=-1)
-        hidden = functional.silu(gate).mul_(value).mul_(factor)
-        return torch.addcmul(a, modulation.gate[1], functional.linear(hidden, self.narrow))
+            hidden = kernels.swish_gated(functional.linear(b, layer.widen))
+            o = functional.linear(hidden, layer.narrow)
+            if number + 1 < len(layers):
+                after = modulations[number + 1]
+                b = kernels.added_and_modulated(a, o, modulation.gate[1], after.scale[0], after.shift[0], self.dtype)
+            else:
+                kernels.added_(a, o, modulation.gate[1])
+        return a
 
 
-class _Windows:
-    """boltz's local attention: each window of queries sees the atoms around it, zeros beyond the ends."""
-
-    def __init__(self, queries: int, keys: int) -> None:
-        self.queries, self.keys = queries, keys
-        self.margin = (keys - queries) // 2
-
-    def around(self, rows: Tensor) -> Tensor:
-        """(samples × atoms × D) → (samples × windows × keys × D)."""
-        padded = functional.pad(rows, (0, 0, self.margin, self.margin))
-        return padded.unfold(1, self.keys, self.queries).transpose(-1, -2)
-
-    def __call__(self, q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-        width = q.shape[-1] // heads
-        queries = q.reshape(-1, self.queries, heads, width)
-        around = self.around(kv).reshape(-1, self.keys, 2, heads, width)
-        return queries, around
+def packed_projections(attention: Any) -> tuple[Tensor, Tensor]:
+    """A boltz attention's query, key, value and gate weights as one; queries scaled for powers of two."""
+    query = attention.proj_q
+    scale = LOG2_E / math.sqrt(attention.head_dim)
+    others = (attention.proj_k.weight, attention.proj_v.weight, attention.proj_g.weight)
+    bias = query.bias.new_zeros(4 * len(query.bias))
+    bias[: len(query.bias)] = query.bias * scale
+    return torch.cat([query.weight * scale, *others]), bias
 
 
 @dataclass
@@ -165,16 +165,22 @@ class PackedDenoiser(nn.Module):
     ``source`` loses the transformers that are packed.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, dtype: torch.dtype, kernels: ModuleType) -> None:
         super().__init__()
         self.source = source
-        self.windows = _Windows(source.atoms_per_window_queries, source.atoms_per_window_keys)
+        self.windows = Windows(source.atoms_per_window_queries, source.atoms_per_window_keys)
         encoder = source.atom_attention_encoder.atom_encoder.diffusion_transformer.layers
         decoder = source.atom_attention_decoder.atom_decoder.diffusion_transformer.layers
         tokens = source.token_transformer.layers
-        self.encoder, self.encoder_modulator = nn.ModuleList(map(_Layer, encoder)), _Modulator(encoder)
-        self.decoder, self.decoder_modulator = nn.ModuleList(map(_Layer, decoder)), _Modulator(decoder)
-        self.tokens, self.token_modulator = nn.ModuleList(map(_Layer, tokens)), _Modulator(tokens)
+        self.encoder, self.encoder_modulator = (
+            _Layers(encoder, dtype, kernels, self.windows),
+            _Modulator(encoder, dtype),
+        )
+        self.decoder, self.decoder_modulator = (
+            _Layers(decoder, dtype, kernels, self.windows),
+            _Modulator(decoder, dtype),
+        )
+        self.tokens, self.token_modulator = _Layers(tokens, dtype, kernels), _Modulator(tokens, dtype)
         del source.token_transformer
         del source.atom_attention_encoder.atom_encoder
         del source.atom_attention_decoder.atom_decoder
@@ -197,7 +203,7 @@ class PackedDenoiser(nn.Module):
     ) -> Tensor:
         kept = self._molecule
         if kept is None or kept.conditioning is not diffusion_conditioning:
-            kept = self._molecule = self._prepared(s_inputs, s_trunk, feats, diffusion_conditioning, multiplicity)
+            kept = self._molecule = self._prepared(s_inputs, s_trunk, feats, diffusion_conditioning)
         source = self.source
         conditioner = source.single_conditioner
         # every sample is at the same time
@@ -207,17 +213,13 @@ class PackedDenoiser(nn.Module):
             s = transition(s) + s
 
         q = kept.q + source.atom_attention_encoder.r_to_q_trans(r_noisy)
-        for layer, modulation, bias in zip(self.encoder, kept.encoder, kept.encoder_bias, strict=True):
-            q = layer(q, modulation, bias, self.windows)
+        q = self.encoder(q, kept.encoder, kept.encoder_bias)
         a = torch.matmul(kept.pool, source.atom_attention_encoder.atom_to_token_trans(q))
         a = a + source.s_to_a_linear(s)
-        modulations = self.token_modulator(s)
-        for layer, modulation, bias in zip(self.tokens, modulations, kept.token_bias, strict=True):
-            a = layer(a, modulation, bias.expand(a.shape[0], -1, -1, -1))
+        a = self.tokens(a, self.token_modulator(s), kept.token_bias)
         spread = source.atom_attention_decoder.a_to_q_trans(source.a_norm(a))
         q = torch.addcmul(q, spread[:, kept.token_of_atom], kept.atom_mask)
-        for layer, modulation, bias in zip(self.decoder, kept.decoder, kept.decoder_bias, strict=True):
-            q = layer(q, modulation, bias, self.windows)
+        q = self.decoder(q, kept.decoder, kept.decoder_bias)
         return source.atom_attention_decoder.atom_feat_to_atom_pos_update(q)  # type: ignore[no-any-return]
 
     def _prepared(
@@ -226,7 +228,6 @@ class PackedDenoiser(nn.Module):
         s_trunk: Tensor,
         feats: dict[str, Tensor],
         conditioning: dict[str, Any],
-        samples: int,
     ) -> _Molecule:
         conditioner = self.source.single_conditioner
         joined = torch.cat((s_trunk, s_inputs), dim=-1)
@@ -245,24 +246,20 @@ class PackedDenoiser(nn.Module):
             atom_mask=atom_mask,
             encoder=self.encoder_modulator(c),
             decoder=self.decoder_modulator(c),
-            encoder_bias=self._window_bias(conditioning["atom_enc_bias"], len(self.encoder), hidden, samples),
-            decoder_bias=self._window_bias(conditioning["atom_dec_bias"], len(self.decoder), hidden, samples),
-            token_bias=[_aligned(part) for part in _layers(conditioning["token_trans_bias"], len(self.tokens))],
+            encoder_bias=_window_bias(conditioning["atom_enc_bias"], len(self.encoder.layers), hidden),
+            decoder_bias=_window_bias(conditioning["atom_dec_bias"], len(self.decoder.layers), hidden),
+            token_bias=[
+                part[0] * LOG2_E for part in _layers(conditioning["token_trans_bias"], len(self.tokens.layers))
+            ],
         )
 
-    @staticmethod
-    def _window_bias(bias: Tensor, layers: int, hidden: Tensor, samples: int) -> list[Tensor]:
-        """Per layer: samples·windows × heads × queries × keys, what lies beyond the atoms masked."""
-        return [(part + hidden).repeat(samples, 1, 1, 1) for part in _layers(bias[0], layers)]
+
+def _window_bias(bias: Tensor, layers: int, hidden: Tensor) -> list[Tensor]:
+    """Per layer: windows × heads × queries × keys, what lies beyond the atoms masked."""
+    return [(part + hidden) * LOG2_E for part in _layers(bias[0], layers)]
 
 
 def _layers(bias: Tensor, layers: int) -> list[Tensor]:
     """(B × Q × K × layers·heads) → per layer B × heads × Q × K, contiguous, float32."""
     split = bias.float().reshape(*bias.shape[:-1], layers, -1).permute(3, 0, 4, 1, 2)
     return [part.contiguous() for part in split]
-
-
-def _aligned(bias: Tensor) -> Tensor:
-    """The same values in rows that begin on 32 bytes, as the attention kernel wants them."""
-    keys = bias.shape[-1]
-    return functional.pad(bias, (0, -keys % _ALIGNED))[..., :keys]

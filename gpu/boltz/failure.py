@@ -1,4 +1,4 @@
-"""What can go wrong with a Boltz score, and whose fault it is (specs/boltz.md, 'Traps')."""
+"""What can go wrong with a Boltz score, and whose fault it is."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class MoleculeFailure(Exception):
 
     def __init__(self, code: FailureCode, sentence: str) -> None:
         super().__init__(f"{code}: {sentence}")
-        self.code = code
+        self.code, self.sentence = code, sentence
+
+    def __reduce__(self) -> tuple[type[MoleculeFailure], tuple[FailureCode, str]]:
+        return type(self), (self.code, self.sentence)
 
 
 class BoltzInstallationError(ValidatorError):

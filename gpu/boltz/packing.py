@@ -1,25 +1,28 @@
-"""A loaded Boltz-2 network with its pair layers and its score network packed (the ``fast`` profile)."""
+"""A loaded Boltz-2 network with its pair layers, MSA module and score network packed."""
 
 from __future__ import annotations
 
 import importlib.util
-from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from gpu.boltz import row_kernels
+from gpu.boltz import pair_kernels, sequence_kernels
 from gpu.boltz.denoiser import PackedDenoiser
-from gpu.boltz.pair_stack import PackedPairOnly, PackedPairStack
+from gpu.boltz.pair_stack import Kernels, PackedMsa, PackedPairStack
+
+PLAIN: Final = Kernels(pair_kernels, sequence_kernels)
+_SMALLEST_TILE: Final = 16
 
 
-def row_kernels_for(device: torch.device) -> ModuleType:
-    """Triton's row kernels on CUDA where Triton is installed, else plain torch's."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
-        from gpu.boltz import row_kernels_triton
+def kernels_for(device: torch.device, pair_width: int) -> Kernels:
+    """Triton's kernels on CUDA where Triton is installed and the network fits its tiles, else plain torch's."""
+    fits = pair_width >= _SMALLEST_TILE and pair_width & (pair_width - 1) == 0
+    if device.type == "cuda" and fits and importlib.util.find_spec("triton") is not None:
+        from gpu.boltz import pair_kernels_triton, sequence_kernels_triton
 
-        return row_kernels_triton
-    return row_kernels
+        return Kernels(pair_kernels_triton, sequence_kernels_triton)
+    return PLAIN
 
 
 def pack(model: Any, dtype: torch.dtype, device: torch.device) -> None:
@@ -27,10 +30,9 @@ def pack(model: Any, dtype: torch.dtype, device: torch.device) -> None:
 
     Left as they are: the affinity heads, whose pair masks have holes, and what runs once per record.
     """
-    rows = row_kernels_for(device)
-    model.pairformer_module = PackedPairStack(model.pairformer_module.layers, dtype, rows)
+    kernels = kernels_for(device, model.z_norm.weight.shape[0])
+    model.pairformer_module = PackedPairStack(model.pairformer_module.layers, dtype, kernels)
     confidence = model.confidence_module
-    confidence.pairformer_stack = PackedPairStack(confidence.pairformer_stack.layers, dtype, rows)
-    for layer in model.msa_module.layers:
-        layer.pairformer_layer = PackedPairOnly(layer.pairformer_layer, dtype, rows)
-    model.structure_module.score_model = PackedDenoiser(model.structure_module.score_model)
+    confidence.pairformer_stack = PackedPairStack(confidence.pairformer_stack.layers, dtype, kernels)
+    model.msa_module = PackedMsa(model.msa_module, dtype, kernels)
+    model.structure_module.score_model = PackedDenoiser(model.structure_module.score_model, dtype, kernels.sequence)

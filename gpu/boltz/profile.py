@@ -20,7 +20,7 @@ class Profile:
     tf32: bool = False
     """Whether float32 matrix products may run on tensor cores with 10-bit mantissas."""
     packed: bool = False
-    """Whether pair layers and diffusion run in wider steps, on CUDA with Triton's kernels where it is installed."""
+    """Pair layers and diffusion in fewer, wider steps; on CUDA with Triton's kernels where there are any."""
     recycling_steps: int = 3
     sampling_steps: int = 100
     diffusion_samples: int = 1
@@ -41,8 +41,8 @@ class Profile:
     max_msa_rows: int = 1024
 
 
-LIVE: Final = Profile(name="live", precision="float32")
-"""The subnet's numerics: float32 throughout, boltz's own arithmetic, no kernels but torch's."""
+LIVE: Final = Profile(name="live", precision="float32", packed=True)
+"""The subnet's numerics: float32 throughout. On CUDA a product may be three of TF32, whose error is float32's."""
 
 LIVE_2026: Final = Profile(name="live-2026", precision="bfloat16", tf32=True, alignment_reverse_diffusion=True)
 """The subnet's numerics since 2026: bf16-mixed and float32 products of "high" precision, as boltz's own command has it.

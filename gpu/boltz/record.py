@@ -1,4 +1,4 @@
-"""From (sequence, SMILES) to the tensors of one Boltz-2 record, in memory (specs/boltz.md, 'The way in').
+"""From (sequence, SMILES) to the tensors of one Boltz-2 record, in memory.
 
 boltz's own parser, tokenizer, cropper and featurizer, unpatched; what they do through files is left out.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from boltz.data.tokenize.boltz2 import Boltz2Tokenizer
 from boltz.data.types import Coords, Input, Interface
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, Descriptors
+from torch import Tensor
 
 from gpu.boltz.alignment import parsed_alignment
 from gpu.boltz.conformer import ConformerEmbedder
@@ -70,6 +72,54 @@ class ParsedRecord:
     alignment: Any | None = None
 
 
+@dataclass(frozen=True)
+class Generators:
+    """The states of the process's generators (Python's, NumPy's, torch's on the CPU)."""
+
+    python: Any
+    legacy: Any
+    torch: Tensor
+
+    @classmethod
+    def now(cls) -> Generators:
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.legacy)
+        torch.set_rng_state(self.torch)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A record's features on the CPU and where making them left the generators, from which the model goes on."""
+
+    features: Features
+    generators: Generators
+
+    def on(self, device: torch.device) -> Features:
+        """The features, on ``device``."""
+        return {key: value if key in _HOST_KEYS else value.to(device) for key, value in self.features.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tensors travel as arrays, which pickle without torch's own file format around each."""
+        arrays = {key: value.numpy() if isinstance(value, Tensor) else value for key, value in self.features.items()}
+        tensors = frozenset(key for key, value in self.features.items() if isinstance(value, Tensor))
+        return _received, (arrays, tensors, self.generators)
+
+
+def _received(arrays: Features, tensors: frozenset[str], generators: Generators) -> Reading:
+    features = {key: torch.from_numpy(value) if key in tensors else value for key, value in arrays.items()}
+    return Reading(features, generators)
+
+
+def seed_generators(seed: int) -> None:
+    """Python's, NumPy's and torch's generators (every device's) begin at ``seed``."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 class RecordReader:
     """Parses and featurizes records; holds the amino acids' components and the conformer process.
 
@@ -98,7 +148,7 @@ class RecordReader:
             BoltzInstallationError: when it does not, so that a broken installation never looks like bad molecules.
         """
         try:
-            self.structure_features(self._parsed(*_CONTROL, 0, None), torch.device("cpu"))
+            self.structure_reading(self._parsed(*_CONTROL, 0, None), 0)
         except MoleculeFailure as failure:
             raise BoltzInstallationError(
                 f"boltz cannot prepare even ethanol with a peptide ({failure}): its version, one of its "
@@ -147,24 +197,24 @@ class RecordReader:
                 raise MoleculeFailure(_code(error), f"boltz cannot parse {smiles!r}: {reason}") from error
         return ParsedRecord(target)
 
-    def structure_features(self, record: ParsedRecord, device: torch.device) -> Features:
-        """Features of the whole complex, on ``device``.
+    def structure_reading(self, record: ParsedRecord, seed: int) -> Reading:
+        """Features of the whole complex, made with every generator seeded with ``seed``.
 
         Raises:
             MoleculeFailure: ``featurize``.
         """
-        return self._features(record, record.target.structure, device, affinity=False)
+        seed_generators(seed)
+        return Reading(self._features(record, record.target.structure, affinity=False), Generators.now())
 
-    def affinity_features(
-        self, record: ParsedRecord, coordinates: npt.NDArray[np.float32], device: torch.device
-    ) -> Features:
+    def affinity_reading(self, record: ParsedRecord, coordinates: npt.NDArray[np.float32], seed: int) -> Reading:
         """Features of the neighbourhood of the ligand, cropped in the predicted pose (atoms × 3, Å).
 
         Raises:
             MoleculeFailure: ``featurize``.
         """
+        seed_generators(seed)
         posed = _posed(record.target.structure.remove_invalid_chains(), coordinates)
-        return self._features(record, posed, device, affinity=True)
+        return Reading(self._features(record, posed, affinity=True), Generators.now())
 
     def _refuse(self, smiles: str) -> None:
         with rdBase.BlockLogs():
@@ -208,7 +258,7 @@ class RecordReader:
         finally:
             boltz_schema.compute_3d_conformer = original
 
-    def _features(self, record: ParsedRecord, structure: Any, device: torch.device, *, affinity: bool) -> Features:
+    def _features(self, record: ParsedRecord, structure: Any, *, affinity: bool) -> Features:
         target = record.target
         data = Input(
             structure,
@@ -255,8 +305,7 @@ class RecordReader:
                 FailureCode.FEATURIZE, f"boltz cannot make the {stage} model's features: {error!r}"
             ) from error
         features["record"] = target.record
-        batch = collate([features])
-        return {key: value if key in _HOST_KEYS else value.to(device) for key, value in batch.items()}
+        return dict(collate([features]))
 
 
 def _code(error: Exception) -> FailureCode:

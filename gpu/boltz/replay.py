@@ -1,9 +1,9 @@
-"""The same launches again without their cost: CUDA graphs around boltz's repeated modules.
+"""The same launches again without their cost: CUDA graphs around Boltz-2's repeated modules.
 
-A Boltz-2 score repeats a few modules many times with tensors of one shape (the diffusion step 100 times, the
-trunk once per recycling), and launching their thousands of kernels takes longer than running them. Recorded
-once, they are replayed with one launch. The kernels, their order and their random offsets are those of the plain
-call, so the numbers are too. On a CPU nothing is recorded.
+A score repeats a few modules many times with tensors of one shape (the diffusion step 100 times, a stack of pair layers
+once per recycling), and launching their hundreds of kernels takes longer than running them. Recorded once, they are
+replayed with one launch. The kernels, their order and their random offsets are those of the plain call, so the numbers
+are too. On a CPU nothing is recorded.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class _Recording:
     outputs: Any
 
 
-class ReplayedTrunk(nn.Module):
+class ReplayedStack(nn.Module):
     """A stack of pair layers whose recordings are kept by shape: the next ligand of that shape reuses them.
 
-    ``forward(s, z, mask, pair_mask)`` as the stack's. The first call of a shape runs plainly, the second records.
+    ``forward(s, z, present)`` as the stack's. The first call of a shape runs plainly, the second records.
     """
 
     def __init__(self, stack: nn.Module, recorder: Recorder) -> None:
@@ -81,32 +81,29 @@ class ReplayedTrunk(nn.Module):
         self.stack = stack
         self.enabled = True
         self._recorder = recorder
-        self._recordings: OrderedDict[tuple[Any, ...], _Recording | None] = OrderedDict()
+        self._recordings: OrderedDict[torch.Size, _Recording | None] = OrderedDict()
 
-    def forward(
-        self, s: Tensor, z: Tensor, mask: Tensor, pair_mask: Tensor, use_kernels: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         if not self.enabled:
-            return self.stack(s, z, mask, pair_mask, use_kernels=use_kernels)  # type: ignore[no-any-return]
-        inputs = (s, z, mask, pair_mask)
-        shape = (use_kernels, *((tensor.shape, tensor.dtype) for tensor in inputs))
+            return self.stack(*inputs)  # type: ignore[no-any-return]
+        shape = inputs[1].shape
         if shape not in self._recordings:
             self._recordings[shape] = None
             while len(self._recordings) > _KEPT_SHAPES:
                 self._recordings.popitem(last=False)
-            return self._recorder.run(lambda: self.stack(*inputs, use_kernels=use_kernels))  # type: ignore[no-any-return]
+            return self._recorder.run(lambda: self.stack(*inputs))  # type: ignore[no-any-return]
         self._recordings.move_to_end(shape)
         recording = self._recordings[shape]
         if recording is None:
             static = tuple(tensor.clone() for tensor in inputs)
             graph = torch.cuda.CUDAGraph()
-            outputs = self._recorder.record(graph, lambda: self.stack(*static, use_kernels=use_kernels))
+            outputs = self._recorder.record(graph, lambda: self.stack(*static))
             recording = self._recordings[shape] = _Recording(graph, static, outputs)
         for kept, given in zip(recording.inputs, inputs, strict=True):
             kept.copy_(given)
         recording.graph.replay()
-        s_out, z_out = recording.outputs
-        return s_out.clone(), z_out.clone()
+        s, z = recording.outputs
+        return s.clone(), z.clone()
 
     def forget(self) -> None:
         """Drop every recording and the memory it holds."""
@@ -174,3 +171,6 @@ def _by_layer(conditioning: Mapping[str, Any]) -> dict[str, Any]:
         arranged[key] = conditioning[key].float()
     arranged["token_trans_bias"] = arranged["token_trans_bias"].movedim(-1, 0).contiguous().movedim(0, -1)
     return arranged
+
+
+Replayed = ReplayedStack | ReplayedDenoiser

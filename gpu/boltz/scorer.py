@@ -1,4 +1,4 @@
-"""The resident Boltz-2 scorer (specs/boltz.md)."""
+"""The resident Boltz-2 scorer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import math
 import random
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from app.domain import PairScore, Protein
@@ -27,12 +30,14 @@ from gpu.boltz.failure import DeviceOutOfMemory, FailureCode, MoleculeFailure, P
 from gpu.boltz.profile import LIVE, PocketConstraint, Profile, record_seed
 
 if TYPE_CHECKING:
-    from gpu.boltz.record import RecordReader
-    from gpu.boltz.replay import ReplayedDenoiser, ReplayedTrunk
+    from gpu.boltz.reading import Awaited, Reader, Request
+    from gpu.boltz.record import Reading
+    from gpu.boltz.replay import Replayed
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-_CODE_VERSION: Final = 1
+_CODE_VERSION: Final = 2
 """Raised with every change of this package that changes a number."""
 
 _CONFIDENCE_METRICS: Final = (
@@ -46,6 +51,7 @@ _CONFIDENCE_METRICS: Final = (
     "complex_pde",
     "complex_ipde",
 )
+_READ_AHEAD: Final = 2
 _AFFINITY_PREFIX: Final = "affinity_"
 _STEERING: Final = ("fk_steering", "physical_guidance_update", "contact_guidance_update")
 _PAIR_TYPE: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -53,10 +59,28 @@ _PAIR_TYPE: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class _Loaded:
-    reader: RecordReader
+    reader: Reader
     structure: Any
     affinity: Any
-    replayed: list[ReplayedTrunk | ReplayedDenoiser]
+    replayed: list[Replayed]
+
+
+@dataclass
+class _Read:
+    """A molecule whose record is being read."""
+
+    request: Request
+    structure: Awaited
+
+
+@dataclass
+class _Posed:
+    """A molecule with its pose's metrics, and its affinity features on the way."""
+
+    request: Request
+    metrics: dict[str, float]
+    coordinates: npt.NDArray[np.float32]
+    affinity: Awaited
 
 
 class _StageOutOfMemory(Exception):
@@ -81,14 +105,20 @@ class BoltzScorer:
         pocket: PocketConstraint | None = None,
         *,
         replay: bool = True,
+        beside: bool | None = None,
     ) -> None:
-        """``mols`` is boltz's folder of CCD components; ``replay`` off launches every kernel anew (same numbers)."""
+        """``mols`` is boltz's folder of CCD components.
+
+        Same numbers whatever these say: ``replay`` off launches every kernel anew; ``beside`` reads records in a
+        process of their own while the device works (by default where there is one).
+        """
         self._checkpoints = (Path(structure_checkpoint), Path(affinity_checkpoint))
         self._mols = Path(mols)
         self._profile = profile
         self._device = torch.device(device)
         self._pocket = pocket
         self._replay = replay
+        self._beside = self._device.type == "cuda" if beside is None else beside
         self._loaded: _Loaded | None = None
 
     @cached_property
@@ -143,12 +173,11 @@ class BoltzScorer:
                 raise DeviceOutOfMemory((), wanted, str(self._device)) from error
         for protein in proteins:
             known: dict[str, PairScore | None] = {}
+            for ligand, score in self._protein_scores(protein, list(dict.fromkeys(smiles))):
+                known[ligand] = score
+                if score is not None and on_score is not None:
+                    on_score(score)
             for ligand in smiles:
-                if ligand not in known:
-                    known[ligand] = self._pair_score(protein, ligand)
-                    score = known[ligand]
-                    if score is not None and on_score is not None:
-                        on_score(score)
                 score = known[ligand]
                 if score is None:
                     unfinished.append((protein.code, ligand))
@@ -165,17 +194,16 @@ class BoltzScorer:
         guided = self._pocket is not None and self._pocket.force
         with _quiet(), contextlib.ExitStack() as undo:
             from gpu.boltz import weights
-            from gpu.boltz.record import RecordReader
 
-            reader = RecordReader(self._mols, self._profile, self._pocket)
+            reader = self._reader()
             undo.callback(reader.close)
-            with _own_generators(torch.device("cpu")):
-                reader.check()
             structure = weights.structure_model(self._checkpoints[0], self._profile, self._device, guided=guided)
             affinity = weights.affinity_model(self._checkpoints[1], self._profile, self._device)
-            replayed: list[ReplayedTrunk | ReplayedDenoiser] = []
+            replayed: list[Replayed] = []
             for model in (structure, affinity):
                 replayed += self._economised(model)
+            with _own_generators(torch.device("cpu")):
+                reader.check()
             self._loaded = _Loaded(reader, structure, affinity, replayed)
             undo.pop_all()
 
@@ -199,14 +227,20 @@ class BoltzScorer:
         )
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def _reader(self) -> Reader:
+        from gpu.boltz.reading import ReaderBeside, ReaderHere
+
+        reader = ReaderBeside if self._beside else ReaderHere
+        return reader(self._mols, self._profile, self._pocket)
+
     @property
     def _kernels(self) -> bool:
         return self._profile.packed and self._device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
-    def _economised(self, model: Any) -> list[ReplayedTrunk | ReplayedDenoiser]:
+    def _economised(self, model: Any) -> list[Replayed]:
         """The model with its waste taken out; the profile's numbers stay. Returns what holds recordings."""
         from gpu.boltz.economy import AbsentTemplates, sampled
-        from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedTrunk
+        from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedStack
 
         if model.use_templates:
             model.template_module = AbsentTemplates(model.template_module)
@@ -223,24 +257,71 @@ class BoltzScorer:
             recorder = Recorder(self._device)
         denoiser = ReplayedDenoiser(model.structure_module.score_model, recorder)
         model.structure_module.score_model = denoiser
-        if not self._profile.packed:
-            # four or six passes of exact shapes: recording costs what it saves
-            return [denoiser]
-        model.pairformer_module.core = ReplayedTrunk(model.pairformer_module.core, recorder)
-        return [denoiser, model.pairformer_module.core]
+        replayed: list[Replayed] = [denoiser]
+        if self._profile.packed:
+            for stack in (model.pairformer_module, model.confidence_module.pairformer_stack):
+                stack.core = ReplayedStack(stack.core, recorder)
+                replayed.append(stack.core)
+        return replayed
 
-    def _pair_score(self, protein: Protein, smiles: str) -> PairScore | None:
-        """The score of one pair; None when the device has no room for it even alone."""
+    def _protein_scores(self, protein: Protein, ligands: Sequence[str]) -> Iterator[tuple[str, PairScore | None]]:
+        """Each ligand's score, in order; None where the device has no room for it even alone.
+
+        Records are read ahead. While one molecule's pose is made into features the next molecule is posed.
+        """
         if not protein.sequence:
-            return PairScore(protein.code, smiles, error=f"no_sequence: nobody knows the sequence of {protein.code}")
-        try:
-            metrics = self._metrics_or_none(smiles, protein)
-            if metrics is None:
-                _log.warning("out of memory on %s at %s: trying it alone", self._device, smiles)
-                metrics = self._metrics_alone(smiles, protein)
-        except MoleculeFailure as failure:
+            for ligand in ligands:
+                yield ligand, PairScore(protein.code, ligand, error=f"no_sequence: nobody knows {protein.code}'s")
+            return
+        coming = (self._request(protein, protein.sequence, ligand) for ligand in ligands)
+        reading = deque(self._read(request) for request in itertools.islice(coming, _READ_AHEAD))
+        posed: _Posed | None = None
+        while reading or posed:
+            if posed is not None and not (reading and reading[0].structure.done()):
+                yield posed.request.smiles, self._concluded(protein, posed)
+                posed = None
+                continue
+            read = reading.popleft()
+            reading.extend(self._read(request) for request in itertools.islice(coming, 1))
+            outcome = self._scored(protein, read.request, functools.partial(self._pose, read))
+            if posed is not None:
+                yield posed.request.smiles, self._concluded(protein, posed)
+            posed = outcome if isinstance(outcome, _Posed) else None
+            if not isinstance(outcome, _Posed):
+                yield read.request.smiles, outcome
+
+    def _request(self, protein: Protein, sequence: str, smiles: str) -> Request:
+        from gpu.boltz.reading import Request
+
+        seed = record_seed(smiles, sequence, self._profile.base_seed)
+        return Request(smiles, sequence, seed, protein.alignment)
+
+    def _read(self, request: Request) -> _Read:
+        assert self._loaded is not None
+        return _Read(request, self._loaded.reader.structure(request))
+
+    def _concluded(self, protein: Protein, posed: _Posed) -> PairScore | None:
+        outcome = self._scored(protein, posed.request, functools.partial(self._metrics, posed))
+        return outcome if outcome is None or isinstance(outcome, PairScore) else self._score(protein, posed, outcome)
+
+    def _score(self, protein: Protein, posed: _Posed, affinity: dict[str, float]) -> PairScore:
+        metrics, smiles = posed.metrics | affinity, posed.request.smiles
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong:
+            failure = MoleculeFailure(FailureCode.NON_FINITE, f"{', '.join(wrong)} of {smiles!r} is not a number")
             return PairScore(protein.code, smiles, error=str(failure))
-        return None if metrics is None else PairScore(protein.code, smiles, metrics=metrics)
+        return PairScore(protein.code, smiles, metrics=metrics)
+
+    def _scored(self, protein: Protein, request: Request, stage: Callable[[], _T]) -> _T | PairScore | None:
+        """What ``stage`` returns, the score of a molecule that fails it, or None where there is no room even alone."""
+        try:
+            outcome = self._attempt(stage)
+            if outcome is None:
+                _log.warning("out of memory on %s at %s: trying it alone", self._device, request.smiles)
+                outcome = self._alone(stage)
+        except MoleculeFailure as failure:
+            return PairScore(protein.code, request.smiles, error=str(failure))
+        return outcome
 
     def _check_pocket(self, protein: Protein) -> None:
         """A pocket that is not on the protein would fail every molecule; it is the rules' mistake."""
@@ -252,24 +333,26 @@ class BoltzScorer:
                     f"to {length}. Mend protein_constraints in the rules file."
                 )
 
-    def _metrics_alone(self, smiles: str, protein: Protein) -> dict[str, float] | None:
-        """As ``_metrics_or_none`` with nothing else of ours on the device but the weights."""
+    def _alone(self, stage: Callable[[], _T]) -> _T | None:
+        """As ``_attempt`` with nothing else of ours on the device but the weights."""
         assert self._loaded is not None
         self._release()
         for part in self._loaded.replayed:
             part.enabled = False
         try:
-            metrics = self._metrics_or_none(smiles, protein)
+            outcome = self._attempt(stage)
         finally:
             for part in self._loaded.replayed:
                 part.enabled = True
-        if metrics is None:
+        if outcome is None:
             self._release()
-        return metrics
+        return outcome
 
-    def _metrics_or_none(self, smiles: str, protein: Protein) -> dict[str, float] | None:
+    def _attempt(self, stage: Callable[[], _T]) -> _T | None:
+        """``stage()`` with the profile's arithmetic, the process's generators left as they were; None: no memory."""
         try:
-            return self._metrics(smiles, protein)
+            with _quiet(), _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
+                return stage()
         except _StageOutOfMemory:
             return None
         except (RuntimeError, MemoryError) as error:
@@ -277,33 +360,49 @@ class BoltzScorer:
                 return None
             raise
 
-    def _metrics(self, smiles: str, protein: Protein) -> dict[str, float]:
-        """Every metric of one molecule; the generators of the process are left as they were."""
+    def _pose(self, read: _Read) -> _Posed:
+        """The structure model's metrics and best pose."""
         assert self._loaded is not None
-        assert protein.sequence is not None
-        reader = self._loaded.reader
-        seed = record_seed(smiles, protein.sequence, self._profile.base_seed)
-        with _quiet(), _own_generators(self._device), _arithmetic(self._profile), torch.inference_mode():
-            record = reader.parsed(smiles, protein.sequence, seed, protein.alignment)
-            _seed(seed)
-            pose = self._predict(self._loaded.structure, reader.structure_features(record, self._device))
-            best = int(torch.argsort(pose["confidence_score"], descending=True)[0])
-            metrics = {name: pose[name][best].item() for name in _CONFIDENCE_METRICS}
-            coordinates = pose["coords"][best][pose["masks"][0].bool()].float().cpu().numpy()
-            del pose
-            _seed(seed)
-            affinity = self._predict(self._loaded.affinity, reader.affinity_features(record, coordinates, self._device))
-            metrics |= {key: value.item() for key, value in affinity.items() if key.startswith(_AFFINITY_PREFIX)}
-        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if wrong:
-            raise MoleculeFailure(FailureCode.NON_FINITE, f"{', '.join(wrong)} of {smiles!r} is not a number")
-        return metrics
+        reading = self._answer(read.structure, lambda reader: reader.structure(read.request))
+        pose = self._predict(self._loaded.structure, reading, read.request.seed)
+        best = int(torch.argsort(pose["confidence_score"], descending=True)[0])
+        metrics = {name: pose[name][best].item() for name in _CONFIDENCE_METRICS}
+        coordinates = pose["coords"][best][pose["masks"][0].bool()].float().cpu().numpy()
+        return _Posed(read.request, metrics, coordinates, self._loaded.reader.affinity(read.request, coordinates))
 
-    def _predict(self, model: Any, features: dict[str, Any]) -> dict[str, Any]:
+    def _metrics(self, posed: _Posed) -> dict[str, float]:
+        """The affinity model's metrics."""
+        assert self._loaded is not None
+        reading = self._answer(posed.affinity, lambda reader: reader.affinity(posed.request, posed.coordinates))
+        affinity = self._predict(self._loaded.affinity, reading, posed.request.seed)
+        return {key: value.item() for key, value in affinity.items() if key.startswith(_AFFINITY_PREFIX)}
+
+    def _answer(self, awaited: Awaited, ask_again: Callable[[Reader], Awaited]) -> Reading:
+        """The reading; a reader that died is started anew and asked again, once."""
+        from gpu.boltz.reading import ReaderDied
+
+        assert self._loaded is not None
+        try:
+            return awaited.result()
+        except ReaderDied:
+            _log.warning("the process that reads Boltz-2's records died: starting another")
+        self._loaded.reader.close()
+        self._loaded.reader = self._reader()
+        self._loaded.reader.check()
+        try:
+            return ask_again(self._loaded.reader).result()
+        except ReaderDied:
+            raise MoleculeFailure(FailureCode.PARSE, "boltz crashes when it reads this molecule") from None
+
+    def _predict(self, model: Any, reading: Reading, seed: int) -> dict[str, Any]:
         from gpu.boltz.economy import idle_terms_left_out
+        from gpu.boltz.record import seed_generators
         from gpu.boltz.replay import ReplayedDenoiser
 
         half = self._profile.precision == "bfloat16"
+        features = reading.on(self._device)
+        seed_generators(seed)
+        reading.generators.restore()
         try:
             with (
                 idle_terms_left_out(model, features),
@@ -313,17 +412,14 @@ class BoltzScorer:
                 predicted: dict[str, Any] = model.predict_step(features, 0)
         finally:
             for part in self._loaded.replayed if self._loaded else ():
-                if isinstance(part, ReplayedDenoiser):
+                if isinstance(part, ReplayedDenoiser):  # a molecule's own
                     part.forget()
         if predicted["exception"]:
             raise _StageOutOfMemory
         return predicted
 
     def _release(self) -> None:
-        from gpu.boltz.replay import ReplayedDenoiser, ReplayedTrunk
-
         for part in self._loaded.replayed if self._loaded else ():
-            assert isinstance(part, ReplayedDenoiser | ReplayedTrunk)
             part.forget()
         gc.collect()
         if self._device.type == "cuda":
@@ -333,12 +429,6 @@ class BoltzScorer:
 _AMINO_ACIDS: Final = frozenset(
     "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL UNK".split()  # noqa: SIM905  (readable as it is)
 )
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
     python tests/benchmarks/boltz_gpu.py look             where the time goes, stage by stage
     python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit
     python tests/benchmarks/boltz_gpu.py memory           out of memory ends in a retry; close() gives memory back
+    python tests/benchmarks/boltz_gpu.py error            ``live`` against boltz's own float32 layers
     python tests/benchmarks/boltz_gpu.py amortised        seconds per molecule over a batch; fast against live
 
 Prints one JSON object per finding. ``--components`` names a folder of CCD components where biotite is not there.
@@ -19,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +154,7 @@ class StageClock:
     def __init__(self, bench: Bench, scorer: BoltzScorer) -> None:
         self.seconds: dict[str, float] = collections.defaultdict(float)
         loaded: Any = scorer._loaded
-        self._wrap(bench, loaded.reader, "parsed", "parse")
-        self._wrap(bench, loaded.reader, "structure_features", "features structure")
-        self._wrap(bench, loaded.reader, "affinity_features", "features affinity")
+        self._wrap(bench, scorer, "_answer", "waiting for features")
         for name, model in (("structure", loaded.structure), ("affinity", loaded.affinity)):
             self._wrap(bench, model, "predict_step", f"{name} all")
             self._wrap(bench, model.structure_module, "sample", f"{name} diffusion")
@@ -177,7 +177,7 @@ class StageClock:
 
 
 def look(bench: Bench) -> None:
-    """Stage by stage: the fast profile and the live one, replayed; ``plain`` adds launches without replay."""
+    """Stage by stage: the fast profile; ``plain`` adds the live one, replayed and not."""
 
     def variant(label: str, profile: Profile, **options: Any) -> None:
         scorer = bench.scorer(profile, **options)
@@ -311,7 +311,25 @@ def amortised(bench: Bench) -> None:
             )
 
 
-SECTIONS = {"look": look, "verify": verify, "memory": memory, "amortised": amortised}
+def error(bench: Bench) -> None:
+    """How far ``live``'s packed arithmetic moves each metric from boltz's own float32 layers on the same device."""
+    scores = []
+    for profile in (LIVE, replace(LIVE, packed=False)):
+        scorer = bench.scorer(profile)
+        scores.append(scorer.pair_scores([HDAC3], bench.ligands[: bench.live_molecules]))
+        scorer.close()
+    for name in scores[0][0].metrics:
+        pairs = [(one.metrics[name], other.metrics[name]) for one, other in zip(*scores, strict=True)]
+        values = [value for value, _ in pairs]
+        report(
+            metric=name,
+            molecules=len(pairs),
+            largest_difference=f"{max(abs(a - b) for a, b in pairs):.1e}",
+            spread=max(values) - min(values),
+        )
+
+
+SECTIONS = {"error": error, "look": look, "verify": verify, "memory": memory, "amortised": amortised}
 
 
 def main() -> None:

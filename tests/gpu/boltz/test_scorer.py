@@ -1,4 +1,4 @@
-"""A score depends on its molecule alone; a failure costs its molecule alone (specs/boltz.md)."""
+"""A score depends on its molecule alone; a failure costs its molecule alone."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from app.domain import PairScore, Protein
 from gpu.boltz import FAST, LIVE, BoltzInstallationError, BoltzScorer, DeviceOutOfMemory, PocketConstraint
 from gpu.boltz.failure import PocketError
 from gpu.boltz.profile import record_seed
+from gpu.boltz.reading import Awaited, ReaderBeside, Request
 from gpu.residency import Residency
 from tests.gpu.boltz.conftest import PEPTIDE, QUICK, Weights
 from tests.gpu.boltz.random_weights import TINY, write_checkpoints
@@ -91,8 +92,8 @@ scorer = BoltzScorer(folder / "boltz2_conf.ckpt", folder / "boltz2_aff.ckpt", fo
 metrics = {score.smiles: dict(score.metrics) for score in scorer.pair_scores([PEPTIDE], ligands)}
 
 attempts = []
-score_once = scorer._metrics
-scorer._metrics = lambda *pair: attempts.append(pair) or score_once(*pair)
+attempt_once = scorer._attempt
+scorer._attempt = lambda stage: attempts.append(stage) or attempt_once(stage)
 size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 40 * 2**20, resource.RLIM_INFINITY))
 large = Protein("LARGE", PEPTIDE.sequence * 8)
@@ -134,7 +135,7 @@ def test_out_of_memory_is_retried_alone_and_raised_with_what_is_done(other_proce
     message, unfinished, finished = other_process["raised"]
     assert unfinished == [["LARGE", "CCN"]]
     assert finished == [["P00001", 15]]
-    assert other_process["attempts"] == 3  # the peptide's, the large protein's, and that one again alone
+    assert other_process["attempts"] == 4  # the peptide's two stages, the large protein's first, that one alone
     assert "Retry" in message
 
 
@@ -337,6 +338,47 @@ def test_a_broken_installation_is_not_a_batch_of_bad_molecules(weights: Weights,
     with pytest.raises(BoltzInstallationError, match=r"even ethanol.*checkpoints fetch boltz2"):
         scorer.pair_scores([PEPTIDE], GOOD[:1])
     assert scorer.resident_bytes() == 0
+
+
+def test_a_reader_beside_gives_the_same_bits_errors_and_order(
+    scorer_for: Callable[..., BoltzScorer], alone: dict[str, PairScore]
+) -> None:
+    scorer = scorer_for(beside=True)
+    heard: list[PairScore] = []
+    batch = [GOOD[0], UNPARSEABLE, GOOD[1], SALT, GOOD[2]]
+    scores = scorer.pair_scores([PEPTIDE], batch, heard.append)
+    assert heard == scores
+    assert [score for score in scores if score.error is None] == [alone[smiles] for smiles in GOOD[:3]]
+    assert [(scores[i].error or "").split(":")[0] for i in (1, 3)] == ["unparseable_smiles", "parse"]
+
+
+def test_a_reader_that_dies_is_replaced_and_one_that_dies_twice_costs_the_molecule(
+    scorer_for: Callable[..., BoltzScorer], alone: dict[str, PairScore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = scorer_for(beside=True)
+    scorer.load()
+    assert scorer._loaded is not None
+    assert isinstance(scorer._loaded.reader, ReaderBeside)
+    scorer._loaded.reader._child.kill()
+    assert scorer.pair_scores([PEPTIDE], GOOD[:1]) == [alone[GOOD[0]]]
+    asked = ReaderBeside.structure
+
+    def deadly(reader: ReaderBeside, request: Request) -> Awaited:
+        if request.smiles == GOOD[1]:
+            reader._child.kill()
+            reader._child.wait()
+        return asked(reader, request)
+
+    monkeypatch.setattr(ReaderBeside, "structure", deadly)
+    first, second = scorer.pair_scores([PEPTIDE], [GOOD[1], GOOD[0]])
+    assert (first.error or "").startswith("parse: ")
+    assert second == alone[GOOD[0]]
+
+
+def test_a_broken_installation_beside_is_told_as_here(weights: Weights, tmp_path: Path) -> None:
+    scorer = BoltzScorer(weights.structure, weights.affinity, tmp_path, QUICK, beside=True)
+    with pytest.raises(BoltzInstallationError, match="CCD components"):
+        scorer.pair_scores([PEPTIDE], GOOD[:1])
 
 
 def test_a_pocket_beside_the_protein_is_the_rules_mistake(scorer_for: Callable[..., BoltzScorer]) -> None:

@@ -139,7 +139,7 @@ def test_weights_and_reputation_follow_from_the_scores(cluster: ModelCluster) ->
     def computed() -> bool:
         with cluster.store.reading() as session:
             found = WeightRounds(session).latest()
-        return bool(found) and found[0].state.value == "not_set" and found[0].detail == "--offline"
+        return bool(found) and found[0].state.value == "not_set" and "--offline" in (found[0].detail or "")
 
     cluster.until(computed)
     with cluster.store.reading() as session:

@@ -99,6 +99,7 @@ def test_old_weight_submissions_and_rounds_are_kept(store_url: str) -> None:
     with store.reading() as session:
         kept = WeightSubmissions(session).get(7)
         rounds = {found.mark: found for found in WeightRounds(session).latest(5)}
+    store.engine.dispose()
     assert kept is not None
     assert (kept.netuid, kept.state, kept.vector, kept.tries) == (68, WeightsState.SET, {0: 0.5, 3: 0.5}, 2)
     assert (kept.detail, kept.failures) == ("there", ("busy",))

@@ -320,7 +320,7 @@ def test_rounds_say_how_they_ended_and_go_back_in_time(pages: TestClient) -> Non
     assert len(rows) == 72
     assert [row["Round"] for row in rows] == sorted((row["Round"] for row in rows), reverse=True)
     refused = [row for row in rows if row["State"] == "failed"]
-    assert [row["Why"] for row in refused] == ["the chain refused the weights: SettingWeightsTooFast"]
+    assert [row["Why"] for row in refused] == ["given up after 10 tries: SettingWeightsTooFast"]
     assert all("competition v2v has no baseline" in row["Warnings"] for row in rows)
     older = re.search(r'href="(/rounds\?before=[^"]+)"', pages.get("/rounds").text)
     assert older is not None

@@ -8,29 +8,43 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.demo import RECORDING
+from app.demo import RECORDING, RECORDING_2026
 from app.domain import SubmissionRejected
+from app.epochs.documents import (
+    parse_commitments,
+    parse_fasta,
+    parse_header,
+    parse_metagraph,
+    parse_push_times,
+    parse_signatures,
+)
 from app.epochs.rules import RulesError, parse_rules
+from app.epochs.rules.august_2026 import parse_payload
 from app.untrusted import NotJson, read_json, shown
 from chain.drand import Drand
 from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.model_metadata import UnreadableMetadata, parse_model_id
+from chain.scoring_api import read_evaluation
 from chain.sources import RoundNotReached, SourceError
 from chain.submission import parse_submission, text_of
 from chain.timelock import TimelockError, open_sealed, seal
 from chain.web import Answer
+from chem.archive import ArchiveUnreadable, read_archive
 from chem.names import parse_name, reaction_of
 from gpu.evaluation.contract import ModelFault
 from gpu.evaluation.dockerfile import parse as parse_dockerfile
+from gpu.evaluation.judge import rating_in
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "7"))
@@ -86,6 +100,22 @@ def _text(read: Callable[[str], object]) -> Callable[[bytes], object]:
     return lambda body: read(body.decode("utf-8", "surrogateescape"))
 
 
+def _document(parse: Callable[[str, str], object], name: str) -> Parser:
+    return Parser(_text(lambda text: parse(text, name)), (SourceError,), [(RECORDING / name).read_bytes()[:4_000]])
+
+
+def _archived(body: bytes) -> object:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as stream:
+        stream.write(body)
+        stream.flush()
+        return read_archive(Path(stream.name))
+
+
+def _status(body: bytes) -> object:
+    document = read_json(body)
+    return read_evaluation(document) if isinstance(document, dict) else None
+
+
 PARSERS = {
     "submission file": Parser(parse_submission, (SubmissionRejected,), [b"(1000, b'ab\\x00')", b"(0xff, b'')"]),
     "opened text": Parser(_text(lambda text: text_of(text, 5)), (SubmissionRejected,), [b"5:rxn:4:1:2,rxn:5:1:2:3"]),
@@ -107,6 +137,21 @@ PARSERS = {
     "drand's answer": Parser(
         _signed, (SourceError, RoundNotReached), [json.dumps({"round": ROUND, "signature": SIGNATURE}).encode()]
     ),
+    "rules of 2026": Parser(_text(parse_rules), (RulesError,), [(RECORDING_2026 / "rules.yaml").read_bytes()]),
+    "opened text of 2026": Parser(_text(parse_payload), (SubmissionRejected,), [b"rxn:1:2:3,rxn:1:4:5|QVQL,~", b"~|~"]),
+    "metagraph of a recording": _document(parse_metagraph, "metagraph.json"),
+    "commitments of a recording": _document(parse_commitments, "commitments.json"),
+    "push times of a recording": _document(parse_push_times, "github/push_times.json"),
+    "signatures of a recording": _document(parse_signatures, "drand.json"),
+    "header of a recording": _document(parse_header, "recording.json"),
+    "proteins of a recording": _document(parse_fasta, "proteins.fasta"),
+    "archive": Parser(_archived, (ArchiveUnreadable,), [b"InChI_Key,SMILES\nAAAAAAAAAAAAAA-AAAAAAAAAA-N,CC\n"]),
+    "scoring node's status": Parser(
+        _status,
+        (NotJson,),
+        [b'{"status": "completed", "score": 0.5, "metric_scores": {}, "started_at": "2026-01-01T00:00:00"}'],
+    ),
+    "judge's rating": Parser(_text(rating_in), (), [b"4", b"Rating: [[3]]", "\u0664".encode()]),
     "JSON": Parser(read_json, (NotJson,), [b'{"a": [1, 2.5, "x\\ud83d\\ude00"], "b": null}']),
     "message": Parser(_text(lambda text: shown(text).encode()), (), [b"plain", "\u202e".encode()]),
 }

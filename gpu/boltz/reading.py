@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
@@ -148,7 +149,8 @@ class ReaderBeside:
         self._pending: deque[Future[Reading]] = deque()
         self._lock = threading.Lock()
         self._dead = False
-        threading.Thread(target=self._listen, name="boltz-reader", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="boltz-reader", daemon=True)
+        self._listener.start()
         self._started = self._ask((mols, profile, pocket))
 
     def check(self) -> None:
@@ -169,6 +171,10 @@ class ReaderBeside:
     def close(self) -> None:
         self._child.kill()
         self._child.wait()
+        # what was still to be written is of no use to a child that has gone
+        with suppress(BrokenPipeError):
+            cast(BinaryIO, self._child.stdin).close()
+        self._listener.join()
 
     def _ask(self, question: object) -> Future[Reading]:
         answer: Future[Reading] = Future()

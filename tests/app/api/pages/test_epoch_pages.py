@@ -557,7 +557,7 @@ def test_a_running_epoch_shows_how_far_it_is(own: TestClient, store: Store) -> N
             )
         )
         session.execute(update(SubmissionRow).values(psichic_rank=None, psichic_score=None, scored=None))
-        session.execute(update(BatchRow).values(claimed_at=at - timedelta(seconds=60), finished_at=at))
+        session.execute(update(BatchRow).values(began_at=at - timedelta(seconds=60), finished_at=at))
         session.execute(
             update(BatchRow)
             .where(BatchRow.model == "psichic", BatchRow.number >= 1)

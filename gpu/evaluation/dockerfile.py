@@ -23,6 +23,7 @@ _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)(?::([-+])([^}]*))?\}|(\w+))")
 _HEREDOC: Final = re.compile(r"(?<!<)\d*<<-?(?!<)[\"']?[A-Za-z_]\w*[\"']?(?=$|[\s;&|>)])")
 _LONGEST_REFERENCE: Final = 255
 _LONGEST_WORD: Final = 4096
+_LONGEST_NUMBER: Final = 6
 _REFERENCE: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/@-]{{0,{_LONGEST_REFERENCE - 1}}}")
 
 
@@ -172,7 +173,9 @@ def _with_images(instructions: Iterable[Instruction]) -> Iterable[tuple[Instruct
             raise refused(f"{shown(instruction.word, 20)} stands before the first FROM")
         elif source := next((flag for flag in instruction.flags if flag.lower().startswith("--from=")), None):
             name = source.split("=", 1)[1]
-            if not (name.isdigit() and int(name) < count) and name.lower() not in stages:
+            # a stage by its number; neither ² nor thousands of digits, which int() refuses
+            numbered = name.isascii() and name.isdigit() and len(name) < _LONGEST_NUMBER and int(name) < count
+            if not numbered and name.lower() not in stages:
                 image = _reference(name)
         yield instruction, image
 

@@ -179,6 +179,14 @@ def test_a_damaged_ciphertext_fails_to_open() -> None:
         assert code_of(open_submission, Source(), 5, Sealed(ROUND, broken)) is RejectionCode.DECRYPTION_FAILED
 
 
+def test_a_ciphertext_on_which_the_library_panics_fails_to_open() -> None:
+    """A field of 36 bytes where 32 are meant: pyo3's PanicException is a BaseException, not an Exception."""
+    whole, field = seal(b"5:a", ROUND), 96
+    longer = whole[:field] + (36).to_bytes(8, "little") + whole[field + 8 : field + 40] + bytes(4) + whole[field + 40 :]
+    with pytest.raises(TimelockError, match="damaged"):
+        open_sealed(longer, ROUND, SIGNATURE)
+
+
 def test_one_lying_signature_costs_only_its_own_round() -> None:
     source = Source(signatures={ROUND: OTHER, 123: OTHER})
     assert code_of(opened, b"5:a,b", 5, 2, source) is RejectionCode.DECRYPTION_FAILED

@@ -165,7 +165,9 @@ def test_args_that_double_each_other_do_not_grow(doublings: int) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"FROM \xff\xfe\n", b"FROM a\nONBUILD \xff\n", b"\xff x\n", b"FROM a \xff b c\n", b"FROM a\nADD http://\xff /\n",
-     b"# escape=\xff\nFROM a\n", b"FROM ${A:-\xff}\n", b"FROM a\nRUN \x1b[2J \x0b x\n", b"FROM " + b"a" * 5000 + b"\n"],
+     b"# escape=\xff\nFROM a\n", b"FROM ${A:-\xff}\n", b"FROM a\nRUN \x1b[2J \x0b x\n",
+     b"FROM a\nCOPY --from=" + b"9" * 5000 + b" /a /b\n", "FROM a\nCOPY --from=² /a /b\n".encode(),
+     b"FROM " + b"a" * 5000 + b"\n"],
 )  # fmt: skip
 def test_a_refusal_can_be_stored_and_printed(content: bytes) -> None:
     with pytest.raises(ModelFault) as caught:

@@ -9,10 +9,11 @@ from app.settings import get_settings
 def flower() -> None:
     """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. ``up`` starts it too."""
     from app.celery import app
-    from app.observability.flower import serve
+    from app.observability.flower import serve, users
     from app.observability.logs import configure
 
     settings = get_settings()
+    users(settings)
     require_folder(settings)
     require_port("FLOWER_PORT", settings.flower_address, settings.flower_port)
     require_redis(settings)

@@ -40,12 +40,38 @@ class _BoundedListening:
         return client
 
 
+class _FreeingQoS(kombu_redis.QoS):
+    """Counts a finished message out even where Redis refuses to hear of it.
+
+    Kombu logs the refusal, keeps the connection and goes on counting the message, and a worker that may prefetch one
+    message never takes another. Redis delivers the message again later, and its task finds the work done.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        finally:
+            self._quick_ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Refuse a message."""
+        try:
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+        finally:
+            self._quick_ack(delivery_tag)
+
+
 class Channel(_BoundedListening, kombu_redis.Channel):  # type: ignore[misc]
     """A channel to one Redis server."""
+
+    QoS = _FreeingQoS
 
 
 class SentinelChannel(_BoundedListening, kombu_redis.SentinelChannel):  # type: ignore[misc]
     """A channel to the master that Sentinel names."""
+
+    QoS = _FreeingQoS
 
 
 class _PatientTransport:

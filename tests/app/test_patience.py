@@ -18,7 +18,7 @@ def task() -> Iterator[ValidatorTask]:
     @celery.task(base=ValidatorTask, bind=True, name="tests.patient")
     def patient(self: ValidatorTask, kind: str) -> None:
         if kind == "busy":
-            self.ask_again()
+            self.retry(countdown=5, max_retries=None)
         if kind == "few":
             self.retry(countdown=1)
         raise ConnectionError("the store is away")
@@ -32,7 +32,7 @@ def outcome(task: ValidatorTask, kind: str, retries: int) -> None:
         id="one", args=(kind,), kwargs={}, retries=retries, called_directly=False, is_eager=False, hostname="h"
     )
     try:
-        task.run(kind)
+        task._run((kind,), {})
     finally:
         task.pop_request()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import select
 
 from app.cluster.embedded import EmbeddedCluster
 from app.settings import Settings
@@ -22,6 +23,7 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import FINAL_STAGES, EpochSummary
 from app.store.schema import migrate
+from app.store.tables.work import WorkRow
 from tests.cluster.proxy import Proxy
 from tests.cluster.tending import tended
 
@@ -63,11 +65,11 @@ class Cluster:
     proxy: Proxy
     replays: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def replay(self, recording: Path = DEMO, environment: Mapping[str, str] | None = None) -> Replay:
+    def replay(self, recording: Path = DEMO, *options: str, environment: Mapping[str, str] | None = None) -> Replay:
         """Start a replay on this cluster, or on the one that the environment names."""
         out = self.folder / f"result-{time.monotonic_ns()}.json"
         command = [sys.executable, "-m", "app", "epoch", "replay", str(recording)]
-        command += ["--cluster", self.embedded.broker_url, "--out", str(out)]
+        command += ["--cluster", self.embedded.broker_url, "--out", str(out), *options]
         process = subprocess.Popen(
             command,
             env=environment or self.environment,
@@ -97,8 +99,8 @@ class Cluster:
     def holders(self, epoch_id: int, node: str) -> list[int]:
         """Process ids of the children of a worker that hold a part of the epoch at this moment."""
         with self.store.reading() as session:
-            found = Epochs(session).holders(epoch_id)
-        return [int(holder.split("/")[1]) for holder in found if holder.startswith(f"{node}@")]
+            held = select(WorkRow.holder).where(WorkRow.epoch_id == epoch_id, WorkRow.holder.startswith(f"{node}@"))
+            return [int(holder.split("/")[1]) for holder in session.execute(held).scalars()]
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
@@ -136,12 +138,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The bundled epoch's result, worked out in one process without a broker."""
-    folder = tmp_path_factory.mktemp("eager")
+def eager_result(folder: Path, recording: Path, *options: str) -> dict[str, Any]:
+    """A replay's result, worked out in one process without a broker."""
     out = folder / "result.json"
     environment = {**os.environ, "DATA_DIR": str(folder), "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", "app", "epoch", "replay", str(DEMO), "--cluster", "eager", "--out", str(out)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=folder)
+    command = [sys.executable, "-m", "app", "epoch", "replay", str(recording), "--cluster", "eager", "--out", str(out)]
+    subprocess.run([*command, *options], env=environment, check=True, capture_output=True, cwd=folder)
     return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The bundled epoch's result."""
+    return eager_result(tmp_path_factory.mktemp("eager"), DEMO)

@@ -18,7 +18,7 @@ from app.store.records import Stage
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 from tests.chain import internet
 from tests.chain.world import World, scores_for_any_challenge
-from tests.workers.bad_world import Later, bad_world, report_of
+from tests.workers.bad_world import bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epochs import open_epoch
 from workers.fetching import fetch_submissions
@@ -119,9 +119,8 @@ def _process(number: int) -> int:
     deadline = time.monotonic() + 120
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("workers.watch.open_epoch", Later())
-        patch.setattr("workers.epochs.fetch_submissions", Later())
-        patch.setattr("workers.epochs.submit_weights", Later())
+        for task in (open_epoch, fetch_submissions, submit_weights):
+            patch.setattr(task, "apply_async", lambda *_, **__: None)
         while watch_epoch.delay().get()["status"] == "chain unavailable":
             assert time.monotonic() < deadline
             time.sleep(0.2)

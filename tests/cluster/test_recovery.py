@@ -16,7 +16,8 @@ import pytest
 
 from app.store.epochs import Epochs
 from app.store.records import Stage
-from tests.cluster.conftest import DEMO, Cluster
+from tests.cluster.conftest import DEMO, Cluster, eager_result
+from tests.workers.small_recording import write_small_recording
 
 pytestmark = pytest.mark.cluster
 
@@ -54,8 +55,12 @@ def test_cpu_children_killed_mid_task_cost_nothing(cluster: Cluster, expected: d
     assert replay.result() == expected
 
 
-def test_a_gpu_child_killed_mid_task_costs_nothing(cluster: Cluster, expected: dict[str, Any]) -> None:
-    replay = cluster.replay()
+def test_a_gpu_child_killed_mid_task_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    # recorded scores are asked of no worker, so the model scores here
+    recording = write_small_recording(tmp_path / "recording", [1])
+    options = ("--scores", "model", "--without-boltz")
+    expected = eager_result(tmp_path, recording, *options)
+    replay = cluster.replay(recording, *options)
     killed = False
     while not killed:
         epoch = cluster.when(lambda epoch: epoch.stage is Stage.SCORING)

@@ -93,12 +93,12 @@ def test_untrained_weights_are_refused_where_weights_would_be_set(
         batch = Epochs(session).batches(1, ScoringModel.PSICHIC)[0]
     live = replace(epoch, publishes=True)
     with pytest.raises(ValidatorError, match="checkpoints fetch psichic"):
-        scoring._Scoring(live, batch)
+        scoring._Scoring(live, batch, scoring.score_psichic)
     for harmless in ("WEIGHTS_FILE", "DONT_SET_WEIGHTS"):
         with monkeypatch.context() as patch:
             patch.setenv(harmless, "1")
             get_settings.cache_clear()
-            scoring._Scoring(live, batch)
+            scoring._Scoring(live, batch, scoring.score_psichic)
     with store.reading() as session:
         assert list(Facts(session).all(epoch.id, FactKind.WARNING)) == [UNTRAINED]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import workers.watch
+import workers.epochs
 from app.domain import EpochHeader
 from app.settings import get_settings
 from app.store.database import get_store
@@ -31,7 +31,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epochs that were sent to be opened."""
     sent: list[int] = []
-    monkeypatch.setattr(workers.watch.open_epoch, "delay", sent.append)
+    monkeypatch.setattr(workers.epochs.open_epoch, "apply_async", lambda args, *_, **__: sent.append(args[0]))
     return sent
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 
 from app.celery import app
 from app.cluster import transport
@@ -85,3 +85,26 @@ def test_an_error_reply_is_a_lost_connection(server: EmbeddedCluster, fault: str
             with pytest.raises(connection.connection_errors) as caught:
                 Producer(channel).publish("x", routing_key="cpu")
             assert isinstance(caught.value, redis.ResponseError)
+
+
+@pytest.mark.parametrize("answer", ["ack", "reject", "requeue"])
+def test_a_message_whose_acknowledgement_is_refused_leaves_room_for_the_next(
+    server: EmbeddedCluster, answer: str
+) -> None:
+    """A worker that prefetches one message goes on once Redis has memory again."""
+    taken: list[Message] = []
+    with Connection(server.broker_url) as connection, redis.Redis.from_url(server.broker_url) as client:
+        queue = Queue("work", Exchange("work"), routing_key="work")
+        consumer = Consumer(connection, [queue], callbacks=[lambda _, message: taken.append(message)])
+        consumer.qos(prefetch_count=1)
+        consumer.consume()
+        producer = Producer(connection, queue.exchange, routing_key="work")
+        for body in ("first", "second"):
+            producer.publish(body)
+        connection.drain_events(timeout=5)
+        client.config_set("maxmemory", "1")
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            taken[0].ack() if answer == "ack" else taken[0].reject(requeue=answer == "requeue")
+        client.config_set("maxmemory", "0")
+        connection.drain_events(timeout=5)
+    assert [message.payload for message in taken] == ["first", "second"]

@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.store.capabilities import Capabilities
 from app.store.competitions import Competitions, GivenBenchmark
 from app.store.database import Store
-from app.store.reputations import RoundState, WeightRounds
+from app.store.reputations import WeightRounds
 from chain.incentive.models import latest_score
 from chain.model_metadata import UnreadableMetadata, parse_model_id
 from tests.app.competitions.competition_fixtures import SECOND, fill, scored
@@ -78,7 +78,6 @@ def test_the_ema_is_off_unless_alpha_is_set() -> None:
 def keep(store: Store, mark: str, **values: Any) -> None:
     with store.writing() as session:
         WeightRounds(session).keep(weight_round(mark, incentive_now(session, settings(**values))))
-        WeightRounds(session).finish(mark, RoundState.SUBMITTED, "set")
 
 
 @on_sqlite

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,7 @@ def imagebind(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return TinyImageBind()
 
     package = types.ModuleType("imagebind")
+    package.__spec__ = ModuleSpec("imagebind", None)
     data = types.ModuleType("imagebind.data")
     models = types.ModuleType("imagebind.models")
     model = types.ModuleType("imagebind.models.imagebind_model")

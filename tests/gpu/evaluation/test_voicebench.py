@@ -250,7 +250,7 @@ def test_sets_that_cannot_be_planned(text: str) -> None:
 
 
 def test_an_unknown_competition_names_the_known_ones() -> None:
-    with pytest.raises(EvaluationImpossible, match=r"'poetry' has no benchmark here; there are .*voicebench"):
+    with pytest.raises(EvaluationImpossible, match=r"there is no benchmark 'poetry'; there are .*voicebench"):
         benchmark_for(BenchmarkPlan("poetry"), Settings())
 
 

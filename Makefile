@@ -57,7 +57,7 @@ chaos: install
 
 # each parser of untrusted input on 100,000 mutated inputs; FUZZ_SEED=N for others
 fuzz: install
-	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} timeout 1800 $(BIN)/python -m pytest tests/fuzz
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} timeout 3600 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 lint: install
 	$(BIN)/ruff check .

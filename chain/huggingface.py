@@ -79,7 +79,7 @@ class HubClient:
 
         def info() -> Any:
             seconds = min(_ANSWER_SECONDS, left())
-            return self._api().model_info(repository, revision=revision, files_metadata=True, timeout=seconds)
+            return checked(self._api().model_info(repository, revision=revision, files_metadata=True, timeout=seconds))
 
         return self.ask(f"the files of {repository} at {revision or 'main'}", info, left=left)
 
@@ -92,7 +92,9 @@ class HubClient:
         files = revision is not None
         return self.ask(
             f"the files of {dataset}" if files else f"the revision of {dataset}",
-            lambda: self._api().dataset_info(dataset, revision=revision, files_metadata=files, timeout=_ANSWER_SECONDS),
+            lambda: checked(
+                self._api().dataset_info(dataset, revision=revision, files_metadata=files, timeout=_ANSWER_SECONDS)
+            ),
         )
 
     @contextmanager
@@ -203,6 +205,24 @@ class HubClient:
         from huggingface_hub import HfApi
 
         return HfApi(endpoint=self.endpoint, token=self.token or False)
+
+
+def checked(info: Any) -> Any:
+    """A ``ModelInfo`` or ``DatasetInfo`` whose files are listed in the types that the library promises.
+
+    Raises:
+        TypeError: the hub answered with others, which the library passes on.
+    """
+    for entry in info.siblings or ():
+        digests = [entry.blob_id, *([] if entry.lfs is None else [entry.lfs.sha256])]
+        sizes = [entry.size, *([] if entry.lfs is None else [entry.lfs.size])]
+        if not (
+            isinstance(entry.rfilename, str)
+            and all(digest is None or isinstance(digest, str) for digest in digests)
+            and all(size is None or (type(size) is int and size >= 0) for size in sizes)
+        ):
+            raise TypeError(f"the listing holds {shown(repr(entry), 120)}")
+    return info
 
 
 class Hub:

@@ -35,6 +35,7 @@ from app.store.model_queue import ModelQueue, Refusal, model_id
 from app.store.reputations import Reputations, WeightRounds
 from app.store.scorings import ScoringEnd, Scorings
 from app.task import ValidatorTask
+from app.untrusted import quoted
 from chain.hotkey import Signer, wallet_signer
 from chain.huggingface import HubClient, HubUnavailable
 from chain.model_chain import ModelChain, SubtensorModelChain
@@ -157,7 +158,7 @@ def _queue_model(
         model = parse_model_id(found.data, open_ended=profile_of(settings).seven_fields)
         if model.competition_id not in running:
             known = ", ".join(sorted(filter(None, running))) or "none"
-            raise UnreadableMetadata(f"no competition {model.competition_id!r} runs; running: {known}")
+            raise UnreadableMetadata(f"no competition {quoted(model.competition_id)} runs; running: {known}")
         if not is_old_enough(found.block, block_now, min_age):
             age = (block_now - found.block) * BLOCK_SECONDS
             raise UnreadableMetadata(f"the model is {age} s old; it is queued once it is older than {min_age:.0f} s")

@@ -198,11 +198,11 @@ class ModelHub:
 def _listed(entry: Any, where: str) -> RepositoryFile:
     large = entry.lfs
     size = large.size if large is not None else entry.size
-    if size is None or size < 0:
+    if size is None:
         raise EvaluationImpossible(f"Hugging Face gives no size for {entry.rfilename!r:.200} of {where}")
     return RepositoryFile(
-        _inside(str(entry.rfilename), where),
-        int(size),
+        _inside(entry.rfilename, where),
+        size,
         None if large is None else large.sha256,
         None if large is not None else entry.blob_id,
     )
@@ -212,7 +212,9 @@ def _inside(name: str, where: str) -> PurePosixPath:
     """``name`` as a path that stays below the folder it is joined to."""
     parts = name.split("/")
     harmless = all(
-        part not in {"", ".", ".."} and len(os.fsencode(part)) <= _LONGEST_NAME and part.isprintable() for part in parts
+        # what is printable has no lone surrogates, which cannot be encoded
+        part not in {"", ".", ".."} and part.isprintable() and len(os.fsencode(part)) <= _LONGEST_NAME
+        for part in parts
     )
     if not harmless or "\\" in name or len(name) > _LONGEST_PATH:
         raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{where} names a file {name!r:.200}, which cannot be one")

@@ -5,6 +5,8 @@ A quick slice with the other tests; ``make fuzz`` gives each parser 100,000 inpu
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import random
@@ -16,8 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from huggingface_hub import ModelInfo
+from pydantic import BaseModel, ValidationError
 
+from app.api.messages import ModelScoreResults
+from app.api.scoring_messages import StartScoring
 from app.demo import RECORDING, RECORDING_2026
 from app.domain import SubmissionRejected
 from app.epochs.documents import (
@@ -31,20 +38,30 @@ from app.epochs.documents import (
 from app.epochs.rules import RulesError, parse_rules
 from app.epochs.rules.august_2026 import parse_payload
 from app.untrusted import NotJson, read_json, shown
+from chain.datasets import _rows as protein_rows
 from chain.drand import Drand
 from chain.github import GitHub
 from chain.github_path import parse_github_path
+from chain.huggingface import HubClient, HubUnavailable, checked
 from chain.model_metadata import UnreadableMetadata, parse_model_id
+from chain.score_sharing import Posted, ScoreSharing, SharingFailed
 from chain.scoring_api import read_evaluation
 from chain.sources import RoundNotReached, SourceError
 from chain.submission import parse_submission, text_of
 from chain.timelock import TimelockError, open_sealed, seal
-from chain.web import Answer
+from chain.uniprot import UniProt
+from chain.web import Answer, HostUnavailable
 from chem.archive import ArchiveUnreadable, read_archive
 from chem.names import parse_name, reaction_of
-from gpu.evaluation.contract import ModelFault
+from gpu.evaluation.contract import EvaluationImpossible, ModelFault
 from gpu.evaluation.dockerfile import parse as parse_dockerfile
 from gpu.evaluation.judge import rating_in
+from gpu.evaluation.model_client import BadAnswer
+from gpu.evaluation.model_client import _object as answered
+from gpu.evaluation.model_client import _usable as usable_text
+from gpu.evaluation.model_client import _waveform as waveform
+from gpu.evaluation.repository import _listed as listed_file
+from gpu.evaluation.repository import _refuse_clashes as refuse_clashes
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "7"))
@@ -111,6 +128,52 @@ def _archived(body: bytes) -> object:
         return read_archive(Path(stream.name))
 
 
+def _table_of(suffix: str) -> Callable[[bytes], object]:
+    def read(body: bytes) -> object:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=suffix) as stream:
+            stream.write(body)
+            stream.flush()
+            return protein_rows(Path(stream.name), f"proteins{suffix}")
+
+    return read
+
+
+def _message(kind: type[BaseModel]) -> Callable[[bytes], object]:
+    """As the API reads a body; what is accepted can be stored."""
+    return lambda body: kind.model_validate(read_json(body, unique_names=True)).model_dump_json().encode()
+
+
+def _answered(body: bytes) -> None:
+    answer = answered(body)
+    with suppress(BadAnswer):
+        usable_text(answer.get("text"), "text").encode()
+    waveform(answer.get("audio_data"))
+
+
+def _listed(body: bytes) -> object:
+    info = HubClient("http://hub").ask("the files", lambda: checked(ModelInfo(**json.loads(body))), attempts=1)
+    files = tuple(listed_file(entry, "a model") for entry in info.siblings or ())
+    refuse_clashes(files, "a model")
+    return files
+
+
+def _averages(body: bytes) -> object:
+    web: Any = Web(body)
+    found = ScoreSharing(web, "http://share", "key").averages(Posted(1), 5, ["rxn:1:2:3"], [])
+    return json.dumps(found.document(), allow_nan=False)
+
+
+def _sequence(body: bytes) -> object:
+    web: Any = Web(body)
+    return UniProt(web, "http://uniprot").sequence("P12345")
+
+
+def _wave() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(8, np.float32))
+    return json.dumps({"text": "hello", "audio_data": base64.b64encode(stream.getvalue()).decode()}).encode()
+
+
 def _status(body: bytes) -> object:
     document = read_json(body)
     return read_evaluation(document) if isinstance(document, dict) else None
@@ -151,6 +214,35 @@ PARSERS = {
         (NotJson,),
         [b'{"status": "completed", "score": 0.5, "metric_scores": {}, "started_at": "2026-01-01T00:00:00"}'],
     ),
+    "model's answer": Parser(_answered, (BadAnswer,), [_wave(), b'{"text": "\\ud800"}']),
+    "Hugging Face's answer": Parser(
+        _listed,
+        (HubUnavailable, ModelFault, EvaluationImpossible),
+        [b'{"id": "o/m", "sha": "' + b"a" * 40 + b'", "siblings": [{"rfilename": "a/b", "size": 3, "blobId": "c"}]}'],
+    ),
+    "score for the validator API": Parser(
+        _message(ModelScoreResults),
+        (ValidationError, NotJson),
+        [
+            b'{"miner_hotkey": "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", "miner_uid": 3, '
+            b'"model_metadata": {"a": [1]}, "model_hash": null, "model_score": 0.5, "metric_scores": {"b": 1.0}}'
+        ],
+    ),
+    "request to a scoring node": Parser(
+        _message(StartScoring),
+        (ValidationError, NotJson),
+        [
+            b'{"hf_repo_id": "maker/model", "competition_id": "voicebench", "block": 5, '
+            b'"hotkey": "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"}'
+        ],
+    ),
+    "shared averages": Parser(
+        _averages, (SharingFailed,), [b'{"status": "pending", "target_averages": {"P1": {"score": 0.5}}}']
+    ),
+    "UniProt's answer": Parser(_sequence, (HostUnavailable,), [b">sp|P12345\nMKT\nLLV\n"]),
+    "protein table (CSV)": Parser(_table_of(".csv"), (SourceError,), [b"Entry,Sequence\nP1,MKT\nP2,\n"]),
+    "protein table (JSON)": Parser(_table_of(".json"), (SourceError,), [b'[{"Entry": "P1", "Sequence": "MKT"}]']),
+    "protein table (JSON lines)": Parser(_table_of(".jsonl"), (SourceError,), [b'{"Entry": "P1", "Sequence": null}\n']),
     "judge's rating": Parser(_text(rating_in), (), [b"4", b"Rating: [[3]]", "\u0664".encode()]),
     "JSON": Parser(read_json, (NotJson,), [b'{"a": [1, 2.5, "x\\ud83d\\ude00"], "b": null}']),
     "message": Parser(_text(lambda text: shown(text).encode()), (), [b"plain", "\u202e".encode()]),

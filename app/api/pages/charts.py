@@ -85,9 +85,11 @@ def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "su
     if not finite:
         return _empty(title, f"No {what} with a score.{left_out}")
     low, high = finite[0], finite[-1]
-    if low == high:
-        low, high = low - 0.5, high + 0.5
     bins = min(_BINS, max(5, math.ceil(math.sqrt(len(finite))) * 2))
+    if low + (high - low) / bins == low:
+        # equal, or too close for floating point to tell their bins apart
+        room = max(0.5, abs(low) / 1e6)
+        low, high = low - room, high + room
     width = (high - low) / bins
     counts = [0] * bins
     for value in finite:

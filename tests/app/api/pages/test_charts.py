@@ -7,7 +7,7 @@ import math
 
 import lxml.etree
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.api.pages.charts import Chart, Mark, Series, histogram, lanes, lines, stacked_durations
@@ -34,6 +34,8 @@ def drawn(chart: Chart) -> lxml.etree._Element:
     return root
 
 
+@example([0.0, 5e-324])
+@example([1.0, 1.0 + 2**-52])
 @given(st.lists(finite | st.just(-math.inf), min_size=1, max_size=60))
 def test_every_finite_value_falls_into_one_bin(values: list[float]) -> None:
     chart = histogram("Scores", values, axis="score")

@@ -30,6 +30,7 @@ from chain.weights import (
     UnusableVector,
     WeightsOutcome,
     WeightsParameters,
+    WeightsShown,
     WeightsVerdict,
     in_chain_units,
     same_vector,
@@ -136,8 +137,8 @@ class WeightsChain(Protocol):
         """Parameters and metagraph as of the newest block."""
         ...
 
-    def weights_on_chain(self, netuid: int, uid: int) -> dict[int, int]:
-        """What the chain shows of a validator, UID → u16."""
+    def weights_on_chain(self, netuid: int, uid: int) -> WeightsShown:
+        """What the newest block shows of a validator's weights."""
         ...
 
     def prepare_weights(
@@ -181,9 +182,10 @@ class Submitter:
             return _refused(
                 WeightsState.NOT_REGISTERED, f"{verdict(found).objections[0]}; nothing was submitted", found
             )
-        arrived = self._arrived(submission, found)
-        if arrived is not None:
-            return arrived
+        if submission.sent_at_block is not None:
+            arrived = self._arrived(submission, self._chain.weights_on_chain(job.netuid, found.uid))
+            if arrived is not None:
+                return arrived
         if submission.sent_at_block is None and job.foreign_after is not None:
             updated = found.last_update or 0
             if updated > job.foreign_after:
@@ -238,7 +240,8 @@ class Submitter:
         sentence = f"{outcome.state.value}: {outcome.message}"
         match outcome.state:
             case SubmissionState.INCLUDED | SubmissionState.UNKNOWN:
-                return self._read_back(outcome, submission, vector)
+                assert found.uid is not None
+                return self._read_back(outcome, submission, found.uid, vector)
             case SubmissionState.NOT_REGISTERED:
                 return _refused(WeightsState.NOT_REGISTERED, outcome.message, found, vector, outcome)
             case SubmissionState.REFUSED:
@@ -246,12 +249,13 @@ class Submitter:
             case _:
                 return Again(self._backoff(submission.tries - 1), WeightsState.COMPUTED, sentence)
 
-    def _read_back(self, outcome: WeightsOutcome, submission: WeightSubmission, vector: Mapping[int, float]) -> Step:
+    def _read_back(
+        self, outcome: WeightsOutcome, submission: WeightSubmission, uid: int, vector: Mapping[int, float]
+    ) -> Step:
         """The node's word is not enough: the chain must show it."""
         sentence = f"{outcome.state.value}: {outcome.message}"
         try:
-            found, _ = self._chain.weights_parameters(submission.netuid, self._hotkey)
-            arrived = self._arrived(submission, found)
+            arrived = self._arrived(submission, self._chain.weights_on_chain(submission.netuid, uid))
         except SourceUnavailable as fault:
             return Again(self._pause, WeightsState.SENT, f"{sentence}; {fault}")
         if not isinstance(arrived, Ended):
@@ -259,14 +263,14 @@ class Submitter:
         answer = "" if outcome.state is SubmissionState.INCLUDED else f"the answer was lost ({outcome.message}), but "
         return Ended(arrived.state, answer + arrived.detail, vector, outcome)
 
-    def _arrived(self, submission: WeightSubmission, found: WeightsParameters) -> Step | None:
+    def _arrived(self, submission: WeightSubmission, shown: WeightsShown) -> Step | None:
         """What the chain says of a vector that was sent, or was about to be; None where it may be sent now."""
-        if submission.sent_at_block is None or submission.sent is None:
-            return None
-        updated = found.last_update or 0
-        pending = submission.state is WeightsState.SENT and found.block <= submission.sent_at_block + SUBMISSION_ERA
+        assert submission.sent_at_block is not None
+        assert submission.sent is not None
+        pending = submission.state is WeightsState.SENT and shown.block <= submission.sent_at_block + SUBMISSION_ERA
         wait = Again(self._pause, WeightsState.SENT) if pending else None
-        if updated <= (submission.last_update_before or 0):
+        updated = shown.last_update
+        if shown.hotkey != self._hotkey or updated <= (submission.last_update_before or 0):
             return wait
         if submission.reveal_round is not None:
             at = datetime.fromtimestamp(round_time(submission.reveal_round), UTC)
@@ -275,8 +279,7 @@ class Submitter:
                 f"committed at block {updated}; revealed at drand round {submission.reveal_round}, {at:%H:%M} UTC",
                 submission.vector,
             )
-        assert found.uid is not None
-        if same_vector(self._chain.weights_on_chain(submission.netuid, found.uid), submission.sent):
+        if same_vector(shown.weights, submission.sent):
             return Ended(WeightsState.SET, f"the chain shows these weights since block {updated}", submission.vector)
         # an endpoint may be a block behind
         return wait or Ended(WeightsState.ALREADY_SET, _foreign(updated, "to others than this validator's"))
@@ -289,10 +292,10 @@ class Submitter:
         ``job`` is None where it is too late to send anything.
         """
         try:
+            if submission.reveal_round is not None and submission.state in _REVEALING:
+                return self._revealed(submission)
             found, _ = self._chain.weights_parameters(submission.netuid, self._hotkey)
             self._keep(verdict(found))
-            if submission.reveal_round is not None and submission.state in _REVEALING:
-                return self._revealed(submission, found)
             if job is None or job.closed(found.block):
                 return Ended(submission.state, submission.detail or "")
             if found.fingerprint == submission.refused_with:
@@ -303,12 +306,13 @@ class Submitter:
         # a parameter changed: begin again
         return Again(timedelta(0), WeightsState.COMPUTED)
 
-    def _revealed(self, submission: WeightSubmission, found: WeightsParameters) -> Step:
+    def _revealed(self, submission: WeightSubmission) -> Step:
         assert submission.sent is not None
         assert submission.reveal_round is not None
-        shown = {} if found.uid is None else self._chain.weights_on_chain(submission.netuid, found.uid)
-        if same_vector(shown, submission.sent):
-            return Ended(WeightsState.REVEALED, f"revealed: the chain shows these weights at block {found.block}")
+        seen = self._shown(submission.netuid)
+        shown = {} if seen is None else seen.weights
+        if seen is not None and same_vector(shown, submission.sent):
+            return Ended(WeightsState.REVEALED, f"revealed: the chain shows these weights at block {seen.block}")
         with self._store.reading() as session:
             later = WeightSubmissions(session).later_than(submission)
         if any(one.sent is not None and same_vector(shown, one.sent) for one in later):
@@ -316,6 +320,8 @@ class Submitter:
         due = datetime.fromtimestamp(round_time(submission.reveal_round), UTC)
         if now() < due + _REVEAL_GRACE:
             return Again(max(_BLOCK, min(due - now(), _LOOK_EVERY)), submission.state)
+        found, _ = self._chain.weights_parameters(submission.netuid, self._hotkey)
+        self._keep(verdict(found))
         why = verdict(found, submission.sent)
         detail = (
             f"committed, but not revealed by {now():%H:%M} UTC (drand round {submission.reveal_round} was published at "
@@ -325,6 +331,19 @@ class Submitter:
         if now() < due + _REVEAL_SEARCH:
             return Again(_LOOK_EVERY, WeightsState.UNREVEALED, detail)
         return Ended(WeightsState.UNREVEALED, detail)
+
+    def _shown(self, netuid: int) -> WeightsShown | None:
+        """What the chain shows of this hotkey's weights; None where it is not registered."""
+        with self._store.reading() as session:
+            known = last_verdict(session, netuid)
+        if known is not None and known.verdict.parameters.uid is not None:
+            shown = self._chain.weights_on_chain(netuid, known.verdict.parameters.uid)
+            if shown.hotkey == self._hotkey:
+                return shown
+        # it has another UID than when it was last asked for
+        found, _ = self._chain.weights_parameters(netuid, self._hotkey)
+        self._keep(verdict(found))
+        return None if found.uid is None else self._chain.weights_on_chain(netuid, found.uid)
 
     def _keep(self, judged: WeightsVerdict) -> None:
         with self._store.writing() as session:

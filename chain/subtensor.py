@@ -20,12 +20,14 @@ from typing import Any, Final, TypeVar
 
 from app.domain import Commitment, Neuron, ValidatorError
 from app.observability.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
+from chain.head_state import Asked, HeadState
 from chain.sources import SourceUnavailable
 from chain.weights import (
     SubmissionState,
     UnusableVector,
     WeightsOutcome,
     WeightsParameters,
+    WeightsShown,
     dispatch_refusal,
     in_chain_units,
     pool_refusal,
@@ -41,6 +43,9 @@ MAX_COMMITMENT_BYTES: Final = 128
 
 # Blocks within which a signed weight submission can enter the chain; after that its absence is final.
 SUBMISSION_ERA: Final = 16
+
+# Entries of a map that are read in one request; a node gives up to 1000 keys.
+_PAGE: Final = 500
 
 # Signing, inclusion and finalization take three to five blocks of 12 s.
 _SUBMIT_SECONDS: Final = 120.0
@@ -137,6 +142,8 @@ class Subtensor:
         self._pid = -1
         self._turn = 0
         self._client: Any = None
+        # the newest block as the weights' parameters were read from it; the submission is built on it
+        self._head: HeadState | None = None
         # the public network that the node's genesis block is of; empty for another chain
         self._genesis_network: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -184,11 +191,14 @@ class Subtensor:
     # -- the subnet -----------------------------------------------------------------------------------------------
 
     def tempo(self, netuid: int, block: int) -> int:
-        """The subnet's tempo at a block."""
+        """The subnet's tempo at a block of the last few minutes."""
         import bittensor as bt
 
-        item = bt.storage.SubtensorModule.Tempo
-        return int(self._read(f"tempo of subnet {netuid}", lambda client: client.query(item, [netuid], block=block)))
+        async def read(client: Any) -> int:
+            state = await HeadState.recent(client._substrate, block)
+            return int(await state.value(bt.storage.SubtensorModule.Tempo, netuid))
+
+        return self._read(f"tempo of subnet {netuid}", read)
 
     def metagraph(self, netuid: int, block: int) -> tuple[Neuron, ...]:
         """The metagraph at a block, UIDs ascending.
@@ -210,10 +220,16 @@ class Subtensor:
         import bittensor as bt
 
         item = bt.storage.Commitments.CommitmentOf
-        pairs = self._read(
-            f"commitments of subnet {netuid} at block {block}",
-            lambda client: client.query_map(item, [netuid], block=block),
-        )
+
+        async def read(client: Any) -> list[tuple[Any, Any]]:
+            block_hash = await client._substrate.block_hash(block)
+
+            async def pages(raw: Any) -> list[tuple[Any, Any]]:
+                return [pair async for pair in await raw.query_map(*item, [netuid], block_hash, page_size=_PAGE)]
+
+            return list(await client._substrate._read(pages))
+
+        pairs = self._read(f"commitments of subnet {netuid} at block {block}", read)
         return tuple(
             Commitment(str(hotkey), int(record["block"]), _commitment_text(record["info"]["fields"]))
             for hotkey, record in pairs
@@ -225,24 +241,39 @@ class Subtensor:
         Raises:
             ValidatorError: the chain has no such subnet.
         """
-        found = self._read(
-            f"the weight parameters of subnet {netuid}", lambda client: _weights_parameters(client, netuid, hotkey)
-        )
+
+        async def read(client: Any) -> tuple[WeightsParameters, tuple[Neuron, ...]] | None:
+            self._head = await _head_for_weights(client, netuid, hotkey)
+            return await _weights_parameters(self._head, netuid, hotkey)
+
+        found = self._read(f"the weight parameters of subnet {netuid}", read)
         if found is None:
             raise ValidatorError(f"{self.network} has no subnet {netuid}; correct --netuid")
         return found
 
-    def last_update(self, netuid: int, hotkey: str) -> int | None:
-        """Block at which the hotkey last set (or committed) weights; None where it is not registered."""
-        return self.weights_parameters(netuid, hotkey)[0].last_update
-
-    def weights_on_chain(self, netuid: int, uid: int) -> dict[int, int]:
-        """The weights that the chain holds of a validator, UID → u16; empty where it has none."""
+    def weights_on_chain(self, netuid: int, uid: int) -> WeightsShown:
+        """What the newest block shows of a validator's weights."""
         import bittensor as bt
 
-        item = bt.storage.SubtensorModule.Weights
-        found = self._read(f"the weights of UID {uid}", lambda client: client.query(item, [netuid, uid]))
-        return {int(target): int(value) for target, value in found or ()}
+        items = bt.storage.SubtensorModule
+        asked: list[Asked] = [
+            (items.Keys, [netuid, uid]),
+            (items.LastUpdate, [netuid]),
+            (items.Weights, [netuid, uid]),
+        ]
+
+        async def read(client: Any) -> WeightsShown:
+            head = await HeadState.newest(client._substrate)
+            await head.read(asked)
+            hotkey, updates, weights = [await head.value(item, *keys) for item, keys in asked]
+            return WeightsShown(
+                block=head.number,
+                hotkey=None if hotkey is None else str(hotkey),
+                last_update=int(updates[uid]) if uid < len(updates or ()) else 0,
+                weights={int(target): int(value) for target, value in weights or ()},
+            )
+
+        return self._read(f"the weights of UID {uid}", read)
 
     def drand_signature(self, drand_round: int) -> str | None:
         """A round's signature as the chain's own oracle stored it (hex, unproven); None where it did not."""
@@ -278,6 +309,7 @@ class Subtensor:
         Nothing is sent. Never raises for network, node or runtime.
         """
         import bittensor as bt
+        from bittensor.intents.base import BuiltCall
 
         try:
             vector = in_chain_units(weights, found)
@@ -290,11 +322,15 @@ class Subtensor:
         )
 
         async def prepare(client: Any) -> PreparedWeights:
-            plan = await client.plan(intent, wallet)
+            head = self._head
+            if head is None or head.number != found.block:
+                head = await _head_for_weights(client, found.netuid, found.hotkey)
+            built = await intent.build(head, wallet)
+            call, extras = (built.call, built.extras) if isinstance(built, BuiltCall) else (built, {})
             signed = await client._substrate.raw.create_signed_extrinsic(
-                plan.call, wallet.hotkey, era={"period": SUBMISSION_ERA}
+                call, wallet.hotkey, era={"period": SUBMISSION_ERA}
             )
-            return PreparedWeights(vector, plan.extras.get("reveal_round"), signed)
+            return PreparedWeights(vector, extras.get("reveal_round"), signed)
 
         try:
             return self._once(prepare, self._timeout)
@@ -440,7 +476,8 @@ class Subtensor:
         rpc = bt.RpcSubstrate(ordered[0], fallback_endpoints=ordered[1:], archive_endpoints=archives)
         client = bt.Client(self._labels()[0], substrate=rpc)
         try:
-            await client.connect()
+            # not the client's own: it reads the symbols of every subnet's token besides, for display
+            await rpc.connect()
         except BaseException:
             with contextlib.suppress(Exception):
                 await client.close()
@@ -452,7 +489,7 @@ class Subtensor:
         with self._lock:
             # a fork copies the attributes, but neither the thread nor the right to the socket
             if self._pid != os.getpid() or self._loop is None:
-                self._pid, self._client = os.getpid(), None
+                self._pid, self._client, self._head = os.getpid(), None, None
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="subtensor", daemon=True)
                 self._thread.start()
@@ -492,7 +529,7 @@ class Subtensor:
 
     def _drop(self) -> None:
         """Leave the present connection; the next call opens one to the next endpoint."""
-        client, self._client = self._client, None
+        client, self._client, self._head = self._client, None, None
         self._turn += 1
         if client is not None and self._loop is not None and self._pid == os.getpid():
             closing = asyncio.run_coroutine_threadsafe(client.close(), self._loop)
@@ -514,7 +551,7 @@ async def _network_of(client: Any) -> str:
     """The public network that a node belongs to by its genesis block; empty for another chain."""
     from bittensor import settings
 
-    genesis = await client._substrate.block_hash(0)
+    genesis = await client._substrate.raw.genesis_hash()
     return settings.DEFAULT_NETWORK if genesis == settings.FINNEY_GENESIS_HASH else ""
 
 
@@ -526,23 +563,34 @@ async def _finalized_and_age(client: Any) -> tuple[int, float]:
     return finalized, time.time() - stamp
 
 
-async def _weights_parameters(
-    client: Any, netuid: int, hotkey: str
-) -> tuple[WeightsParameters, tuple[Neuron, ...]] | None:
+async def _head_for_weights(client: Any, netuid: int, hotkey: str) -> HeadState:
+    """The newest block, with all that weights depend on: what we judge by, and what the SDK builds the call from."""
     import bittensor as bt
 
-    state, items = await client.at(), bt.storage.SubtensorModule
-    # resolves the block's hash once for all that follows
-    uid = await state.query(items.Uids, [netuid, hotkey])
+    items = bt.storage.SubtensorModule
+    head = await HeadState.newest(client._substrate)
+    # the SDK's preflight asks for the first two, sealing a commit for the others
+    for_the_call: tuple[Any, ...] = (
+        items.SubnetEpochConsensus,
+        items.ValidatorPermit,
+        items.Tempo,
+        items.RevealPeriodEpochs,
+        items.LastEpochBlock,
+        items.PendingEpochAt,
+        items.SubnetEpochIndex,
+        items.BlocksSinceLastStep,
+    )
+    asked: list[Asked] = [(item, [netuid]) for item in (*_weights_items(), *for_the_call)]
+    asked += [(items.Uids, [netuid, hotkey]), (items.StakeThreshold, []), (items.CommitRevealWeightsVersion, [])]
+    await head.read(asked)
+    return head
 
-    async def optional(item: Any, *keys: Any) -> Any:
-        try:
-            return await state.query(item, list(keys))
-        # the runtime has no such item: nobody knows
-        except ValueError:
-            return None
 
-    subnet = (
+def _weights_items() -> tuple[Any, ...]:
+    import bittensor as bt
+
+    items = bt.storage.SubtensorModule
+    return (
         items.WeightsSetRateLimit,
         items.WeightsVersionKey,
         items.MinAllowedWeights,
@@ -552,14 +600,21 @@ async def _weights_parameters(
         items.SubnetOwnerHotkey,
         items.LastUpdate,
     )
-    metagraph, threshold, commit_version, *values = await asyncio.gather(
-        state.subnets.metagraph(netuid, commitments=False),
-        optional(items.StakeThreshold),
-        optional(items.CommitRevealWeightsVersion),
-        *(optional(item, netuid) for item in subnet),
-    )
+
+
+async def _weights_parameters(
+    head: HeadState, netuid: int, hotkey: str
+) -> tuple[WeightsParameters, tuple[Neuron, ...]] | None:
+    import bittensor as bt
+    from bittensor import metagraph as metagraphs
+
+    items = bt.storage.SubtensorModule
+    metagraph = await metagraphs.fetch(head, netuid, commitments=False)
     if metagraph is None:
         return None
+    uid, threshold = await head.value(items.Uids, netuid, hotkey), await head.value(items.StakeThreshold)
+    commit_version = await head.value(items.CommitRevealWeightsVersion)
+    values = [await head.value(item, netuid) for item in _weights_items()]
     rate, version_key, least, most, commits, mechanisms, owner, updates = values
     neurons = _neurons(metagraph)
     own = next((neuron for neuron in neurons if uid is not None and neuron.uid == int(uid)), None)
@@ -568,7 +623,7 @@ async def _weights_parameters(
         WeightsParameters(
             netuid=netuid,
             hotkey=hotkey,
-            block=int(state.block),
+            block=head.number,
             uid=None if own is None else own.uid,
             last_update=last,
             rate_limit=_whole(rate),

@@ -55,6 +55,16 @@ class WeightsOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsShown:
+    """What a block shows of the weights of one UID: whose UID it is, when they were set or committed, UID → u16."""
+
+    block: int
+    hotkey: str | None
+    last_update: int
+    weights: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsParameters:
     """Everything on which the chain's answer to ``set_weights`` depends, read at one block.
 

@@ -113,13 +113,13 @@ def test_weights_land_on_the_chain(chain: FakeChain, subtensor: Subtensor) -> No
     assert outcome.state is SubmissionState.INCLUDED, outcome
     assert chain.weights_of(68, 0) == {0: 65535, 5: 65535}
     assert outcome.extrinsic
-    assert subtensor.last_update(68, address("//hotkey0")) == chain.extrinsics[-1]["block"]
+    assert subtensor.weights_on_chain(68, 0).last_update == chain.extrinsics[-1]["block"]
 
 
 def test_refusals_are_told_apart(chain: FakeChain, node: FakeNode, subtensor: Subtensor) -> None:
     wallet = KeyedWallet("//hotkey0")
     assert subtensor.set_weights(68, {0: 1}, KeyedWallet("//nobody")).state is SubmissionState.NOT_REGISTERED
-    assert subtensor.last_update(68, address("//nobody")) is None
+    assert subtensor.weights_parameters(68, address("//nobody"))[0].last_update is None
     assert subtensor.set_weights(68, {0: 1, 1: 1}, KeyedWallet("//hotkey5")).state is SubmissionState.REFUSED
     assert subtensor.set_weights(68, {0: 1}, wallet).state is SubmissionState.INCLUDED
     assert subtensor.set_weights(68, {0: 1}, wallet).state is SubmissionState.RATE_LIMITED
@@ -136,7 +136,7 @@ def test_committed_weights_name_their_reveal_round(chain: FakeChain, subtensor: 
     assert outcome.reveal_round
     assert outcome.reveal_round > 30_000_000
     assert "commit" in chain.extrinsics[-1]["function"][1]
-    assert subtensor.last_update(68, address("//hotkey0")) == chain.extrinsics[-1]["block"]
+    assert subtensor.weights_on_chain(68, 0).last_update == chain.extrinsics[-1]["block"]
 
 
 def test_a_connection_lost_after_sending_is_unknown(chain: FakeChain, node: FakeNode, subtensor: Subtensor) -> None:
@@ -154,7 +154,7 @@ def test_a_connection_lost_after_sending_is_unknown(chain: FakeChain, node: Fake
     outcome = subtensor.set_weights(68, {0: 0.5, 5: 0.5}, KeyedWallet("//hotkey0"))
     thread.join()
     assert outcome.state is SubmissionState.UNKNOWN, outcome
-    assert (subtensor.last_update(68, address("//hotkey0")) or 0) > HEAD
+    assert subtensor.weights_on_chain(68, 0).last_update > HEAD
     assert len(chain.weight_extrinsics()) == 1
 
 

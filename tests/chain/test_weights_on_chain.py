@@ -133,6 +133,15 @@ def test_the_rate_limit_names_its_block(chain: FakeChain, subtensor: Subtensor) 
     assert f"from block {set_at + 100} on" in verdict(found).sentence
 
 
+def test_another_holder_of_the_uid_is_named(chain: FakeChain, subtensor: Subtensor) -> None:
+    assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
+    shown = subtensor.weights_on_chain(68, 0)
+    assert (shown.hotkey, shown.weights, shown.last_update) == (VALIDATOR.address, SENT, chain.extrinsics[-1]["block"])
+    chain.subnets[68].neurons[0].hotkey = address("//newcomer")
+    change(chain)
+    assert subtensor.weights_on_chain(68, 0).hotkey == address("//newcomer")
+
+
 # -- sending ----------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +149,7 @@ def test_the_subnets_version_key_is_sent(chain: FakeChain, subtensor: Subtensor)
     change(chain, weights_version_key=3)
     assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
     assert chain.extrinsics[-1]["arguments"]["version_key"] == 3
-    assert subtensor.weights_on_chain(68, 0) == SENT
+    assert subtensor.weights_on_chain(68, 0).weights == SENT
 
 
 def test_the_version_key_is_sealed_into_a_commit(
@@ -151,10 +160,10 @@ def test_the_version_key_is_sealed_into_a_commit(
     outcome = subtensor.set_weights(68, VECTOR, VALIDATOR)
     assert outcome.state is SubmissionState.INCLUDED
     assert outcome.reveal_round
-    assert subtensor.weights_on_chain(68, 0) == {}
+    assert subtensor.weights_on_chain(68, 0).weights == {}
     node.mine(5)
     assert chain.failed_reveals == []
-    assert subtensor.weights_on_chain(68, 0) == SENT
+    assert subtensor.weights_on_chain(68, 0).weights == SENT
 
 
 @pytest.mark.parametrize(
@@ -189,7 +198,7 @@ def test_what_changed_since_the_commit_is_seen_only_at_the_reveal(
         change(chain, **changes)
     node.mine(5)
     assert chain.failed_reveals == [failure]
-    assert subtensor.weights_on_chain(68, 0) == {}
+    assert subtensor.weights_on_chain(68, 0).weights == {}
 
 
 def test_a_vector_is_cut_to_the_subnets_largest_share(chain: FakeChain, subtensor: Subtensor) -> None:
@@ -199,7 +208,7 @@ def test_a_vector_is_cut_to_the_subnets_largest_share(chain: FakeChain, subtenso
     assert max(expected.values()) / sum(expected.values()) == pytest.approx(0.4, abs=1e-3)
     assert verdict(found, expected).accepted
     assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
-    assert same_vector(subtensor.weights_on_chain(68, 0), expected)
+    assert same_vector(subtensor.weights_on_chain(68, 0).weights, expected)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -308,17 +317,17 @@ def test_a_fork_of_a_few_blocks_does_not_lose_the_weights(
     thread.join()
     # the watch ended with the block that was taken back; the extrinsic is in another now
     assert outcomes[0].state in {SubmissionState.UNKNOWN, SubmissionState.INCLUDED}
-    assert subtensor.weights_on_chain(68, 0) == SENT
+    assert subtensor.weights_on_chain(68, 0).weights == SENT
     (extrinsic,) = chain.weight_extrinsics()
     assert extrinsic["block"] >= first
-    assert subtensor.last_update(68, VALIDATOR.address) == extrinsic["block"]
+    assert subtensor.weights_on_chain(68, 0).last_update == extrinsic["block"]
 
 
 def test_a_fork_can_drop_the_weights(chain: FakeChain, node: FakeNode, subtensor: Subtensor) -> None:
     assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
     node.fork(3, to_pool=False)
-    assert subtensor.weights_on_chain(68, 0) == {}
-    assert subtensor.last_update(68, VALIDATOR.address) == 0
+    assert subtensor.weights_on_chain(68, 0).weights == {}
+    assert subtensor.weights_on_chain(68, 0).last_update == 0
     assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
 
 
@@ -329,6 +338,6 @@ def test_a_lite_node_is_enough_to_set_weights_and_read_them_back() -> None:
         subtensor = Subtensor(node.url, (), (), timeout=5)
         assert subtensor.set_weights(68, VECTOR, VALIDATOR).state is SubmissionState.INCLUDED
         node.mine(300)
-        assert subtensor.weights_on_chain(68, 0) == SENT
+        assert subtensor.weights_on_chain(68, 0).weights == SENT
         assert subtensor.set_weights(68, {0: 1.0}, VALIDATOR).state is SubmissionState.INCLUDED
         subtensor.close()

@@ -42,6 +42,12 @@ class GitHubQuota:
     resets_at: float
     has_token: bool
 
+    def at(self, instant: float) -> GitHubQuota:
+        """The same at an instant (Unix time, s): whole again where its hour has passed."""
+        if instant < self.resets_at:
+            return self
+        return replace(self, remaining=self.limit, resets_at=instant + _HOUR)
+
     @property
     def sentence(self) -> str:
         """For a person: the allowance, and what would raise it."""
@@ -73,10 +79,15 @@ class QuotaBook:
     def now(self) -> GitHubQuota:
         """What is left now."""
         with self._lock:
-            if self._clock() >= self._known.resets_at:
-                full = replace(self._known, remaining=self._known.limit, resets_at=self._clock() + _HOUR)
-                self._known = full
+            self._known = self._known.at(self._clock())
             return self._known
+
+    def adopt(self, told: GitHubQuota) -> None:
+        """Believe another process of the same token, where it knows of calls that this one does not."""
+        mine, told = self.now(), told.at(self._clock())
+        if told.has_token == mine.has_token and told.remaining < mine.remaining:
+            with self._lock:
+                self._known = told
 
     def take(self) -> None:
         """Use one call.
@@ -192,6 +203,10 @@ class GitHub:
     def quota(self) -> GitHubQuota:
         """What is left of the hour's calls."""
         return self._book.now()
+
+    def adopt(self, told: GitHubQuota) -> None:
+        """Take into account what another process left of the hour's calls."""
+        self._book.adopt(told)
 
     def content(self, path: GitHubPath) -> bytes:
         """The file's bytes; never more than a submission may hold are read.

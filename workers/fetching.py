@@ -43,6 +43,7 @@ def _fetch(task: ValidatorTask, sheet: StoredSheet) -> None:
     budget = get_settings().fetch_budget
     shortfall = capture.submissions([submission.commitment for submission in submissions], task.renew)
     deadline = summary.entered(Stage.EXAMINING) + budget
-    if shortfall and now() < deadline:
-        task.later(min(max(_PAUSE, timedelta(seconds=shortfall.retry_after)), deadline - now()))
+    left = deadline - now()
+    if left > timedelta(0) and shortfall.worth_waiting(left.total_seconds()):
+        task.later(min(max(_PAUSE, timedelta(seconds=shortfall.retry_after)), left))
     capture.give_up(shortfall, f"within {budget.total_seconds():.0f} s")

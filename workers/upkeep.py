@@ -16,6 +16,7 @@ from app.store.claims import Claims
 from app.store.epochs import Epochs
 from app.store.facts import Blobs, Facts
 from app.store.scores import Scores
+from app.store.services import forget_answers
 from app.task import ValidatorTask, transaction
 
 # One transaction deletes at most this much.
@@ -61,6 +62,7 @@ def forget_old() -> dict[str, Any]:
         "epochs": _forgotten(lambda session: Epochs(session).delete_before(before, _EPOCHS_AT_ONCE)),
         "scores": _forgotten(lambda session: Scores(session).forget(before, _ROWS_AT_ONCE)),
         "facts": _forgotten(lambda session: Facts(session).delete_before(facts_before, _ROWS_AT_ONCE)),
+        "answers": _forgotten(lambda session: forget_answers(session, before)),
         "files": _forgotten(lambda session: Blobs(session).delete_unused(facts_before)),
     }
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -17,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
-from app.domain import MODELS_NETUID
+from app.domain import MODELS_NETUID, MOLECULES_NETUID
 from app.settings import Settings, get_settings
 
 _PACKAGES = ("celery", "redis", "bittensor", "rdkit", "torch", "boltz", "pydantic", "flower", "sqlalchemy")
@@ -79,6 +80,30 @@ def _packages(_: Settings) -> Iterator[Finding]:
             yield Finding(f"package {name}", Health.OK, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             yield Finding(f"package {name}", Health.MISSING, "not installed", "run 'make install'")
+
+
+def _rules(settings: Settings) -> Iterator[Finding]:
+    """The rules that a live epoch would be judged by, and whether RDKit counts as they do."""
+    if settings.netuid != MOLECULES_NETUID:
+        return
+    from app.domain import ValidatorError
+    from app.epochs.opening import rdkit_difference
+    from app.epochs.rules import parse_rules
+
+    path = settings.rules_file
+    try:
+        rules = parse_rules(path.read_text(encoding="utf-8") if path else "")
+    except (ValidatorError, OSError, UnicodeDecodeError) as error:
+        yield Finding("rules", Health.MISSING, f"RULES_FILE {path}: {error}", "correct it: no live epoch can be opened")
+        return
+    yield Finding("rules", Health.OK, f"era {rules.era}, {f'from {path}' if path else 'built in'}")
+    difference = rdkit_difference(rules)
+    yield Finding(
+        "RDKit of the rules",
+        Health.OK if difference is None else Health.MISSING,
+        difference or rules.rdkit,
+        "" if difference is None else f"run 'pip install rdkit=={rules.rdkit}', or 'make install'",
+    )
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -169,6 +194,33 @@ def _wallet(settings: Settings) -> Iterator[Finding]:
         yield Finding("wallet", Health.OPTIONAL, f"no hotkey at {path}", advice)
 
 
+def _github(settings: Settings) -> Iterator[Finding]:
+    """The calls that GitHub allows, as the last epoch left them; it is not asked now."""
+    if settings.netuid != MOLECULES_NETUID:
+        return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.domain import ValidatorError
+    from app.epochs.allowance import last_quota
+    from app.store.database import get_store
+    from chain.github import QuotaBook
+
+    has_token = settings.github_token is not None
+    quota = QuotaBook(has_token=has_token).now()
+    # the store may not be there yet, or not migrated; its own line says so
+    with suppress(ValidatorError, SQLAlchemyError), get_store().reading() as session:
+        known = last_quota(session)
+        if known is not None and known.quota.has_token == has_token:
+            quota = known.quota
+    allowance = f"{quota.remaining} of {quota.limit} calls an hour left"
+    yield Finding(
+        "GitHub",
+        Health.OK if has_token else Health.OPTIONAL,
+        f"{'GITHUB_TOKEN is set' if has_token else 'no GITHUB_TOKEN'}: {allowance}",
+        "" if has_token else "set GITHUB_TOKEN (any, without rights): push times that decide no tie stay unknown",
+    )
+
+
 def _chain_weights(settings: Settings) -> Iterator[Finding]:
     """Whether the chain would take this validator's weights; asked where there is a hotkey to ask for."""
     hotkey = settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys" / settings.wallet_hotkey
@@ -241,12 +293,14 @@ def _disk(settings: Settings) -> Finding:
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _python,
     _packages,
+    _rules,
     _redis,
     _store,
     _gpu,
     _weights,
     _nanobodies,
     _wallet,
+    _github,
     _chain_weights,
     _evaluation,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -16,6 +16,7 @@ from typing import Final
 
 from app.domain import Commitment, EpochHeader, SubmissionRejected
 from app.epochs import documents
+from app.epochs.allowance import keep_quota, last_quota
 from app.epochs.facts import (
     COMMITMENTS_FILE,
     DATABASE_FILE,
@@ -34,11 +35,12 @@ from app.epochs.rules import parse_rules
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.facts import Fact, FactKind, FactState, HubFile, Sequences, file_fact
+from app.store.services import StoredAnswers
 from chain.commitments import may_tie
 from chain.datasets import ARCHIVE, DATABASE, PROTEINS, protein_pool
 from chain.drand import Drand
 from chain.epochs import ClosedEpoch
-from chain.github import GitHub, ProcessMemory, paths_to_ask
+from chain.github import GitHub, paths_to_ask
 from chain.github_path import GitHubPath, parse_github_path
 from chain.huggingface import FileAbsent
 from chain.sources import ContentNotFound, ContentTooLarge, RoundNotReached, SourceError, SourceUnavailable
@@ -65,10 +67,6 @@ log = logging.getLogger("celery_validator.capture")
 
 # One connection per process and network; the chain worker has one process.
 _chains: dict[tuple[str, str, str], Subtensor] = {}
-
-
-# Push times that GitHub told this process; asked again with a token, they cost nothing of its allowance.
-_push_times = ProcessMemory()
 
 
 def process_subtensor(settings: Settings | None = None) -> Subtensor:
@@ -117,7 +115,7 @@ class Capture:
             settings.github_api_url,
             token,
             self._warn,
-            memory=_push_times,
+            memory=StoredAnswers(get_store()),
             asks_branch=push_time_branch,
         )
         self._uniprot = UniProt(session, settings.uniprot_url)
@@ -209,6 +207,10 @@ class Capture:
         ``keep_claim`` is called whenever facts were written, so that a long fetch is not taken for a dead one.
         """
         shortfall = Shortfall()
+        with get_store().reading() as session:
+            known = last_quota(session)
+        if known is not None:
+            self._github.adopt(known.quota)
         paths = {str(path): path for path in well_formed_paths(commitments)}
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
         try:
@@ -218,6 +220,7 @@ class Capture:
             for key in self._push_times_to_ask(commitments, paths):
                 jobs[pool.submit(self._push_time, paths[key])] = (FactKind.PUSH_TIME, key)
             self._collect(jobs, shortfall, keep_claim)
+            self._settle_what_decides_nothing(commitments, shortfall)
             rounds = {str(number): number for number in self._rounds(paths)}
             missing = self._missing(FactKind.SIGNATURE, rounds)
             jobs = {pool.submit(self._signature, rounds[key]): (FactKind.SIGNATURE, key) for key in missing}
@@ -225,6 +228,8 @@ class Capture:
         finally:
             # a host that feeds one byte at a time must not hold the epoch; its thread ends when the host does
             pool.shutdown(wait=False, cancel_futures=True)
+        with get_store().writing() as session:
+            keep_quota(session, self._github.quota)
         keep_warnings(self._sheet, self.warnings())
         return shortfall
 
@@ -326,14 +331,28 @@ class Capture:
 
     def _push_times_to_ask(self, commitments: Sequence[Commitment], paths: Iterable[str]) -> list[str]:
         """Where GitHub's allowance is short, those that decide nothing stay unknown for good."""
-        missing, quota = self._missing(FactKind.PUSH_TIME, paths), self._github.quota
-        asked = paths_to_ask(missing, may_tie((0, commitment) for commitment in commitments), quota)
-        left_out = set(missing) - set(asked)
-        if left_out:
-            self._warn(f"{len(left_out)} push times that cannot decide a tie were not asked for: {quota.sentence}")
-            unknown = Fact(FactState.UNAVAILABLE, detail="it cannot decide a tie, and GitHub allows few calls")
-            self._sheet.keep(FactKind.PUSH_TIME, dict.fromkeys(left_out, unknown))
+        missing = self._missing(FactKind.PUSH_TIME, paths)
+        asked = paths_to_ask(missing, _ties(commitments), self._github.quota)
+        self._leave_unknown(set(missing) - set(asked))
         return asked
+
+    def _settle_what_decides_nothing(self, commitments: Sequence[Commitment], shortfall: Shortfall) -> None:
+        """Where GitHub refuses more calls than were planned for, the epoch waits for push times that can matter."""
+        missing = shortfall.causes.get(FactKind.PUSH_TIME)
+        if not missing or self._github.quota.remaining > 0:
+            return
+        idle = set(missing) - _ties(commitments)
+        self._leave_unknown(idle)
+        for path in idle:
+            del missing[path]
+
+    def _leave_unknown(self, paths: Collection[str]) -> None:
+        if not paths:
+            return
+        sentence = self._github.quota.sentence
+        self._warn(f"{len(paths)} push times that cannot decide a tie were not asked for: {sentence}")
+        unknown = Fact(FactState.UNAVAILABLE, detail="it cannot decide a tie, and GitHub allows few calls")
+        self._sheet.keep(FactKind.PUSH_TIME, dict.fromkeys(paths, unknown))
 
     def _rounds(self, paths: Mapping[str, GitHubPath]) -> list[int]:
         """The drand rounds that the fetched submissions are sealed to."""
@@ -355,9 +374,8 @@ class Capture:
                 try:
                     waiting.setdefault(kind, {})[key] = future.result()
                 except SourceUnavailable as fault:
-                    shortfall.add(kind, key, str(fault))
-                    if isinstance(fault, HostUnavailable) and fault.retry_after:
-                        shortfall.retry_after = max(shortfall.retry_after, fault.retry_after)
+                    patience = fault.retry_after if isinstance(fault, HostUnavailable) else None
+                    shortfall.add(kind, key, str(fault), patience or 0.0)
                 # a fault of ours with one miner's file must cost no other miner
                 except Exception as error:
                     log.exception("%s %r could not be fetched", kind.value, key[:200])
@@ -378,17 +396,28 @@ class Capture:
 
 @dataclass(slots=True)
 class Shortfall:
-    """What could not be fetched this time: key → cause, per kind, and the patience a host asked for (s)."""
+    """What could not be fetched this time: key → cause, and the patience that its host asked for (s), per kind."""
 
     causes: dict[FactKind, dict[str, str]] = field(default_factory=dict)
-    retry_after: float = 0.0
+    patience: dict[FactKind, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return any(self.causes.values())
 
-    def add(self, kind: FactKind, key: str, cause: str) -> None:
+    def add(self, kind: FactKind, key: str, cause: str, patience: float = 0.0) -> None:
         """Note one more."""
         self.causes.setdefault(kind, {})[key] = cause
+        self.patience[kind] = max(self.patience.get(kind, 0.0), patience)
+
+    @property
+    def retry_after(self) -> float:
+        """When to ask again (s): no kind waits for another's host."""
+        return min((self.patience[kind] for kind, causes in self.causes.items() if causes), default=0.0)
+
+    def worth_waiting(self, seconds: float) -> bool:
+        """Whether something of it can come within so long: no push time does before GitHub's hour is over."""
+        missing = {kind for kind, causes in self.causes.items() if causes}
+        return bool(missing) and (missing != {FactKind.PUSH_TIME} or self.retry_after <= seconds)
 
     def sentences(self) -> Iterator[str]:
         """One sentence per kind and cause, for the epoch's report."""
@@ -426,6 +455,11 @@ def sealed_round(content: bytes | None, path: GitHubPath) -> int | None:
         log.exception("the file at %s could not be parsed", path)
         return None
     return number if number <= LAST_ROUND else None
+
+
+def _ties(commitments: Sequence[Commitment]) -> frozenset[str]:
+    """The paths whose push time can decide something."""
+    return may_tie((0, commitment) for commitment in commitments)
 
 
 def well_formed_paths(commitments: Iterable[Commitment]) -> Iterator[GitHubPath]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ def opening_of(facts: EpochFacts) -> Opening:
         if protein.sequence is None
     ]
     warnings += rules.fact_warnings(facts, challenge)
+    if (difference := rdkit_difference(rules)) is not None:
+        warnings.append(difference)
     return Opening(
         header=header,
         neurons=neurons,
@@ -67,6 +70,17 @@ def opening_of(facts: EpochFacts) -> Opening:
         proteins=proteins,
         commitments=tuple(in_window(facts.commitments(), header, rules.no_submission_blocks, neurons)),
         warnings=(*warnings, *facts.warnings()),
+    )
+
+
+def rdkit_difference(rules: RuleSet) -> str | None:
+    """What is to be said of this machine's RDKit, where it is not the one that the rules count with."""
+    installed = importlib.metadata.version("rdkit")
+    if installed == rules.rdkit:
+        return None
+    return (
+        f"RDKit {installed} is installed, but the rules of {rules.era} count with RDKit {rules.rdkit}: verdicts and "
+        "scores may differ from the subnet's"
     )
 
 

@@ -138,6 +138,12 @@ def test_unknown_push_times_are_no_refusal(scene: World, monkeypatch: pytest.Mon
     assert any("8 push times" in s and "not asked for" in s and "set GITHUB_TOKEN" in s for s in report["warnings"])
 
 
+def test_another_rdkit_than_the_rules_is_said(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.epochs.opening.importlib.metadata.version", lambda _: "2026.9.1")
+    report = concluded(monkeypatch)
+    assert any("RDKit 2026.9.1 is installed" in s and "RDKit 2024.9.4" in s for s in report["warnings"])
+
+
 def test_a_token_that_github_refuses_is_said_and_done_without(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_TOKEN", "expired")
     monkeypatch.setenv("FETCH_BUDGET", "PT20S")

@@ -72,6 +72,9 @@ class RuleSet(ABC):
     def parameters(self) -> Section:
         """The rules file with every default filled in."""
 
+    rdkit: ClassVar[str] = "2024.9.4"
+    """The RDKit that the era's validators count with; others differ in rotatable bonds, aromaticity and rings."""
+
     quirks: ClassVar[Mapping[str, str]] = {}
     """The oddities of the subnet's own validator that a rules file may list, and what each does."""
 

@@ -1,11 +1,17 @@
 """The doctor names what is missing and what to do."""
 
+import importlib.metadata
+import time
 from pathlib import Path
 
 import pytest
 
 from app.cli.doctor import CHECKS, Finding, Health
+from app.epochs.allowance import keep_quota
 from app.settings import get_settings
+from app.store.database import get_store
+from app.store.schema import migrate
+from chain.github import GitHubQuota
 from tests.workers.evaluation_scene import FakeEngine
 from tests.workers.live_scene import live_scene
 
@@ -36,6 +42,34 @@ def test_what_is_there_is_ok(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert found["wallet"].health is Health.OK
     assert found["PSICHIC weights"].health is Health.OK
     assert found["store"].health is Health.OK
+
+
+def test_the_installed_rdkit_is_compared_with_the_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert findings(monkeypatch)["RDKit of the rules"] == Finding("RDKit of the rules", Health.OK, "2024.9.4")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("era: august-2026\n")
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2026.9.1" if name == "rdkit" else installed(name))
+    found = findings(monkeypatch, RULES_FILE=str(rules))
+    assert found["rules"].found == f"era august-2026, from {rules}"
+    assert found["RDKit of the rules"].health is Health.MISSING
+    assert "RDKit 2026.9.1 is installed" in found["RDKit of the rules"].found
+    assert "rdkit==2024.9.4" in found["RDKit of the rules"].advice
+    rules.write_text("burn: 1")
+    assert findings(monkeypatch)["rules"].health is Health.MISSING
+
+
+def test_githubs_allowance_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch)["GitHub"]
+    assert (found.health, found.found) == (Health.OPTIONAL, "no GITHUB_TOKEN: 60 of 60 calls an hour left")
+    assert "set GITHUB_TOKEN" in found.advice
+    migrate(get_store())
+    with get_store().writing() as session:
+        keep_quota(session, GitHubQuota(60, 7, time.time() + 600, has_token=False))
+    assert "7 of 60 calls" in findings(monkeypatch)["GitHub"].found
+    # another token has an allowance of its own
+    found = findings(monkeypatch, GITHUB_TOKEN="x")["GitHub"]
+    assert (found.health, found.found) == (Health.OK, "GITHUB_TOKEN is set: 5000 of 5000 calls an hour left")
 
 
 def test_a_store_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

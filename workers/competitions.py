@@ -34,6 +34,7 @@ from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal, model_id
 from app.store.reputations import Reputations, WeightRounds
 from app.store.scorings import ScoringEnd, Scorings
+from app.store.services import keep_block
 from app.task import ValidatorTask
 from app.untrusted import quoted
 from chain.hotkey import Signer, wallet_signer
@@ -116,6 +117,7 @@ def sync_metagraph() -> dict[str, Any]:
         return _left_for_next_tick("metagraph", error)
     with get_store().writing() as session:
         Metagraph(session, MODELS_NETUID).sync(found.block, found.neurons)
+        keep_block(session, MODELS_NETUID, found.block)
     return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
 
 

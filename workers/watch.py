@@ -13,6 +13,7 @@ from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.deliveries import Destination
 from app.store.epochs import FIRST_STEP, Epochs
+from app.store.services import keep_block
 from app.task import transaction
 from chain.epochs import ClosedEpoch, last_closed_epoch
 from chain.sources import SourceUnavailable
@@ -37,6 +38,8 @@ def watch_epoch() -> dict[str, Any]:
     chain = process_subtensor(settings)
     try:
         epoch, finalized = last_closed_epoch(chain, settings.netuid)
+        with get_store().writing() as session:
+            keep_block(session, settings.netuid, finalized)
         last = _last_watched(chain, settings, finalized)
         if last is not None and epoch.end_block <= last.end_block:
             return {"status": "known", "epoch": epoch.number}

@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.domain import QueueName, RejectionCode, ValidatorError
-from app.observability.broker import live_workers, queue_depths, workers_by_queue
+from app.judgement import Cluster, Condition, Judgement, Part, cluster, gather, judge
+from app.observability.broker import workers_by_queue
 from app.observability.exporter import DataDisk, ProcessFiles
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
 from app.observability.places import FOLDER_VARIABLE
@@ -74,10 +75,12 @@ class ClusterState(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of the cluster."""
-        yield from _broker()
+        asked = cluster()
+        yield from _broker(asked)
         try:
             with get_store().reading() as session:
                 found = [*_epochs(session), *_last_epoch(session), *_weights(session), *_models(session)]
+                found.append(_judgement(judge(gather(session, get_settings(), asked))))
         except (SQLAlchemyError, ValidatorError, OSError) as error:
             log.warning("the store does not say how it is: %s", error)
             found = [GaugeMetricFamily("validator_store_up", "Whether the store answers.", 0)]
@@ -86,8 +89,22 @@ class ClusterState(Collector):
         yield from found
 
 
-def _broker() -> Iterator[Metric]:
-    depths, workers = queue_depths(), live_workers()
+def _judgement(judged: Judgement) -> Metric:
+    """1 for each part's condition, 0 for its other two; parts that this validator does not have are left out."""
+    family = GaugeMetricFamily(
+        "validator_condition",
+        "How each part is judged to be, as the home page and healthcheck have it: healthy, trouble, unknown.",
+        labels=["part", "condition"],
+    )
+    for part in Part:
+        found = judged.of(part)
+        for condition in Condition if found is not None else ():
+            family.add_metric([part.value, condition.name.lower()], float(condition is found))
+    return family
+
+
+def _broker(asked: Cluster) -> Iterator[Metric]:
+    depths, workers = asked.depths, asked.workers
     yield GaugeMetricFamily("validator_broker_up", "Whether the broker answers.", float(depths is not None))
     if depths is not None:
         waiting = GaugeMetricFamily("validator_queue_messages", "Messages of a queue.", labels=["queue", "state"])

@@ -21,11 +21,18 @@ _PATIENCE: Final = 8.0
 # How late (s) beat may be with what is due: it looks every 5 s, and waits for its lock at most a minute.
 _LATE: Final = 90.0
 
+# The exit status where the judgement is not known yet: neither success, nor Docker's and the shell's own 1 and 2.
+_NOT_KNOWN: Final = 3
+
 _ANY_ADDRESS: Final = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
 
 
 class Unhealthy(ValidatorError):
     """The process is not there, or does not do its work; the message says what was seen."""
+
+
+class NotKnown(Unhealthy):
+    """Nothing is wrong as far as anyone knows, and not everything is known."""
 
 
 class Service(StrEnum):
@@ -38,14 +45,24 @@ class Service(StrEnum):
     API = "api"
     SCORING_API = "scoring-api"
     FLOWER = "flower"
+    VALIDATOR = "validator"
 
 
 def healthcheck(
-    service: Annotated[Service, typer.Argument(help="The service that runs on this machine, or in this container.")],
+    service: Annotated[
+        Service,
+        typer.Argument(help="The service that runs on this machine, or in this container; validator: all of it."),
+    ],
 ) -> None:
-    """Exit 0 where the service of this host does its work, else 1 with a sentence; for container health checks."""
+    """Exit 0 where the service of this host does its work, else 1 with a sentence; for container health checks.
+
+    'validator' is the home page's judgement of the whole: 0 healthy, 1 trouble, 3 not known yet.
+    """
     try:
         CHECKS[service](get_settings())
+    except NotKnown as doubt:
+        typer.echo(f"{service.value}: not known yet: {doubt}", err=True)
+        raise typer.Exit(_NOT_KNOWN) from None
     except Unhealthy as fault:
         typer.echo(f"{service.value}: {fault}", err=True)
         raise typer.Exit(1) from None
@@ -94,6 +111,25 @@ def _beat(settings: Settings) -> None:
         raise Unhealthy(f"{entry.decode().rsplit(':', 1)[-1]!r} was due {late:.0f} s ago")
 
 
+def _validator(settings: Settings) -> None:
+    """The one judgement that the home page and the metrics have too."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.judgement import Condition, cluster, gather, judge
+    from app.store.database import StoreError, get_store
+
+    asked = cluster()
+    try:
+        with get_store().reading() as session:
+            judged = judge(gather(session, settings, asked))
+    except (SQLAlchemyError, StoreError) as error:
+        raise Unhealthy(f"the store does not answer: {error}") from None
+    if judged.condition is Condition.TROUBLE:
+        raise Unhealthy(" ".join(judged.reasons(Condition.TROUBLE)))
+    if judged.condition is Condition.UNKNOWN:
+        raise NotKnown(" ".join(judged.reasons(Condition.UNKNOWN)))
+
+
 def _page(host: str, port: int, path: str) -> None:
     address = f"http://{'127.0.0.1' if host in _ANY_ADDRESS else host}:{port}{path}"
     # a proxy of the environment is not for this host
@@ -117,4 +153,5 @@ CHECKS: Final[Mapping[Service, Callable[[Settings], None]]] = {
     Service.API: lambda settings: _page(settings.api_host, settings.api_port, "/"),
     Service.SCORING_API: lambda settings: _page(settings.scoring_api_host, settings.scoring_api_port, "/"),
     Service.FLOWER: lambda settings: _page(settings.flower_address, settings.flower_port, "/healthcheck"),
+    Service.VALIDATOR: _validator,
 }

@@ -80,6 +80,11 @@ def live_workers(wait: float = LONGEST_WAIT) -> tuple[LiveWorker, ...] | None:
     return _workers.value(wait)
 
 
+def broker_fault() -> str | None:
+    """Why the broker could not be asked the last time; None where it answered, or is still being asked."""
+    return _depths.fault
+
+
 def workers_by_queue(workers: tuple[LiveWorker, ...]) -> Mapping[QueueName, int]:
     """How many workers consume each queue; zero where nobody does."""
     served = Counter(queue for worker in workers for queue in worker.queues)
@@ -96,7 +101,7 @@ class _Watched(Generic[T]):
         self._found: T | None = None
         self._found_at = float("-inf")
         self._asked_by: threading.Thread | None = None
-        self._away = False
+        self.fault: str | None = None
 
     def value(self, wait: float) -> T | None:
         """The newest value; one that is a little old at once, while the next is being fetched."""
@@ -118,11 +123,12 @@ class _Watched(Generic[T]):
         try:
             found, found_at = self._fetch(), time.monotonic()
         except (redis.RedisError, KombuError, OSError, ValueError) as error:
-            if not self._away:
-                log.warning("the broker does not say how it is: %s: %s", type(error).__name__, error)
-            self._away = True
+            fault = f"{type(error).__name__}: {error}"
+            if self.fault is None:
+                log.warning("the broker does not say how it is: %s", fault)
+            self.fault = fault
         else:
-            self._away = False
+            self.fault = None
         finally:
             with self._changed:
                 # a broker that is away makes the old answer void at once

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
 from app.store.epochs import epoch_summary
-from app.store.records import FINAL_STAGES, EpochSummary, PartState
+from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage
 from app.store.scores import Scores
 from app.store.tables.epochs import (
     BatchRow,
@@ -193,6 +193,11 @@ class EpochViews:
         final = [stage.value for stage in FINAL_STAGES]
         query = self._line_query().order_by(EpochRow.stage.in_(final), EpochRow.id.desc()).limit(1)
         return next(iter(self._lines(query)), None)
+
+    def last_live_end(self) -> datetime | None:
+        """When a live epoch was last brought to its end; None where none ever was."""
+        done = (EpochRow.stage == Stage.DONE.value) & EpochRow.publishes
+        return self._session.execute(select(func.max(EpochRow.touched_at)).where(done)).scalar()
 
     def neighbours(self, epoch_id: int) -> tuple[int | None, int | None]:
         """Ids of the epochs before and after this one, in the order of the list."""

@@ -42,6 +42,25 @@ class ServiceStates:
         return None if row is None else ServiceState(row.document, row.read_at)
 
 
+@dataclass(frozen=True, slots=True)
+class WatchedBlock:
+    """The newest block that this cluster has seen, and when it saw it."""
+
+    number: int
+    read_at: datetime
+
+
+def keep_block(session: Session, netuid: int, block: int) -> None:
+    """Write down the newest block, for the pages' header."""
+    ServiceStates(session).keep(f"block:{netuid}", {"block": block})
+
+
+def last_block(session: Session, netuid: int) -> WatchedBlock | None:
+    """The newest block that was written down; None where the chain was never watched."""
+    state = ServiceStates(session).latest(f"block:{netuid}")
+    return None if state is None else WatchedBlock(int(state.document["block"]), state.read_at)
+
+
 class StoredAnswers:
     """Answers by address, with the ETag that the host gave them, across processes; each call is a transaction."""
 

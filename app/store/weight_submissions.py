@@ -8,11 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.database import insert_ignoring
+from app.store.tables.epochs import EpochRow
 from app.store.tables.weights import WeightSubmissionRow
 
 
@@ -100,6 +101,21 @@ class WeightSubmission:
     refused_with: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class LastWeights:
+    """The newest submission that was meant for the chain; ``on_chain_at``: when one was last shown by the chain."""
+
+    of: str
+    state: WeightsState
+    detail: str | None
+    updated_at: datetime
+    on_chain_at: datetime | None
+
+
+# The chain shows these very weights, or later ones of ours.
+_ON_CHAIN: Final = (WeightsState.SET, WeightsState.REVEALED, WeightsState.SUPERSEDED)
+
+
 class WeightSubmissions:
     """Reads and writes weight submissions inside one session."""
 
@@ -113,6 +129,36 @@ class WeightSubmissions:
     def at(self, mark: str) -> WeightSubmission | None:
         """The submission of a mark's round, once there is one."""
         return self._one(WeightSubmissionRow.mark == mark)
+
+    def last(self, netuid: int) -> LastWeights | None:
+        """How the newest weights of a subnet stand, replays left out. One query."""
+        row = WeightSubmissionRow
+        ours = (row.netuid == netuid) & (row.mark.is_not(None) | EpochRow.publishes)
+        joined = row.epoch_id == EpochRow.id
+        on_chain = (
+            select(func.max(row.updated_at))
+            .outerjoin(EpochRow, joined)
+            .where(ours, row.state.in_([state.value for state in _ON_CHAIN]))
+            .correlate(None)
+            .scalar_subquery()
+        )
+        found = self._session.execute(
+            select(EpochRow.number, row.mark, row.state, row.detail, row.updated_at, on_chain)
+            .outerjoin(EpochRow, joined)
+            .where(ours)
+            .order_by(row.id.desc())
+            .limit(1)
+        ).one_or_none()
+        if found is None:
+            return None
+        number, mark, state, detail, updated_at, shown = found
+        of = f"epoch {number}" if mark is None else f"round {mark}"
+        return LastWeights(of, WeightsState(state), detail, updated_at, shown)
+
+    def last_round(self) -> datetime | None:
+        """When the weights of a mark were last begun; None where they never were."""
+        row = WeightSubmissionRow
+        return self._session.execute(select(func.max(row.created_at)).where(row.mark.is_not(None))).scalar()
 
     def by_id(self, submission_id: int) -> WeightSubmission | None:
         """A submission of either subnet; None where it was deleted."""

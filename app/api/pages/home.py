@@ -1,4 +1,4 @@
-"""The home page: what the validator does now, and whether it is well."""
+"""The home page: what the validator does now, and how it is."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from fastapi import Request, Response
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.epochs.stage_bars import StageBar, stage_bars
 from app.api.pages.page import BrowserRoute, PageRouter, render
-from app.observability.broker import LiveWorker, QueueDepth, live_workers, queue_depths, workers_by_queue
+from app.domain import QueueName
+from app.judgement import Judgement, cluster, gather, judge
+from app.observability.broker import LiveWorker, QueueDepth, workers_by_queue
+from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epoch_views import EpochLine, EpochViews, WeightsRecord
-from app.store.records import Stage
-from app.store.weight_submissions import WEIGHTS_TROUBLE
+from app.weights import ReadVerdict
 
 # The longest that the page waits for the broker; what comes later is there at the next look.
 _BROKER_SECONDS: Final = 0.15
-
-# Epochs in a row of which one that failed or was missed is still worth a word.
-_RECENT: Final = 5
 
 home_router = PageRouter(route_class=BrowserRoute)
 router = PageRouter()
@@ -47,20 +46,21 @@ class Overview:
     weights: WeightsRecord | None
     queues: tuple[QueueState, ...]
     workers: tuple[LiveWorker, ...] | None
-    troubles: tuple[str, ...]
+    judgement: Judgement
+    verdict: ReadVerdict | None
 
 
 @home_router.page("/")
 def home(request: Request) -> Response:
     """What the validator does now. Clients that do not prefer HTML get the API's health instead."""
-    return render(request, "home.html", **_context(overview()))
+    return render(request, "home.html", **_context(overview()), fragment=False)
 
 
 @router.page("/fragments/now")
 def now_fragment(request: Request) -> Response:
     """The part of the home page that changes, for its script; ``X-Refresh: reload`` once another epoch is the news."""
     found = overview()
-    response = render(request, "now.html", **_context(found))
+    response = render(request, "now.html", **_context(found), fragment=True)
     if request.query_params.get("shown", "") != shown_key(found.current):
         response.headers["X-Refresh"] = "reload"
     return response
@@ -87,7 +87,9 @@ def now_json() -> Response:
             "workers": found.workers,
             "last_weights": found.weights,
             "warnings": found.warnings,
-            "troubles": found.troubles,
+            "condition": found.judgement.condition,
+            "findings": found.judgement.findings,
+            "weights_parameters": found.verdict,
         },
     )
 
@@ -105,6 +107,7 @@ def now_csv() -> Response:
 
 def overview() -> Overview:
     """Read the store, and the broker as far as it answers at once."""
+    asked = cluster(_BROKER_SECONDS)
     with get_store().reading() as session:
         views = EpochViews(session)
         current = views.current()
@@ -113,11 +116,19 @@ def overview() -> Overview:
         if current is not None:
             bars = stage_bars(current, views.work(current.summary.id, current.counts), datetime.now(UTC))
             warnings = tuple(views.warnings(current.summary.id))
-        recent = tuple(views.lines(_RECENT))
         weights = next(iter(views.weights_history(1)), None)
-    queues, workers = _cluster()
+        evidence = gather(session, get_settings(), asked)
+    served = None if asked.workers is None else workers_by_queue(asked.workers)
+    queues = tuple(
+        QueueState(
+            name.value,
+            None if asked.depths is None else asked.depths[name],
+            None if served is None else served[name],
+        )
+        for name in QueueName
+    )
     return Overview(
-        current, bars, warnings, recent, weights, queues, workers, tuple(_troubles(recent, weights, queues))
+        current, bars, warnings, evidence.recent, weights, queues, asked.workers, judge(evidence), evidence.verdict
     )
 
 
@@ -150,39 +161,4 @@ def epoch_entry(line: EpochLine) -> dict[str, Any]:
 
 
 def _context(found: Overview) -> dict[str, Any]:
-    return {"overview": found, "shown": shown_key(found.current), "weights_trouble": WEIGHTS_TROUBLE}
-
-
-def _cluster() -> tuple[tuple[QueueState, ...], tuple[LiveWorker, ...] | None]:
-    depths = queue_depths(_BROKER_SECONDS)
-    # a broker that does not say how deep its queues are need not be asked who works them
-    workers = None if depths is None else live_workers(_BROKER_SECONDS)
-    served = None if workers is None else workers_by_queue(workers)
-    from app.domain import QueueName
-
-    queues = tuple(
-        QueueState(name.value, None if depths is None else depths[name], None if served is None else served[name])
-        for name in QueueName
-    )
-    return queues, workers
-
-
-def _troubles(
-    recent: tuple[EpochLine, ...], weights: WeightsRecord | None, queues: tuple[QueueState, ...]
-) -> list[str]:
-    """What an operator should look at, one sentence each."""
-    found = []
-    if all(queue.depth is None for queue in queues):
-        found.append("The broker does not answer, so nothing is known of queues and workers.")
-    idle = [queue.name for queue in queues if queue.workers == 0]
-    if idle:
-        commands = ", ".join(f"celery -A app worker -Q {name}" for name in idle)
-        found.append(f"No worker serves {', '.join(idle)}; start: {commands}")
-    for line in recent:
-        if line.summary.stage is Stage.FAILED:
-            found.append(f"Epoch {line.summary.number} failed: {line.summary.error or 'no reason was kept'}")
-        elif line.summary.stage is Stage.MISSED:
-            found.append(f"Epoch {line.summary.number} was missed: {line.summary.error or 'nobody watched'}")
-    if weights is not None and weights.state in WEIGHTS_TROUBLE:
-        found.append(f"The weights of epoch {weights.number} were not set: {weights.detail or weights.state}")
-    return found
+    return {"overview": found, "shown": shown_key(found.current)}

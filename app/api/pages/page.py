@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from app.api.pages import wording
 from app.api.pages.assets import asset_path
+from app.api.pages.identity import identity, nobody
 from app.settings import get_settings
 from app.untrusted import visible
 
@@ -116,6 +117,8 @@ def _quality(accept: str, kind: str, subtype: str) -> float:
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
     """The page made of a template and what it shows, with its security headers and an ETag.
 
+    A page that says what broke asks the store for nothing.
+
     Every text in ``context`` is escaped and its invisible characters are shown; no template switches that off.
     """
     moment = datetime.now(UTC)
@@ -128,6 +131,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
             here=request.url.path,
             navigation=NAVIGATION,
             flower=flower_address(),
+            who=identity() if status < 500 else nobody(),
         )
     )
     body = html.encode("utf-8", "replace")
@@ -166,7 +170,18 @@ def _environment() -> Environment:
     )
     environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES)
     environment.tests["uniprot"] = lambda code: bool(_ACCESSION.fullmatch(str(code)))
-    for name in ("number", "percent", "duration", "ago", "utc", "iso", "parsed_instant", "clipped"):
+    for name in (
+        "number",
+        "whole",
+        "shortened",
+        "percent",
+        "duration",
+        "ago",
+        "utc",
+        "iso",
+        "parsed_instant",
+        "clipped",
+    ):
         environment.filters[name] = getattr(wording, name)
     return environment
 

@@ -25,6 +25,16 @@ def number(value: float | None, places: int = 4) -> str:
     return f"{value:,.{places}f}"
 
 
+def whole(value: int) -> str:
+    """A whole number with its thousands apart: ``6,859,361``."""
+    return f"{value:,}"
+
+
+def shortened(text: str, head: int = 6, tail: int = 5) -> str:
+    """A long name by its two ends, as explorers show hotkeys: ``5FHneW…M694t``."""
+    return text if len(text) <= head + tail + 1 else f"{text[:head]}…{text[-tail:]}"
+
+
 def percent(share: float | None, places: int = 1) -> str:
     """A share of one as a percentage."""
     return NOTHING if share is None else f"{share * 100:.{places}f} %"

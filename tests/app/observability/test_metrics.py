@@ -37,6 +37,7 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
+from app.judgement import Condition
 from app.observability import exporter, metrics
 from app.observability.exporter import Exporter, PortOffset, ProcessFiles
 from app.observability.metrics import EpochOutcome, Fault, Service
@@ -408,6 +409,7 @@ def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
         "kind": set(Fault),
         "state": {"ready", "unacknowledged"},
         "ended": {"well", "badly"},
+        "condition": {condition.name.lower() for condition in Condition},
         "job": {"chain", "cpu", "gpu", "beat", "api"},
     }
     for where, expression in expressions().items():

@@ -76,7 +76,25 @@ function makeFilter(label) {
   });
 }
 
-// <section data-refresh="/fragments/…" data-every="5">: its content is fetched anew while the page is looked at. A response
+// <button data-copy="TEXT" hidden>: shown where the browser lets a page write to the clipboard
+function offerCopies() {
+  if (!navigator.clipboard) return;
+  for (const button of document.querySelectorAll("button[data-copy][hidden]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const before = [...button.childNodes];
+      try {
+        await navigator.clipboard.writeText(button.dataset.copy);
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Not allowed";
+      }
+      setTimeout(() => button.replaceChildren(...before), 1500);
+    });
+  }
+}
+
+// <section data-refresh="/fragments/…" data-every="5">: its content is fetched again while the page is looked at. A response
 // header X-Refresh: stop ends it, X-Refresh: reload loads the page once more (the epoch has ended).
 function keepFresh(section) {
   const pause = Number(section.dataset.every || 5) * 1000;
@@ -89,8 +107,13 @@ function keepFresh(section) {
       if (!response.ok) throw new Error(String(response.status));
       const order = response.headers.get("X-Refresh");
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+      for (const other of fresh.querySelectorAll("[data-replaces]")) {
+        document.getElementById(other.dataset.replaces)?.replaceWith(document.adoptNode(other.firstElementChild));
+        other.remove();
+      }
       section.replaceChildren(...document.adoptNode(fresh.body).childNodes);
       section.removeAttribute("data-stale");
+      offerCopies();
       if (order === "reload") return location.reload();
       if (order === "stop") return;
     } catch {
@@ -113,5 +136,6 @@ function keepFresh(section) {
 document.querySelectorAll("table[data-sortable]").forEach(makeSortable);
 document.querySelectorAll("[data-filters]").forEach(makeFilter);
 document.querySelectorAll("[data-refresh]").forEach(keepFresh);
+offerCopies();
 refreshTimes();
 setInterval(() => document.hidden || refreshTimes(), 10_000);

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
-from celery import Celery, Task, chord, current_app
+from celery import Celery, Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 from kombu.exceptions import OperationalError
@@ -121,8 +121,13 @@ class Step:
 @contextmanager
 def transaction(app: Celery | None = None) -> Iterator[Step]:
     """One transaction; what it has sent goes out after the commit, and not at all where it fails."""
+    if app is None:
+        # Celery's current app is whichever was made last in this process
+        from app.celery import app as ours
+
+        app = ours
     with get_store().writing() as session:
-        step = Step(session, app or current_app._get_current_object())
+        step = Step(session, app)
         yield step
     step.deliver()
 

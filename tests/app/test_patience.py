@@ -8,7 +8,8 @@ import pytest
 from celery import Celery
 from celery.exceptions import MaxRetriesExceededError, Retry
 
-from app.task import ValidatorTask
+from app.celery import app
+from app.task import ValidatorTask, transaction
 
 
 @pytest.fixture
@@ -52,3 +53,14 @@ def test_everything_else_has_a_few_retries_whatever_came_before(task: ValidatorT
         outcome(task, "away", 8)
     with pytest.raises(MaxRetriesExceededError):
         outcome(task, "few", 8)
+
+
+def test_what_is_sent_outside_a_task_goes_to_this_application() -> None:
+    """Celery's current application is whichever was made last in the process."""
+    other = Celery("other", broker="memory://")
+    try:
+        with transaction() as step:
+            assert step._app is app
+    finally:
+        app.set_current()
+        other.close()

@@ -57,7 +57,7 @@ def test_what_celery_sends_is_counted_under_its_queue(broker: redis.Redis) -> No
 
     from app.celery import configuration
 
-    app = Celery("sender")
+    app = Celery("sender", set_as_current=False)
     app.config_from_object(configuration(get_settings()))
     app.send_task("workers.scoring.score_psichic", (1, 2), queue="gpu")
     app.send_task("workers.epochs.close_epoch", (1,), queue="cpu", priority=9)

@@ -346,7 +346,7 @@ def test_the_molecule_that_ends_its_process_is_found(store: Store, monkeypatch: 
 
 def test_old_things_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run(store)
-    assert forget_old.delay().get() == {"epochs": 0, "scores": 0, "facts": 0, "files": 0}
+    assert forget_old.delay().get() == {"epochs": 0, "scores": 0, "facts": 0, "answers": 0, "files": 0}
     monkeypatch.setenv("RETENTION", "0")
     monkeypatch.setenv("FACTS_RETENTION", "0")
     get_settings.cache_clear()

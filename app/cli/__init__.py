@@ -4,40 +4,89 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from rich.markup import escape
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from app import __version__
-from app.cli import epoch_history as _epoch_history  # noqa: F401  (registers `epoch list`, `show` and `record`)
-from app.cli.api import api
-from app.cli.checkpoints import checkpoints_app
-from app.cli.competition import competition_app
-from app.cli.doctor import doctor
-from app.cli.epoch import epoch_app
-from app.cli.flower import flower
-from app.cli.healthcheck import healthcheck
-from app.cli.migrate import migrate
-from app.cli.rules import rules_app
-from app.cli.run import run
-from app.cli.score import score_app
-from app.cli.score_boltz import boltz as _score_boltz  # noqa: F401  (registers `score boltz`)
-from app.cli.scoring_api import scoring_api
-from app.cli.settings import settings
-from app.cli.submission import submission_app
-from app.cli.surroundings import said_of
-from app.cli.terminal import Console
-from app.cli.up import up
-from app.cli.weights import weights_app
 from app.domain import ValidatorError
-from app.observability.logs import configure
-from app.observability.redaction import redaction
-from app.settings import Settings, SettingsError, get_settings
 
 EXIT_BAD_INPUT = 2
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A Bittensor validator as a Celery cluster.")
+# verb → its command or group of commands, "module:name"; imported when it is the one that was typed
+VERBS: Final[dict[str, str]] = {
+    "run": "app.cli.run:run",
+    "up": "app.cli.up:up",
+    "epoch": "app.cli.epoch_history:epoch_app",
+    "submission": "app.cli.submission:submission_app",
+    "score": "app.cli.score_boltz:score_app",
+    "rules": "app.cli.rules:rules_app",
+    "checkpoints": "app.cli.checkpoints:checkpoints_app",
+    "competition": "app.cli.competition:competition_app",
+    "weights": "app.cli.weights:weights_app",
+    "api": "app.cli.api:api",
+    "scoring-api": "app.cli.scoring_api:scoring_api",
+    "flower": "app.cli.flower:flower",
+    "doctor": "app.cli.doctor:doctor",
+    "settings": "app.cli.settings:settings",
+    "migrate": "app.cli.migrate:migrate",
+    "healthcheck": "app.cli.healthcheck:healthcheck",
+}
+
+
+class _Verbs(Mapping[str, Any]):
+    """The commands by name. A command that is typed costs its own imports, not those of the other verbs."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = VERBS[name].partition(":")
+            found = getattr(import_module(module), attribute)
+            holder = typer.Typer(add_completion=False)
+            # a group around it, so that a group with one command stays a group
+            holder.callback()(lambda: None)
+            if isinstance(found, typer.Typer):
+                holder.add_typer(found, name=name)
+            else:
+                holder.command(name)(found)
+            self._made[name] = get_command(holder).commands[name]  # type: ignore[attr-defined]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class _LazyGroup(TyperGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Verbs()  # type: ignore[assignment]
+
+
+# the spellings of earlier versions
+_FORMER: Final = {"percentage": "share"}
+
+
+def _option_name(typed: str) -> str:
+    """How names are compared: ``wallet_name`` and ``wallet-name`` are ``wallet.name``; the help shows one spelling."""
+    name = typed.replace("_", "-").replace(".", "-")
+    return _FORMER.get(name, name)
+
+
+cli = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    help="A Bittensor validator as a Celery cluster.",
+    context_settings={"token_normalize_func": _option_name},
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,24 +104,6 @@ def _options(
     pass
 
 
-cli.add_typer(epoch_app, name="epoch")
-cli.add_typer(score_app, name="score")
-cli.add_typer(rules_app, name="rules")
-cli.add_typer(submission_app, name="submission")
-cli.add_typer(checkpoints_app, name="checkpoints")
-cli.add_typer(competition_app, name="competition")
-cli.add_typer(weights_app, name="weights")
-cli.command()(api)
-cli.command()(scoring_api)
-cli.command()(run)
-cli.command()(up)
-cli.command()(flower)
-cli.command()(doctor)
-cli.command()(settings)
-cli.command()(migrate)
-cli.command()(healthcheck)
-
-
 def main() -> None:
     """Run the command line; an error for the person who typed is a sentence, not a traceback."""
     _set_up_logs()
@@ -82,6 +113,8 @@ def main() -> None:
         _refuse(str(error))
     # a fault of this program: its traceback goes through the log, which lets no secret out
     except Exception as error:
+        from app.cli.surroundings import said_of
+
         if sentence := said_of(error):
             logging.getLogger("celery_validator").debug("%s", sentence, exc_info=True)
             _refuse(sentence)
@@ -90,6 +123,11 @@ def main() -> None:
 
 
 def _refuse(sentence: str) -> NoReturn:
+    from rich.markup import escape
+
+    from app.cli.terminal import Console
+    from app.observability.redaction import redaction
+
     shown = escape(redaction()(sentence))
     Console(stderr=True).print(f"[bold red]error:[/] {shown}", highlight=False, markup=True, soft_wrap=True)
     sys.exit(EXIT_BAD_INPUT)
@@ -97,6 +135,9 @@ def _refuse(sentence: str) -> NoReturn:
 
 def _set_up_logs() -> None:
     """Whoever types a command sees warnings; more where LOG_LEVEL says so."""
+    from app.observability.logs import configure
+    from app.settings import Settings, SettingsError, get_settings
+
     try:
         settings = get_settings()
     except SettingsError:

@@ -6,6 +6,7 @@ import getpass
 import json
 import math
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from app.domain import ValidatorError
 from app.untrusted import NotJson, quoted, read_json
 
 if TYPE_CHECKING:
-    from app.store.competitions import GivenBenchmark
+    from app.store.competitions import CompetitionRecord, GivenBenchmark
 
 competition_app = typer.Typer(no_args_is_help=True, help="Manage the model competitions.")
 
@@ -47,18 +48,31 @@ def _who(by: str | None) -> str:
     return by or f"{getpass.getuser()}@{socket.gethostname()}"
 
 
+def shares_of(records: Sequence[CompetitionRecord]) -> dict[str, float | None]:
+    """Each competition's fraction of all rewards, 0 to 1; None for one that does not run."""
+    running = {record.id: record.reward_percentage for record in records if record.archived_at is None}
+    total = sum(running.values())
+    return {record.id: running[record.id] / total if total and record.id in running else None for record in records}
+
+
+def shown_share(share: float | None) -> str:
+    """A fraction as a percentage of the whole."""
+    return "–" if share is None else f"{share:.1%}"
+
+
 @competition_app.command(name="list")
 def list_competitions(
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
     changes: Annotated[bool, typer.Option("--changes", help="The log of changes too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List the competitions with percentage and baseline."""
+    """List the competitions with their shares of all rewards and their baselines."""
     from app.store.competitions import Competitions
 
     with _store().reading() as session:
         records = Competitions(session).all(archived=archived)
         log = Competitions(session).changes() if changes else []
+    shares = shares_of(records)
     if as_json:
         print(
             json.dumps(
@@ -67,6 +81,7 @@ def list_competitions(
                         {
                             "id": record.id,
                             "reward_percentage": record.reward_percentage,
+                            "share": shares[record.id],
                             "baseline": record.baseline.score if record.baseline else None,
                             "archived": record.archived_at is not None,
                             "benchmark": record.benchmark.name if record.benchmark else None,
@@ -89,13 +104,13 @@ def list_competitions(
         )
         return
     table = Table(title="Competitions", title_justify="left")
-    for name in ("id", "percentage", "baseline", "set by", "set at", "benchmark", "state"):
+    for name in ("id", "share", "baseline", "set by", "set at", "benchmark", "state"):
         table.add_column(name)
     for record in records:
         baseline = record.baseline
         table.add_row(
             record.id,
-            f"{record.reward_percentage:g}",
+            shown_share(shares[record.id]),
             "none" if baseline is None else f"{baseline.score:g}",
             "" if baseline is None else escape(baseline.set_by),
             "" if baseline is None else f"{baseline.set_at:%Y-%m-%d %H:%M}",
@@ -105,7 +120,7 @@ def list_competitions(
     console = Console()
     console.print(table)
     if not records:
-        console.print("Add one with: python -m app competition add ID --percentage 1.0")
+        console.print("Add one with: python -m app competition add ID --share 1")
     for change in log:
         console.print(
             f"{change.changed_at:%Y-%m-%d %H:%M:%S} {escape(change.changed_by)}: {change.action} "
@@ -116,7 +131,7 @@ def list_competitions(
 @competition_app.command()
 def add(
     competition: Id,
-    percentage: Annotated[float, typer.Option(help="Its part of all rewards, against the other competitions'.")],
+    share: Annotated[float, typer.Option("--share", help="Its part of all rewards, against the other competitions'.")],
     benchmark: BenchmarkName = None,
     parameter: Parameter = None,
     by: By = None,
@@ -133,14 +148,15 @@ def add(
         raise ValidatorError(
             f"{competition!r} is no competition id: up to 32 letters, digits, dots, dashes and underscores"
         )
-    if not (math.isfinite(percentage) and percentage >= 0):
-        raise ValidatorError(f"the percentage is {percentage}; it must be a number that is not negative")
+    if not (math.isfinite(share) and share >= 0):
+        raise ValidatorError(f"the share is {share}; it must be a number that is not negative")
     with _store().writing() as session:
-        Competitions(session).add(competition, percentage, _who(by))
+        Competitions(session).add(competition, share, _who(by))
         if given is not None:
             Competitions(session).set_benchmark(competition, given, _who(by))
         plan = plan_of(session, get_settings(), competition)
-    print(f"competition {competition} added with percentage {percentage:g}")
+        shares = shares_of(Competitions(session).all())
+    print(f"competition {competition} added with share {share:g}: {shown_share(shares[competition])} of all rewards")
     if plan is None:
         Console(stderr=True).print(
             f"warning: no benchmark is known for {competition}, so only a scoring API that knows one can score it; "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -24,6 +25,7 @@ from app.settings import Settings, get_settings
 _PACKAGES = ("celery", "redis", "bittensor", "rdkit", "torch", "boltz", "pydantic", "flower", "sqlalchemy")
 _PYTHON = (3, 11)
 _GIB: Final = 2**30
+_CHECK_WIDTH: Final = 22
 
 
 class Health(StrEnum):
@@ -48,20 +50,43 @@ class Finding:
     advice: str = ""
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: each check, its state, what was found, advice.")] = (
+        False
+    ),
+) -> None:
     """Check Python, packages, Redis, store, GPU, weights and wallet, and say what to do about what is missing."""
     settings = get_settings()
-    table = Table(title="celery-validator doctor", title_justify="left")
-    for name in ("check", "state", "found", "what to do"):
-        table.add_column(name, overflow="fold")
-    colour = {Health.OK: "green", Health.OPTIONAL: "yellow", Health.MISSING: "red"}
     findings = [finding for check in CHECKS for finding in check(settings)]
-    for finding in findings:
-        state = f"[{colour[finding.health]}]{finding.health.value}[/]"
-        table.add_row(finding.what, state, escape(finding.found), escape(finding.advice))
-    Console().print(table)
-    if any(finding.health is Health.MISSING for finding in findings):
+    missing = [finding for finding in findings if finding.health is Health.MISSING]
+    if as_json:
+        keys = {"what": "check", "health": "state", "found": "found", "advice": "advice"}
+        rows = [{keys[key]: value for key, value in asdict(finding).items()} for finding in findings]
+        typer.echo(json.dumps({"fit": not missing, "checks": rows}))
+    else:
+        print_findings(findings, Console())
+    if missing:
         raise typer.Exit(1)
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """A line a check, and what to do on a line of its own: readable at 80 columns."""
+    colour = {Health.OK: "green", Health.OPTIONAL: "yellow", Health.MISSING: "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", max_width=_CHECK_WIDTH)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = escape(finding.found)
+        if finding.advice:
+            text += f"\n[{colour[finding.health]}]→[/] {escape(finding.advice)}"
+        table.add_row(f"[{colour[finding.health]}]{finding.health.value}[/]", escape(finding.what), text)
+    console.print(table)
+    counts = ", ".join(
+        f"{sum(finding.health is health for finding in findings)} {health.value}"
+        for health in (Health.OK, Health.OPTIONAL, Health.MISSING)
+    )
+    console.print(f"[bold]{counts}[/]")
 
 
 def _python(_: Settings) -> Iterator[Finding]:

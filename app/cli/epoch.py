@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.cli.epoch_tables import print_report
 from app.cli.surroundings import require_folder, require_redis
@@ -227,6 +226,8 @@ def _eagerly(task: Any, epoch_id: int) -> None:
 
 def _follow(epoch_id: int, cluster: _Cluster, console: Console) -> tuple[Any, str | None]:
     """Show a bar per stage until the epoch has ended; its last stage and its error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
     from app.store.database import get_store
     from app.store.epochs import Epochs
     from app.store.records import FINAL_STAGES

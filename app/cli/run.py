@@ -40,38 +40,49 @@ def run(
     network: Annotated[
         str | None, typer.Option("--subtensor.network", help="finney, test, local, or ws:// addresses.")
     ] = None,
+    chain_endpoint: Annotated[
+        str | None, typer.Option("--subtensor.chain_endpoint", help="A ws:// address, instead of a network's name.")
+    ] = None,
     dont_set_weights: Annotated[
-        bool, typer.Option("--dont_set_weights", help="Conclude epochs, but submit no weights.")
+        bool, typer.Option("--dont-set-weights", help="Conclude epochs, but submit no weights.")
     ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never connect to the chain.")] = False,
     weights_file: Annotated[
-        Path | None, typer.Option("--weights_file", help="Test mode: write each vector to this file, not to the chain.")
+        Path | None, typer.Option("--weights-file", help="Test mode: write each vector to this file, not to the chain.")
     ] = None,
     rules: Annotated[Path | None, typer.Option("--rules", help="rules.yaml; read afresh at each epoch.")] = None,
     run_api: Annotated[
-        bool, typer.Option("--run_api", help="Models: score through --scoring_api_url, not on this cluster's GPU.")
+        bool, typer.Option("--run-api", help="Models: score through --scoring-api-url, not on this cluster's GPU.")
     ] = False,
     scoring_api_url: Annotated[
-        list[str] | None, typer.Option("--scoring_api_url", help="Models: a scoring API; may be given several times.")
+        list[str] | None, typer.Option("--scoring-api-url", help="Models: a scoring API; may be given several times.")
     ] = None,
     immediate: Annotated[bool, typer.Option("--immediate", help="Models: set weights at once, too.")] = False,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Models: EMA factor of the weights; 0 is off.")] = None,
     clean_period_minutes: Annotated[
-        int | None, typer.Option("--clean_period_minutes", help="Models: how often unreferenced folders go.")
+        int | None, typer.Option("--clean-period-minutes", help="Models: how often unreferenced folders go.")
     ] = None,
     update_delay_minutes: Annotated[
-        int | None, typer.Option("--update_delay_minutes", help="Models: how often commitments are read.")
+        int | None, typer.Option("--update-delay-minutes", help="Models: how often commitments are read.")
     ] = None,
+    debug: Annotated[bool, typer.Option("--logging.debug", help="Log all that happens.")] = False,
+    info: Annotated[bool, typer.Option("--logging.info", help="Log what is done (the default).")] = False,
+    trace: Annotated[bool, typer.Option("--logging.trace", help="As --logging.debug: no log says more.")] = False,
     flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True,
     api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
     """Run the validator: check registration and stake, start the cluster, and process each epoch as it closes."""
+    if network and chain_endpoint and network != chain_endpoint and "://" in network:
+        raise ValidatorError(
+            f"--subtensor.network {network} and --subtensor.chain_endpoint {chain_endpoint} are two addresses; give one"
+        )
     given: dict[str, object | None] = {
         "NETUID": netuid,
         "WALLET_NAME": wallet_name,
         "WALLET_HOTKEY": wallet_hotkey,
         "WALLET_PATH": wallet_path,
-        "SUBTENSOR_NETWORK": network,
+        "SUBTENSOR_NETWORK": chain_endpoint or network,
+        "LOG_LEVEL": "DEBUG" if debug or trace else "INFO" if info else None,
         "DONT_SET_WEIGHTS": "1" if dont_set_weights else None,
         "OFFLINE": "1" if offline else None,
         "WEIGHTS_FILE": weights_file.resolve() if weights_file else None,
@@ -147,7 +158,7 @@ def check_registration(console: Console) -> Neuron | None:
     neuron = neurons.get(hotkey)
     problem = _problem(neuron, hotkey)
     if problem and settings.sets_weights:
-        raise ValidatorError(f"{problem}; to run without setting weights, add --dont_set_weights")
+        raise ValidatorError(f"{problem}; to run without setting weights, add --dont-set-weights")
     if problem:
         console.print(f"[yellow]warning:[/] {problem}")
     elif neuron is not None and not neuron.validator_permit:

@@ -30,7 +30,7 @@ def run_models(options: RunOptions) -> None:
     if not competitions:
         console.print(
             "[yellow]warning:[/] no competition runs, so no model is queued; "
-            "add one with: python -m app competition add ID --percentage 1.0"
+            "add one with: python -m app competition add ID --share 1"
         )
     for competition in competitions:
         if competition.baseline is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any, Final
@@ -9,12 +10,13 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import CONCERNS, get_settings
+from app.untrusted import visible
 
 _HEAD: Final = "| variable | default | meaning |\n| --- | --- | --- |"
 
@@ -23,6 +25,7 @@ def settings(
     word: Annotated[
         str | None, typer.Argument(metavar="[WORD]", help="Only those whose name or meaning has this word.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, by variable.")] = False,
     markdown: Annotated[bool, typer.Option(help="Print the tables of docs/settings.md: names and defaults.")] = False,
 ) -> None:
     """Show every setting: its environment variable, its meaning and its present value (secrets hidden)."""
@@ -33,12 +36,19 @@ def settings(
     if not found:
         raise ValidatorError(f"no setting has {word!r} in its name, meaning or concern; leave it out to see all")
     present = get_settings()
-    table = Table(title="Settings (environment or .env)", title_justify="left")
-    for name in ("variable", "value", "meaning"):
-        table.add_column(name, overflow="fold")
-    for _, name, field in found:
-        table.add_row(name.upper(), escape(shown(getattr(present, name))), escape(field.description or ""))
-    Console().print(table)
+    values = {name: shown(getattr(present, name)) for _, name, _ in found}
+    if as_json:
+        rows = {name.upper(): {"value": values[name], "meaning": field.description or ""} for _, name, field in found}
+        typer.echo(json.dumps(rows))
+        return
+    console = Console()
+    for concern in dict.fromkeys(concern for concern, _, _ in found):
+        console.print(f"[bold]{concern[0].upper()}{concern[1:]}[/]")
+        for within, name, field in found:
+            if within == concern:
+                line = Text(f"  {name.upper()}=", "cyan").append(visible(values[name]), "default")
+                console.print(line, soft_wrap=True)
+                console.print(Padding(Text(field.description or "", "dim"), (0, 0, 0, 6)))
 
 
 def markdown_tables() -> str:

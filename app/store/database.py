@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -127,6 +126,8 @@ def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, An
     """Insert rows; one that is already there (by unique key) stays as it is. The same call on both databases."""
     if not rows:
         return
+    from sqlalchemy.dialects import postgresql, sqlite
+
     dialect = session.get_bind().dialect.name
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(table).on_conflict_do_nothing()
     session.execute(statement, list(rows))

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 from filelock import FileLock
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.store.database import Store, StoreError
-from app.store.tables import (  # noqa: F401  (so that the metadata knows every table)
-    competitions,
-    deliveries,
-    epochs,
-    evaluations,
-    facts,
-    services,
-    weights,
-    work,
-)
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -34,6 +22,9 @@ _ADVISORY_LOCK: Final = 6821_2021
 
 
 def _config() -> Config:
+    # alembic is imported where a migration is missing: it costs a command a quarter of a second
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
@@ -42,12 +33,14 @@ def _config() -> Config:
 def current_revision(store: Store) -> str | None:
     """The revision the store is at; None for an empty database."""
     with store.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def head_revision() -> str | None:
-    """The revision this version of the code needs."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+def head_revision() -> str:
+    """The revision this version of the code needs: the number that the newest migration's file begins with."""
+    return max(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def migrate(store: Store) -> None:
@@ -60,6 +53,9 @@ def migrate(store: Store) -> None:
     head = head_revision()
     if current_revision(store) == head:
         return
+    from alembic import command
+    from alembic.util.exc import CommandError
+
     database = store.engine.url.database
     lock: AbstractContextManager[object] = (
         FileLock(f"{database}.lock") if store.is_sqlite and database else nullcontext()

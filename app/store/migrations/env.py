@@ -2,6 +2,16 @@
 
 from alembic import context
 
+from app.store.tables import (  # noqa: F401  (so that the metadata knows every table)
+    competitions,
+    deliveries,
+    epochs,
+    evaluations,
+    facts,
+    services,
+    weights,
+    work,
+)
 from app.store.tables.epochs import Table
 
 connection = context.config.attributes["connection"]

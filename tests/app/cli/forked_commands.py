@@ -6,6 +6,7 @@ None means that the command had not ended in time.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ import uvicorn
 import app.cli
 from app.settings import get_settings
 
+for _verb in app.cli.VERBS.values():
+    importlib.import_module(_verb.partition(":")[0])
 LIBRARIES = (alembic, celery, kombu, redis, sqlalchemy, uvicorn)
 
 

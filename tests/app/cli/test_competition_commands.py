@@ -106,9 +106,18 @@ def test_the_preview_of_the_store(store: Store) -> None:
     assert found["pools"] == {"voicebench": {"above": [2], "below": []}}
 
 
+def test_shares_are_percentages_of_what_runs() -> None:
+    for name, words in {"a": ("--share", "1"), "b": ("--percentage", "3"), "c": ("--share", "4")}.items():
+        assert type_("competition", "add", name, *words).exit_code == 0
+    assert type_("competition", "archive", "c").exit_code == 0
+    found = json.loads(type_("competition", "list", "--json", "--archived").output)["competitions"]
+    assert {record["id"]: record["share"] for record in found} == {"a": 0.25, "b": 0.75, "c": None}
+    assert "25.0%" in type_("competition", "list").output
+
+
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_competitions_are_managed_and_every_change_is_logged(store: Store) -> None:
-    assert type_("competition", "add", "o1", "--percentage", "0.3").exit_code == 0
+    assert type_("competition", "add", "o1", "--share", "0.3").exit_code == 0
     assert type_("competition", "set-baseline", "o1", "0.41", "--by", "ann").exit_code == 0
     assert type_("competition", "set-baseline", "o1", "-0.5", "--by", "bob").exit_code == 0
     assert "o1" in type_("competition", "list", "--changes").output
@@ -117,6 +126,7 @@ def test_competitions_are_managed_and_every_change_is_logged(store: Store) -> No
         {
             "id": "o1",
             "reward_percentage": 0.3,
+            "share": 1.0,
             "baseline": -0.5,
             "archived": False,
             "benchmark": None,

@@ -1,11 +1,14 @@
 """The doctor names what is missing and what to do."""
 
 import importlib.metadata
+import json
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.cli.doctor import CHECKS, Finding, Health
 from app.epochs.allowance import keep_quota
 from app.settings import get_settings
@@ -118,3 +121,17 @@ def test_the_doctor_says_whether_weights_would_be_accepted(monkeypatch: pytest.M
         assert found["weights on subnet 68"].health is Health.OPTIONAL
         assert found["weights on subnet 68"].found.startswith("unknown: ")
         assert "weight parameters" not in found
+
+
+def test_the_table_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(monkeypatch, BROKER_URL="redis://127.0.0.1:1/0")
+    text = CliRunner().invoke(cli, ["doctor"], env={"COLUMNS": "80"}).output
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    # no column of one or two words a line: every check within six lines
+    assert len(lines) <= 6 * len(found)
+    assert any(line.split()[:2] == ["optional", "wallet"] for line in lines)
+    assert any(line.split()[:3] == ["→", "set", "WALLET_NAME,"] for line in lines)
+    document = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
+    assert document["fit"] is True
+    assert {check["check"] for check in document["checks"]} == set(found)

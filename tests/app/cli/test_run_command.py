@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import app.cli.run
+import app.cli.up
 from app.cli import cli
 from app.domain import ValidatorError
 from app.settings import get_settings
@@ -35,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def up(flower: bool, api: bool) -> None:
         calls.append(flower)
 
-    monkeypatch.setattr(sys.modules["app.cli.up"], "up", up)
+    monkeypatch.setattr(app.cli.up, "up", up)
     return calls
 
 
@@ -64,6 +66,28 @@ def test_flags_become_settings(scene: Scene, started: list[bool], tmp_path: Path
     assert get_settings().weights_file == tmp_path / "w.json"
 
 
+@pytest.mark.parametrize("name", ["--wallet.name", "--wallet_name", "--wallet-name"])
+def test_every_spelling_of_a_flag_is_taken(scene: Scene, started: list[bool], name: str) -> None:
+    run(scene, name, "validator", "--dont-set-weights", "--subtensor.chain_endpoint", scene.node.url, "--logging.trace")
+    settings = get_settings()
+    assert (settings.wallet_name, settings.dont_set_weights) == ("validator", True)
+    assert (settings.subtensor_network, settings.log_level) == (scene.node.url, "DEBUG")
+
+
+def test_two_addresses_of_the_chain_are_refused(scene: Scene, started: list[bool]) -> None:
+    with pytest.raises(ValidatorError, match="two addresses; give one"):
+        run(scene, "--subtensor.network", "ws://127.0.0.1:1", "--subtensor.chain_endpoint", scene.node.url)
+    run(scene, "--subtensor.network", "local", "--subtensor.chain_endpoint", scene.node.url, "--logging.info")
+    assert get_settings().subtensor_network == scene.node.url
+    assert started == [False]
+
+
+def test_the_help_shows_one_spelling() -> None:
+    text = CliRunner().invoke(cli, ["run", "--help"], env={"COLUMNS": "200"}).output
+    assert {"--wallet.name", "--subtensor.chain_endpoint", "--logging.debug", "--dont-set-weights"} <= set(text.split())
+    assert not re.search(r"--[a-z]+_", text)
+
+
 def test_offline_asks_nobody(scene: Scene, started: list[bool]) -> None:
     before = len(scene.node.requests)
     assert "Offline" in run(scene, "--offline")
@@ -74,7 +98,7 @@ def test_offline_asks_nobody(scene: Scene, started: list[bool]) -> None:
 def test_a_hotkey_that_is_not_registered(scene: Scene, started: list[bool]) -> None:
     scene.chain.subnets[68].neurons[7].hotkey = address("//other")
     scene.chain.put_subnet(scene.chain.subnets[68])
-    with pytest.raises(ValidatorError, match=r"is not registered on subnet 68.*--dont_set_weights"):
+    with pytest.raises(ValidatorError, match=r"is not registered on subnet 68.*--dont-set-weights"):
         run(scene)
     assert started == []
     assert "is not registered" in run(scene, "--dont_set_weights")
@@ -106,4 +130,4 @@ def test_wallets_networks_and_subnets_that_are_not_there(scene: Scene, started: 
     with pytest.raises(ValidatorError, match="RULES_FILE"):
         run(scene, "--netuid", "68", "--rules", "missing.yaml")
     assert started == []
-    assert 68 in sys.modules["app.cli.run"].VALIDATORS
+    assert 68 in app.cli.run.VALIDATORS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +91,15 @@ class RejectionCode(StrEnum):
     STEP_UNAVAILABLE = "step_unavailable"
     INTERNAL_ERROR = "internal_error"
 
+    @classmethod
+    def _missing_(cls, value: object) -> RejectionCode | None:
+        """A code that a newer version wrote is shown as it is, though nothing here explains it."""
+        if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
+            return None
+        member = str.__new__(cls, value)
+        member._name_, member._value_ = value.upper(), value
+        return member
+
 
 class ValidatorError(Exception):
     """An error for the person who must act: the message names the input and the fix."""
@@ -103,6 +113,8 @@ class Rejection:
     message: str
     molecule: str | None = None
     index: int | None = None
+    # the structure of the molecule, where the rule got so far as to know it; for its drawing
+    smiles: str | None = field(default=None, compare=False)
 
 
 class SubmissionRejected(Exception):

@@ -107,6 +107,17 @@ class EpochWork:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkSpan:
+    """One finished part of an epoch: who worked on it, on what, from when to when. ``model`` None: it was examined."""
+
+    worker: str
+    model: ScoringModel | None
+    part: int
+    began_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class WeightsRecord:
     """The weight submission of an epoch, its failed tries included."""
 
@@ -304,6 +315,40 @@ class EpochViews:
             )
         examined = StageWork(total - examining.get(PartState.PENDING, 0), total, began, last)
         return EpochWork(examined, found)
+
+    def epoch_length(self, epoch_id: int) -> int:
+        """How many blocks an epoch that :meth:`line` found is long."""
+        header = self._session.execute(select(EpochRow.header).where(EpochRow.id == epoch_id)).scalar_one()
+        return int(header["epoch_length"])
+
+    def batch_spans(self, epoch_id: int) -> list[WorkSpan]:
+        """The finished batches, in the order in which they were begun. One query."""
+        rows = self._session.execute(
+            select(BatchRow.worker, BatchRow.model, BatchRow.number, BatchRow.began_at, BatchRow.finished_at)
+            .where(BatchRow.epoch_id == epoch_id, BatchRow.worker.is_not(None))
+            .where(BatchRow.began_at.is_not(None), BatchRow.finished_at.is_not(None))
+            .order_by(BatchRow.began_at)
+        )
+        return [
+            WorkSpan(worker or "", ScoringModel(model), number, began, finished)
+            for worker, model, number, began, finished in rows
+            if began is not None and finished is not None
+        ]
+
+    def examination_spans(self, epoch_id: int) -> list[WorkSpan]:
+        """The finished examinations, in the order in which they were begun. One query."""
+        row = SubmissionRow
+        rows = self._session.execute(
+            select(row.worker, row.uid, row.began_at, row.finished_at)
+            .where(row.epoch_id == epoch_id, row.worker.is_not(None))
+            .where(row.began_at.is_not(None), row.finished_at.is_not(None))
+            .order_by(row.began_at)
+        )
+        return [
+            WorkSpan(worker or "", None, uid, began, finished)
+            for worker, uid, began, finished in rows
+            if began is not None and finished is not None
+        ]
 
     def weights(self, epoch_id: int) -> WeightsRecord | None:
         """The weight submission of one epoch, once there is one."""

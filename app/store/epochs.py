@@ -308,6 +308,7 @@ class Epochs:
                 message=refused.message if refused else None,
                 molecule=refused.molecule if refused else None,
                 molecule_index=refused.index if refused else None,
+                molecule_smiles=refused.smiles if refused else None,
                 entropy=found.entropy,
                 molecules=[[m.name, m.smiles, m.inchikey] for m in found.molecules] or None,
                 tracks=_TRACKS.dump_python(dict(found.tracks), mode="json") or None,
@@ -519,7 +520,9 @@ def epoch_summary(row: Any) -> EpochSummary:
 def _submission(row: SubmissionRow) -> SubmissionRecord:
     rejection = None
     if row.code is not None:
-        rejection = Rejection(RejectionCode(row.code), row.message or "", row.molecule, row.molecule_index)
+        rejection = Rejection(
+            RejectionCode(row.code), row.message or "", row.molecule, row.molecule_index, row.molecule_smiles
+        )
     return SubmissionRecord(
         uid=row.uid,
         commitment=Commitment(row.hotkey, row.block, row.path),

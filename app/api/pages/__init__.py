@@ -25,7 +25,7 @@ def page_routers() -> list[APIRouter]:
     """Every router of the pages; the home page's comes first, for it shares ``/`` with the API's health."""
     from app.api.pages import assets, home
     from app.api.pages.competitions import competitions
-    from app.api.pages.epochs import epochs, rejection_codes, submissions, weights
+    from app.api.pages.epochs import epochs, miners, rejection_codes, submissions, weights
     from app.api.pages.page import compile_templates
 
     compile_templates()
@@ -34,6 +34,7 @@ def page_routers() -> list[APIRouter]:
         home.router,
         epochs.router,
         submissions.router,
+        miners.router,
         weights.router,
         rejection_codes.router,
         competitions.router,

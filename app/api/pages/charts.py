@@ -16,7 +16,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from app.api.pages.wording import duration, number
+from app.api.pages.wording import duration, number, shortened
 from app.untrusted import visible
 
 _WIDTH: Final = 720
@@ -26,6 +26,7 @@ _TOP: Final = 16
 _SERIES: Final = 6
 _BINS: Final = 24
 _ENTRANTS: Final = 60
+_LANES: Final = 24
 
 # Steps of a time axis (s): up to a quarter of a year, in which a store keeps its history many times over.
 _TIME_STEPS: Final = (
@@ -77,8 +78,29 @@ class Scored:
     reports: tuple[float, ...] = ()
 
 
-def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "submissions") -> Chart:
-    """How values are distributed, in up to 24 equal bins; what is not finite is left out and counted in the text."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A bar of a timeline: its lane, its kind, and from when to when (POSIX seconds)."""
+
+    lane: str
+    kind: str
+    began: float
+    ended: float
+    text: str
+
+
+def histogram(
+    title: str,
+    values: Sequence[float],
+    *,
+    axis: str,
+    what: str = "submissions",
+    winner: tuple[str, float] | None = None,
+) -> Chart:
+    """How values are distributed, in up to 24 equal bins; what is not finite is left out and counted in the text.
+
+    ``winner``: its name and its value, which is marked.
+    """
     finite = sorted(value for value in values if math.isfinite(value))
     missing = len(values) - len(finite)
     left_out = f" {missing} without a score are not drawn." if missing else ""
@@ -98,6 +120,9 @@ def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "su
     description = (
         f"{len(finite)} {what}: from {number(finite[0])} to {number(finite[-1])}, median {number(middle)}.{left_out}"
     )
+    marked = winner if winner is not None and math.isfinite(winner[1]) else None
+    if marked is not None:
+        description += f" The winner, {marked[0]}, has {number(marked[1])}."
     frame = _Frame(240, (low, high), (0.0, float(max(counts))))
     parts = [frame.y_axis(_whole), frame.x_axis(_number_text(low, high), axis)]
     for index, count in enumerate(counts):
@@ -118,6 +143,15 @@ def histogram(title: str, values: Sequence[float], *, axis: str, what: str = "su
             _at(at), _TOP, frame.bottom, _at(min(at, _WIDTH - 60)), _TOP - 2
         )
     )
+    if marked is not None:
+        at = frame.x(min(max(marked[1], low), high))
+        parts.append(_shape(3, at, _TOP + 4, 5, f"winner {marked[0]}: {number(marked[1])}"))
+        parts.append(
+            Markup(
+                '<line class="trace l2" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
+                '<text x="{3}" y="{4}" text-anchor="end">winner {5}</text>'
+            ).format(_at(at), _TOP + 4, frame.bottom, _at(max(at - 9, _LEFT + 90)), _TOP + 8, visible(marked[0]))
+        )
     rows = tuple(
         (number(low + index * width), number(low + (index + 1) * width), str(count))
         for index, count in enumerate(counts)
@@ -351,6 +385,90 @@ def stacked_durations(title: str, bars: Sequence[tuple[str, Mapping[str, float]]
         (visible(name), visible(kind), duration(seconds)) for name, parts in kept for kind, seconds in parts.items()
     )
     return Chart(title, description, _svg(title, description, height, pieces), (axis, "part", "time"), rows)
+
+
+def timeline(title: str, spans: Sequence[Span], *, lane_axis: str) -> Chart:
+    """A Gantt chart: one lane per name, time from left to right, colour and number per kind.
+
+    Spans of one lane and kind that lie closer together than the eye can see are one, in the table too.
+    """
+    if not spans:
+        return _empty(title, "Nothing has been worked on yet.")
+    names = list(dict.fromkeys(span.lane for span in spans))
+    kinds = list(dict.fromkeys(span.kind for span in spans))
+    begin, end = _widened(min(one.began for one in spans), max(one.ended for one in spans), 0.0)
+    left, lane_height, top = 150, 22, 28
+    bottom = top + lane_height * min(len(names), _LANES)
+    scale = (_WIDTH - left - _RIGHT) / (end - begin)
+    parts: list[Markup] = []
+    x = float(left)
+    for index, kind in enumerate(kinds):
+        parts.append(
+            Markup('<rect class="f{} mark" x="{}" y="6" width="12" height="12"/><text x="{}" y="16">{}</text>').format(
+                index % _SERIES + 1, _at(x), _at(x + 16), visible(kind)
+            )
+        )
+        x += 34 + 7 * len(kind)
+    merged = {name: _merged([one for one in spans if one.lane == name], 1 / scale) for name in names}
+    for row, name in enumerate(names[:_LANES]):
+        y = top + row * lane_height
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+                '<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>'
+            ).format(
+                left,
+                _WIDTH - _RIGHT,
+                y + lane_height,
+                y + lane_height,
+                left - 8,
+                y + 15,
+                visible(shortened(name, 13, 8)),
+            )
+        )
+        for span in merged[name]:
+            parts.append(
+                Markup('<rect class="f{} mark" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
+                    kinds.index(span.kind) % _SERIES + 1,
+                    _at(left + (span.began - begin) * scale),
+                    y + 3,
+                    _at(max((span.ended - span.began) * scale, 1.5)),
+                    lane_height - 6,
+                    visible(f"{name}, {span.text}: {duration(span.ended - span.began)}"),
+                )
+            )
+    text = _time_text(begin, end)
+    for tick in _time_ticks(begin, end):
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                _at(left + (tick - begin) * scale), bottom + 16, text(tick)
+            )
+        )
+    more = f" {len(names) - _LANES} more are in the table." if len(names) > _LANES else ""
+    description = f"{duration(end - begin)} in {len(names)} lanes ({lane_axis}): {', '.join(kinds)}.{more}"
+    rows = tuple(
+        (visible(one.lane), visible(one.text), _moment(one.began), duration(one.ended - one.began))
+        for found in merged.values()
+        for one in found
+    )
+    columns = (lane_axis, "what", "begun (UTC)", "time")
+    return Chart(title, description, _svg(title, description, bottom + 24, parts), columns, rows)
+
+
+def _merged(spans: Sequence[Span], gap: float) -> list[Span]:
+    found: list[Span] = []
+    count = 1
+    for one in spans:
+        last = found[-1] if found else None
+        if last is not None and last.kind == one.kind and one.began - last.ended <= gap:
+            count += 1
+            found[-1] = Span(
+                last.lane, last.kind, last.began, max(last.ended, one.ended), f"{count} parts of {one.kind}"
+            )
+        else:
+            count = 1
+            found.append(one)
+    return found
 
 
 class _Frame:

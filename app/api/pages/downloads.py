@@ -134,6 +134,11 @@ def _cell(value: object) -> object:
     return found
 
 
+def file_headers() -> dict[str, str]:
+    """The headers of a file that is read where it is, such as a feed."""
+    return dict(_HEADERS)
+
+
 def _named(filename: str) -> dict[str, str]:
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "_" for letter in filename)
     return {**_HEADERS, "Content-Disposition": f'attachment; filename="{kept}"'}

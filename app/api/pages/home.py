@@ -10,8 +10,10 @@ from fastapi import Request, Response
 
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.epochs.stage_bars import StageBar, stage_bars
+from app.api.pages.epochs.strip import STRIP, EpochClock, StripCell, clock, strip
 from app.api.pages.page import BrowserRoute, PageRouter, render
 from app.domain import QueueName
+from app.epochs.allowance import ReadQuota, last_quota
 from app.judgement import Judgement, cluster, gather, judge
 from app.observability.broker import LiveWorker, QueueDepth, workers_by_queue
 from app.settings import get_settings
@@ -46,8 +48,11 @@ class Overview:
     weights: WeightsRecord | None
     queues: tuple[QueueState, ...]
     workers: tuple[LiveWorker, ...] | None
+    cells: tuple[StripCell, ...]
+    clock: EpochClock | None
     judgement: Judgement
     verdict: ReadVerdict | None
+    quota: ReadQuota | None
 
 
 @home_router.page("/")
@@ -87,6 +92,9 @@ def now_json() -> Response:
             "workers": found.workers,
             "last_weights": found.weights,
             "warnings": found.warnings,
+            "clock": found.clock,
+            "github": found.quota,
+            "recent": [epoch_entry(cell.line) for cell in found.cells],
             "condition": found.judgement.condition,
             "findings": found.judgement.findings,
             "weights_parameters": found.verdict,
@@ -117,6 +125,13 @@ def overview() -> Overview:
             bars = stage_bars(current, views.work(current.summary.id, current.counts), datetime.now(UTC))
             warnings = tuple(views.warnings(current.summary.id))
         weights = next(iter(views.weights_history(1)), None)
+        lines = views.lines(STRIP)
+        timed = None
+        if current is not None:
+            identity = current.summary.id
+            spans = views.batch_spans(identity)
+            timed = clock(current, views.epoch_length(identity), lines, spans, datetime.now(UTC))
+        quota = last_quota(session)
         evidence = gather(session, get_settings(), asked)
     served = None if asked.workers is None else workers_by_queue(asked.workers)
     queues = tuple(
@@ -128,7 +143,18 @@ def overview() -> Overview:
         for name in QueueName
     )
     return Overview(
-        current, bars, warnings, evidence.recent, weights, queues, asked.workers, judge(evidence), evidence.verdict
+        current=current,
+        bars=bars,
+        warnings=warnings,
+        recent=evidence.recent,
+        weights=weights,
+        queues=queues,
+        workers=asked.workers,
+        cells=strip(lines),
+        clock=timed,
+        judgement=judge(evidence),
+        verdict=evidence.verdict,
+        quota=quota,
     )
 
 

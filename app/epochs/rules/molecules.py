@@ -36,7 +36,8 @@ class Entry:
 
     def refusal(self, code: RejectionCode, why: str) -> Rejection:
         """The refusal of this molecule, in words its miner understands."""
-        return Rejection(code, f"molecule {self.index} ({shown(self.name, 60)}) {why}", self.name, self.index)
+        sentence = f"molecule {self.index} ({shown(self.name, 60)}) {why}"
+        return Rejection(code, sentence, self.name, self.index, self.smiles or None)
 
     @property
     def molecule(self) -> Molecule:
@@ -81,6 +82,7 @@ def identical_molecules(items: Sequence[Entry]) -> Rejection | None:
                 f"({shown(earlier.name, 60)}): {_compound(item)}",
                 item.name,
                 item.index,
+                item.smiles or None,
             )
     return None
 

@@ -7,7 +7,7 @@ import zlib
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, ForeignKey, LargeBinary, Text, TypeDecorator, UniqueConstraint, false
+from sqlalchemy import DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, TypeDecorator, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -122,7 +122,8 @@ class SubmissionRow(Worked, Table):
     """One commitment in the epoch's window, and what became of it."""
 
     __tablename__ = "submissions"
-    __table_args__ = (UniqueConstraint("epoch_id", "uid"),)
+    # a miner's page looks for a hotkey over all epochs
+    __table_args__ = (UniqueConstraint("epoch_id", "uid"), Index("ix_submissions_hotkey", "hotkey", "epoch_id"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"))
@@ -136,6 +137,7 @@ class SubmissionRow(Worked, Table):
     message: Mapped[str | None] = mapped_column(StrangersText)
     molecule: Mapped[str | None] = mapped_column(StrangersText)
     molecule_index: Mapped[int | None]
+    molecule_smiles: Mapped[str | None] = mapped_column(StrangersText)
     entropy: Mapped[float | None]
     molecules: Mapped[Any] = mapped_column(PackedJson, nullable=True)
     scored: Mapped[Any] = mapped_column(PackedJson, nullable=True)

@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from sqlalchemy.orm import Session
 
-from app.api.pages.charts import Chart, Mark, histogram, lanes, stacked_durations
+from app.api.pages.charts import Chart, Mark, Span, histogram, lanes, stacked_durations, timeline
 from app.api.pages.downloads import csv_response, file_response, json_response, streamed_json
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS
-from app.api.pages.epochs.stage_bars import MODEL_NAMES, StageBar, stage_bars, stage_seconds
+from app.api.pages.epochs.stage_bars import MODEL_NAMES, SPANS, StageBar, stage_bars, stage_seconds
 from app.api.pages.epochs.tracks import TrackBoard, boards
 from app.api.pages.errors import NotFound
 from app.api.pages.home import epoch_entry
@@ -26,7 +27,7 @@ from app.domain import ScoringModel
 from app.epochs.rules import RulesError, RuleSet, parse_rules, written_report
 from app.epochs.rules.october_2025 import October2025
 from app.store.database import get_store
-from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord
+from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord, WorkSpan
 from app.store.epochs import Epochs
 from app.store.records import PartState, Stage
 from chain.incentive.molecules import entropy_weight
@@ -63,6 +64,7 @@ class EpochPage:
     weights: WeightsRecord | None
     neighbours: tuple[int | None, int | None]
     boards: tuple[TrackBoard, ...] = ()
+    spans: tuple[WorkSpan, ...] = ()
 
     @property
     def rejected(self) -> list[SubmissionLine]:
@@ -111,6 +113,11 @@ def ranked(submissions: Sequence[SubmissionLine], model: ScoringModel) -> list[S
 def rank_of(submission: SubmissionLine, model: ScoringModel) -> int | None:
     """A submission's rank for one model."""
     return submission.psichic_rank if model is ScoringModel.PSICHIC else submission.boltz_rank
+
+
+def score_of(submission: SubmissionLine, model: ScoringModel) -> float | None:
+    """A submission's score for one model."""
+    return submission.psichic_score if model is ScoringModel.PSICHIC else submission.boltz_score
 
 
 @router.page("/epochs")
@@ -176,7 +183,10 @@ def epoch(request: Request, epoch_id: int) -> Response:
         models={} if found.boards else RANKED_MODELS,
         by=by if by in {"psichic", "boltz", "uid"} else "psichic",
         submissions=_ordered(found.submissions, by),
-        distributions=_distributions(found.submissions),
+        distributions=_distributions(found),
+        course=_course(found),
+        winners=_won(found.line),
+        miner_path=miner_path,
         durations=stacked_durations(
             "Time in each stage",
             [(str(found.line.summary.number), stage_seconds(found.line.summary.stage_times))],
@@ -234,6 +244,7 @@ def epoch_json(epoch_id: int) -> Response:
             "rejections_by_code": dict(found.reasons),
             "warnings": found.warnings,
             "weight_submission": found.weights,
+            "work": found.spans,
         },
     )
 
@@ -253,6 +264,11 @@ def epoch_result(request: Request, epoch_id: int) -> Response:
             (get_store().shown_url, summary, opened.rules_sha256, warnings),
             written_report(opened, summary, stored.each_submission(epoch_id), warnings),
         )
+
+
+def miner_path(hotkey: str) -> str:
+    """The address of a miner's page across epochs."""
+    return f"/hotkeys/{quote(hotkey, safe='')}"
 
 
 def line_of(views: EpochViews, epoch_id: int) -> EpochLine:
@@ -281,6 +297,7 @@ def epoch_page(epoch_id: int) -> EpochPage:
             weights=views.weights(epoch_id),
             neighbours=views.neighbours(epoch_id),
             boards=_boards(session, line),
+            spans=(*views.examination_spans(epoch_id), *views.batch_spans(epoch_id)),
         )
 
 
@@ -306,14 +323,40 @@ def _ordered(submissions: Sequence[SubmissionLine], by: str) -> list[SubmissionL
     )
 
 
-def _distributions(submissions: Sequence[SubmissionLine]) -> list[Chart]:
-    return [
-        histogram(f"{name} scores", [score for score in scores if score is not None], axis="score of a submission")
-        for name, scores in (
-            ("PSICHIC", [one.psichic_score for one in submissions]),
-            ("Boltz-2", [one.boltz_score for one in submissions]),
-        )
-    ]
+def _distributions(found: EpochPage) -> list[Chart]:
+    summary = found.line.summary
+    charts = []
+    for model, won in ((ScoringModel.PSICHIC, summary.psichic_winner), (ScoringModel.BOLTZ, summary.boltz_winner)):
+        scores = {one.uid: score for one in found.submissions if (score := score_of(one, model)) is not None}
+        winner = None if won is None or won not in scores else (f"UID {won}", scores[won])
+        title = f"{MODEL_NAMES[model]} scores"
+        charts.append(histogram(title, list(scores.values()), axis="score of a submission", winner=winner))
+    return charts
+
+
+def _won(line: EpochLine) -> dict[int, str]:
+    """What each winner won, by UID."""
+    named = {model.value: name for model, name in MODEL_NAMES.items()}
+    found: dict[int, list[str]] = {}
+    for ranking, uid in line.summary.winners.items():
+        if uid is not None:
+            found.setdefault(uid, []).append(named.get(ranking, ranking))
+    return {uid: " and ".join(won) for uid, won in found.items()}
+
+
+def _course(found: EpochPage) -> Chart:
+    """The epoch's stages, and below them what each worker did when."""
+    times = found.line.summary.stage_times
+    spans = []
+    for name, first, second in SPANS:
+        if first.value in times and second.value in times:
+            began, ended = (datetime.fromisoformat(times[stage.value]).timestamp() for stage in (first, second))
+            spans.append(Span("stages", name, began, ended, name))
+    for one in found.spans:
+        kind = "examine" if one.model is None else MODEL_NAMES[one.model]
+        text = f"UID {one.part}" if one.model is None else f"{kind} batch {one.part}"
+        spans.append(Span(one.worker, kind, one.began_at.timestamp(), one.finished_at.timestamp(), text))
+    return timeline("Who worked when", spans, lane_axis="worker")
 
 
 def labels(lines: Sequence[EpochLine]) -> dict[int, str]:

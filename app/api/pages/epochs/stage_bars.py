@@ -15,7 +15,7 @@ from app.store.records import Stage
 MODEL_NAMES: Final = {ScoringModel.PSICHIC: "PSICHIC", ScoringModel.BOLTZ: "Boltz-2", ScoringModel.BOLTZGEN: "BoltzGen"}
 
 # What each stage's time is called, and between which two entries of ``stage_times`` it lies.
-_SPANS: Final = (
+SPANS: Final = (
     ("open", Stage.ANNOUNCED, Stage.EXAMINING),
     ("examine", Stage.EXAMINING, Stage.SCORING),
     ("score and rank", Stage.SCORING, Stage.CLOSED),
@@ -90,7 +90,7 @@ def stage_bars(line: EpochLine, work: EpochWork, now: datetime) -> tuple[StageBa
 def stage_seconds(stage_times: Mapping[str, str]) -> dict[str, float]:
     """Seconds per ended stage, from the instants at which stages were entered."""
     found = {}
-    for name, first, second in _SPANS:
+    for name, first, second in SPANS:
         if first.value in stage_times and second.value in stage_times:
             began = datetime.fromisoformat(stage_times[first.value])
             found[name] = (datetime.fromisoformat(stage_times[second.value]) - began).total_seconds()

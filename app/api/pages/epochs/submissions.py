@@ -11,7 +11,7 @@ from fastapi import Request, Response
 
 from app.api.pages.charts import Chart, histogram
 from app.api.pages.downloads import csv_response, json_response
-from app.api.pages.epochs.epochs import line_of, rules_of
+from app.api.pages.epochs.epochs import line_of, miner_path, rules_of
 from app.api.pages.epochs.rejection_codes import Explanation, explanation_of
 from app.api.pages.epochs.tracks import SubmissionTrack, tracks_of
 from app.api.pages.errors import NotFound
@@ -112,7 +112,7 @@ class SubmissionPage:
 def submission(request: Request, epoch_id: int, uid: int) -> Response:
     """One submission of one epoch."""
     found = submission_page(epoch_id, uid)
-    return render(request, "submission.html", page=found, distribution=_distribution(found))
+    return render(request, "submission.html", page=found, distribution=_distribution(found), miner_path=miner_path)
 
 
 @router.page("/epochs/{epoch_id:int}/submissions/{uid:int}.csv")
@@ -186,7 +186,20 @@ def molecule_drawing(epoch_id: int, uid: int, index: int) -> Response:
         molecules = EpochViews(session).molecules(epoch_id, uid)
     if index >= len(molecules):
         raise NotFound("The store has no such molecule.")
-    picture = _drawing()(molecules[index].smiles) or _NO_PICTURE
+    return _picture(molecules[index].smiles)
+
+
+@router.page("/epochs/{epoch_id:int}/submissions/{uid:int}/refused.svg")
+def refused_drawing(epoch_id: int, uid: int) -> Response:
+    """The structure of the molecule that a submission was refused for, where the rule got so far as to know it."""
+    found = submission_page(epoch_id, uid).submission.rejection
+    if found is None or not found.smiles:
+        raise NotFound("The store has no such molecule.")
+    return _picture(found.smiles)
+
+
+def _picture(smiles: str) -> Response:
+    picture = _drawing()(smiles) or _NO_PICTURE
     headers = {
         **SECURITY_HEADERS,
         "Cache-Control": _DRAWING_KEPT,

@@ -1,0 +1,234 @@
+"""One miner over all molecule epochs: page, files and feed; and the search box of every page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from app.api.pages.charts import Chart, Series, lines
+from app.api.pages.downloads import csv_response, file_headers, streamed_json
+from app.api.pages.epochs.epochs import miner_path
+from app.api.pages.epochs.rejection_codes import EXPLANATIONS, explanation_of
+from app.api.pages.epochs.stage_bars import MODEL_NAMES
+from app.api.pages.errors import NotFound
+from app.api.pages.page import PageRouter, render
+from app.api.pages.paging import paging
+from app.api.pages.wording import iso, number
+from app.domain import MODELS_NETUID, ScoringModel
+from app.store.database import get_store
+from app.store.metagraph import Metagraph
+from app.store.miner_views import MOLECULE_EPOCHS, Found, MinerEntry, MinerViews
+from app.untrusted import visible
+
+router = PageRouter()
+
+_PAGE_SIZE: Final = 30
+_PLOTTED: Final = 100
+_FEED: Final = 50
+_READ_TOGETHER: Final = 200
+
+# The shortest beginning of a hotkey that is looked for.
+_SHORTEST: Final = 4
+
+_ATOM: Final = "http://www.w3.org/2005/Atom"
+
+
+@router.page("/search")
+def search(request: Request, q: str = "") -> Response:
+    """What a UID, a hotkey or a molecule leads to: straight there where it is one thing, else a list."""
+    wanted = q.strip().replace("\x00", "\ufffd")[:500]
+    found: list[Found] = []
+    kind = "nothing"
+    if wanted:
+        with get_store().reading() as session:
+            views = MinerViews(session)
+            if wanted.isascii() and wanted.isdigit():
+                kind, found = "UID", views.of_uid(int(wanted[:12]))
+            elif views.count(wanted):
+                return RedirectResponse(miner_path(wanted), 303)
+            elif Metagraph(session, MODELS_NETUID).neuron_of(wanted) is not None:
+                return RedirectResponse(f"/miners/{quote(wanted, safe='')}", 303)
+            else:
+                kind = "hotkey"
+                found = views.of_hotkey(wanted) if len(wanted) >= _SHORTEST else []
+                if not found:
+                    kind, found = "molecule", views.of_molecule(wanted)
+    if kind in {"UID", "hotkey"} and len(found) == 1:
+        return RedirectResponse(miner_path(found[0].hotkey), 303)
+    return render(
+        request,
+        "search.html",
+        wanted=wanted,
+        kind=kind,
+        found=found,
+        epochs=MOLECULE_EPOCHS,
+        miner_path=miner_path,
+    )
+
+
+@router.page("/hotkeys/{hotkey:path}/verdicts.csv")
+def verdicts_csv(hotkey: str) -> Response:
+    """Every verdict of a miner as CSV."""
+    columns = (
+        "epoch", "id", "live", "uid", "hotkey", "status", "code", "message", "remedy", "molecule", "molecule_index",
+        "molecule_smiles", "psichic_rank", "psichic_score", "boltz_rank", "boltz_score", "tracks", "weight",
+        "opened_at", "judged_at",
+    )  # fmt: skip
+    rows = ([entry[column] for column in columns] for entry in map(_document, _every(_known(hotkey))))
+    return csv_response(f"{hotkey[:60]}-verdicts", columns, rows)
+
+
+@router.page("/hotkeys/{hotkey:path}/verdicts.json")
+def verdicts_json(hotkey: str) -> Response:
+    """Every verdict of a miner as JSON."""
+    return streamed_json(f"{hotkey[:60]}-verdicts", "verdicts", map(_document, _every(_known(hotkey))))
+
+
+@router.page("/hotkeys/{hotkey:path}/verdicts.atom")
+def verdicts_atom(request: Request, hotkey: str) -> Response:
+    """The newest verdicts of a miner as an Atom feed (RFC 4287), so that nobody need look again and again."""
+    hotkey = _known(hotkey)
+    with get_store().reading() as session:
+        entries = MinerViews(session).entries(hotkey, _FEED)
+    base = str(request.base_url).rstrip("/")
+    body = _feed(base, hotkey, [entry for entry in entries if entry.judged_at is not None])
+    return Response(body, media_type="application/atom+xml", headers=file_headers())
+
+
+@router.page("/hotkeys/{hotkey:path}")
+def miner(request: Request, hotkey: str) -> Response:
+    """A miner's verdicts, ranks and scores over the epochs; of each refusal what to change."""
+    hotkey = _known(hotkey)
+    with get_store().reading() as session:
+        views = MinerViews(session)
+        found = paging(request, views.count(hotkey), _PAGE_SIZE)
+        entries = views.entries(hotkey, _PAGE_SIZE, found.offset)
+        plotted = entries if found.number > 1 else views.entries(hotkey, _PLOTTED)
+    return render(
+        request,
+        "hotkey.html",
+        hotkey=hotkey,
+        path=miner_path(hotkey),
+        entries=entries,
+        paging=found,
+        remedies={explanation.code.value: explanation for explanation in EXPLANATIONS},
+        scores=_plots(plotted),
+    )
+
+
+def _known(hotkey: str) -> str:
+    """The hotkey, where the store has something of it.
+
+    Raises:
+        NotFound: it never submitted anything.
+    """
+    hotkey = hotkey.replace("\x00", "\ufffd")
+    with get_store().reading() as session:
+        if not MinerViews(session).count(hotkey):
+            raise NotFound("This hotkey submitted nothing in the epochs that the store holds.")
+    return hotkey
+
+
+def _every(hotkey: str) -> Iterator[MinerEntry]:
+    offset = 0
+    while True:
+        with get_store().reading() as session:
+            entries = MinerViews(session).entries(hotkey, _READ_TOGETHER, offset)
+        yield from entries
+        offset += len(entries)
+        if len(entries) < _READ_TOGETHER:
+            return
+
+
+def _document(entry: MinerEntry) -> dict[str, Any]:
+    explained = None if entry.code is None else explanation_of(entry.code)
+    found = asdict(entry)
+    return {
+        "epoch": found.pop("number"),
+        "id": found.pop("epoch_id"),
+        "status": found.pop("state"),
+        **found,
+        "remedy": None if explained is None else explained.remedy,
+    }
+
+
+def _plots(entries: Sequence[MinerEntry]) -> list[Chart]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    ranks: dict[str, list[tuple[float, float]]] = {}
+    for entry in reversed(entries):
+        for name, score, rank in _standings(entry):
+            if score is not None:
+                points.setdefault(name, []).append((float(entry.number), score))
+            if rank is not None:
+                ranks.setdefault(name, []).append((float(entry.number), float(rank)))
+    # PSICHIC and Boltz-2 have scales of their own
+    charts = [
+        lines(f"{name} scores", [Series(name, tuple(found))], axis="epoch", y_axis="score")
+        for name, found in points.items()
+    ]
+    series = [Series(name, tuple(found)) for name, found in ranks.items()]
+    return [*charts, lines("Ranks (1 is the winner)", series, axis="epoch", y_axis="rank")]
+
+
+def _standings(entry: MinerEntry) -> Iterable[tuple[str, float | None, int | None]]:
+    yield MODEL_NAMES[ScoringModel.PSICHIC], entry.psichic_score, entry.psichic_rank
+    yield MODEL_NAMES[ScoringModel.BOLTZ], entry.boltz_score, entry.boltz_rank
+    for name, standing in entry.tracks.items():
+        score = standing["score"]
+        yield f"{name} track", score if isinstance(score, int | float) else None, standing["rank"]
+
+
+def _feed(base: str, hotkey: str, entries: Sequence[MinerEntry]) -> bytes:
+    ElementTree.register_namespace("", _ATOM)
+    feed = ElementTree.Element(f"{{{_ATOM}}}feed")
+    page = base + miner_path(hotkey)
+    _add(feed, "title", f"Verdicts on {hotkey}")
+    _add(feed, "id", page)
+    _add(feed, "updated", max((iso(one.judged_at) for one in entries if one.judged_at), default="1970-01-01T00:00:00Z"))
+    author = _add(feed, "author", None)
+    _add(author, "name", "celery-validator")
+    _add(feed, "link", None, {"rel": "self", "href": f"{page}/verdicts.atom"})
+    _add(feed, "link", None, {"rel": "alternate", "href": page})
+    for one in entries:
+        assert one.judged_at is not None
+        address = f"{base}/epochs/{one.epoch_id}/submissions/{one.uid}"
+        element = _add(feed, "entry", None)
+        verdict = f"refused ({one.code})" if one.code else one.state.value
+        _add(element, "title", f"Epoch {one.number}: {verdict}")
+        # a verdict that changes (examined, then ranked) is the same entry, updated
+        _add(element, "id", address)
+        _add(element, "updated", iso(one.judged_at))
+        _add(element, "link", None, {"rel": "alternate", "href": address})
+        _add(element, "content", _told(one), {"type": "text"})
+    document: bytes = ElementTree.tostring(feed, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def _told(entry: MinerEntry) -> str:
+    """A verdict in sentences."""
+    if entry.code is not None:
+        explained = explanation_of(entry.code)
+        return f"{entry.message or entry.code}." + (f" What to do: {explained.remedy}" if explained else "")
+    places = [
+        f"{name}: score {number(score)}, {'no rank' if rank is None else f'rank {rank}'}"
+        for name, score, rank in _standings(entry)
+        if score is not None and math.isfinite(score)
+    ]
+    weight = "" if entry.weight is None else f" Weight: {entry.weight:.1%}."
+    return ("; ".join(places) + "." if places else "Accepted; not ranked yet.") + weight
+
+
+def _add(
+    parent: ElementTree.Element, name: str, text: str | None, attributes: Mapping[str, str] | None = None
+) -> ElementTree.Element:
+    found = ElementTree.SubElement(parent, f"{{{_ATOM}}}{name}", dict(attributes or {}))
+    # XML has no way to write what is not visible
+    found.text = None if text is None else visible(text)
+    return found

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
-from app.api.metrics import count_requests, metrics_router
+from app.api.metrics import count_requests
 from app.api.pages import page_routers
 from app.api.pages.errors import error_page
 from app.api.pages.page import prefers_html
@@ -38,7 +38,7 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     app.add_exception_handler(TimeoutError, _store_away)
     app.add_exception_handler(StoreError, _store_away)
     if routers is None:
-        routers = [health_router, validator_router, reads_router(profile_of(settings)), metrics_router]
+        routers = [health_router, validator_router, reads_router(profile_of(settings))]
         app.middleware("http")(count_requests)
         if settings.pages:
             # first: a browser gets the home page at /, every other client the health

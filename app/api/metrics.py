@@ -1,4 +1,4 @@
-"""``GET /metrics``: the API's own metrics, and what only store and broker know, once per cluster (docs/metrics.md).
+"""The API's own metrics, and what only store and broker know, once per cluster (docs/metrics.md).
 
 What is a *state* (the last epoch, the last weights, what waits) is read at the scrape: it survives every restart and is
 never counted twice. What is an *event* is counted by the process where it happens (:mod:`app.observability.metrics`).
@@ -7,14 +7,12 @@ never counted twice. What is an *event* is counted by the process where it happe
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 
-from fastapi import APIRouter, HTTPException, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ProcessCollector, generate_latest
+from fastapi import Request, Response
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
@@ -24,10 +22,9 @@ from sqlalchemy.orm import Session
 from app.domain import QueueName, RejectionCode, ValidatorError
 from app.judgement import Cluster, Condition, Judgement, Part, cluster, gather, judge
 from app.observability.broker import workers_by_queue
-from app.observability.exporter import DataDisk, ProcessFiles
+from app.observability.exporter import DataDisk, Exporter, PortOffset, process_folder, processes_write_to
 from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
-from app.observability.places import FOLDER_VARIABLE
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage
 from app.store.tables.competitions import ModelRow
@@ -38,26 +35,24 @@ from app.weights import last_verdict
 
 log = logging.getLogger("celery_validator.metrics")
 
-metrics_router = APIRouter(include_in_schema=False)
 
+def api_exporter(settings: Settings, processes: int = 1) -> Exporter | None:
+    """The exporter of the API, on a port that is not the API's own; None where METRICS_PORT is 0.
 
-@metrics_router.get("/metrics")
-def metrics() -> Response:
-    """The Prometheus text format; 404 where METRICS_PORT is 0."""
-    settings = get_settings()
+    To be called before the API's processes start, where there are several.
+    """
     if not settings.metrics_port:
-        raise HTTPException(404, "metrics are turned off (METRICS_PORT=0)")
+        return None
     registry = CollectorRegistry()
-    folder = os.environ.get(FOLDER_VARIABLE)
-    registry.register(ProcessFiles(Path(folder)) if folder else own_metrics())
+    registry.register(processes_write_to(process_folder(settings, "api")) if processes > 1 else own_metrics())
     registry.register(DataDisk(settings.data_dir))
     registry.register(ClusterState())
     ProcessCollector(registry=registry)
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Exporter(registry, settings.metrics_host, settings.metrics_port + PortOffset.API)
 
 
 async def count_requests(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Middleware: requests by route template, never by the path that a stranger typed."""
+    """Middleware: requests by route template, never by the path that was typed."""
     began = time.perf_counter()
     status = 500
     try:

@@ -20,7 +20,7 @@ def api(
     """Serve the pages and the validator API until Ctrl-C or SIGTERM."""
     import uvicorn
 
-    from app.observability.exporter import process_folder, processes_write_to
+    from app.api.metrics import api_exporter
     from app.observability.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
@@ -29,10 +29,10 @@ def api(
     host, port = host or settings.api_host, settings.api_port if port is None else port
     require_port("API_PORT", host, port)
     configure("api")
-    if workers > 1 and settings.metrics_port:
-        processes_write_to(process_folder(settings, "api"))
     migrate(get_store())
     get_store().close()
+    if exporter := api_exporter(settings, workers):
+        exporter.start()
     uvicorn.run(
         "app.api.application:create_app",
         factory=True,

@@ -1,4 +1,4 @@
-"""Serving metrics: from a worker, whose children write them to files, and from beat (docs/metrics.md, 'Ports')."""
+"""Serving metrics of workers, whose children write them to files, of beat and of the API (docs/metrics.md, 'Ports')."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class PortOffset(IntEnum):
     GPU = 2
     BEAT = 3
     MIXED = 4
+    API = 5
 
 
 class ProcessFiles(Collector):

@@ -139,8 +139,7 @@ def configuration(
                 **({} if settings.log_format == "json" else {"colour": not file and sys.stderr.isatty()}),
             }
         },
-        "filters": {"no scrapes": {"()": NoScrapes}},
-        "handlers": {"events": {**where, "formatter": "event", "filters": ["no scrapes"]}},
+        "handlers": {"events": {**where, "formatter": "event"}},
         "root": {"level": level, "handlers": ["events"]},
         # a level of its own for every library, and never a handler
         "loggers": {
@@ -155,16 +154,6 @@ def configuration(
 def process_name() -> str:
     """What a worker's child belongs to; ``celery`` where nobody said."""
     return os.environ.get(PROCESS_VARIABLE, "celery")
-
-
-class NoScrapes(logging.Filter):
-    """Prometheus asks four times a minute; that is no event, unless it is refused."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written."""
-        if record.name != "uvicorn.access" or not isinstance(record.args, tuple) or len(record.args) < 5:
-            return True
-        return (record.args[2], record.args[4]) != ("/metrics", 200)
 
 
 class HumanLines(logging.Formatter):

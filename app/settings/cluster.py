@@ -54,12 +54,12 @@ class ClusterSettings(Concern):
     flower_url: WebAddress | None = Field(
         None, description="where the pages link to Flower; its own address when empty"
     )
-    metrics_host: Host = Field("127.0.0.1", description="address workers and beat serve metrics on")
+    metrics_host: Host = Field("127.0.0.1", description="address that workers, beat and the API serve metrics on")
     metrics_port: int = Field(
         9540,
         ge=0,
         le=65531,
-        description="first metrics port: chain; cpu +1, gpu +2, beat +3, mixed worker +4; 0 turns metrics off",
+        description="first metrics port: chain; cpu +1, gpu +2, beat +3, mixed worker +4, API +5; 0 turns metrics off",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     log_format: Literal["human", "json"] = Field("human", description="human: aligned text; json: an object per line")

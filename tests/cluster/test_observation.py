@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.cluster.embedded import EmbeddedCluster
 from app.domain import QueueName
 from app.observability import broker as queues
+from app.observability.exporter import PortOffset
 from app.settings import Settings, get_settings
 from app.store.database import Store
 from app.store.schema import migrate
@@ -103,15 +104,15 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """The cluster, with JSON logs, at the level that operators run it at."""
     folder = tmp_path_factory.mktemp("observed")
     before = dict(os.environ)
-    first = free_ports(7)
+    first = free_ports(8)
     os.environ.update(
         MARKED,
         DATA_DIR=str(folder),
         LOG_FORMAT="json",
         CPU_CONCURRENCY="1",
         METRICS_PORT=str(first),
-        FLOWER_PORT=str(first + 5),
-        API_PORT=str(first + 6),
+        FLOWER_PORT=str(first + 6),
+        API_PORT=str(first + 7),
     )
     try:
         settings = Settings(_env_file=None)
@@ -210,7 +211,7 @@ def test_workers_count_the_epoch_once(observed: Observed) -> None:
 
 def test_the_api_says_what_the_cluster_is_at(observed: Observed) -> None:
     def state() -> dict[tuple[str, str], float]:
-        return observed.samples(observed.settings.api_port)
+        return observed.samples(observed.settings.metrics_port + PortOffset.API)
 
     until(lambda: ("validator_workers", '{"queue": "cpu"}') in state())
     samples = state()

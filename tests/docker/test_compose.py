@@ -274,7 +274,6 @@ def test_prometheus_asks_the_services_at_their_ports() -> None:
     }
     first = int(BASE["chain"]["environment"]["METRICS_PORT"])
     wanted = {f"{offset.name.lower()}:{first + offset}" for offset in PortOffset if offset is not PortOffset.MIXED}
-    wanted.add(f"api:{BASE['api']['environment']['API_PORT']}")
     assert wanted <= targets
     assert {target.split(":")[0] for target in targets} - {"localhost"} <= set(BASE)
 

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.application import create_app
 from app.api.request_edge import RequestEdge
+from app.observability.exporter import PortOffset
 from app.settings import get_settings
 from app.store.database import Store
 from chain.hotkey import KeypairSigner, signed_headers
@@ -125,9 +126,13 @@ def test_whose_headers_do_not_do_nobody_reads_the_body_of(
 
 
 @on_sqlite
-def test_two_hundred_clients_that_hang_up_leave_no_traceback(store: Store, store_url: str, tmp_path: Path) -> None:
+def test_two_hundred_clients_that_hang_up_leave_no_traceback(
+    store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(store, 1)
     port = free_port()
+    metrics = free_port()
+    monkeypatch.setenv("METRICS_PORT", str(metrics - PortOffset.API))
     with server(store_url, tmp_path, port):
         for number in range(200):
             key = VALIDATOR if number % 2 else SECOND
@@ -138,7 +143,7 @@ def test_two_hundred_clients_that_hang_up_leave_no_traceback(store: Store, store
                 connection.sendall(head.encode())
         counted = 'validator_http_requests_total{route="/score-model",status="499"} 200.0'
         deadline = time.monotonic() + 60
-        while counted not in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text:
+        while counted not in httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=30).text:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     (log,) = tmp_path.glob("api*.log")

@@ -154,17 +154,6 @@ def test_contexts_nest_and_end() -> None:
     assert seen == [{}], "without whole_process a thread is on its own"
 
 
-def test_scrapes_are_no_events() -> None:
-    def shown(path: str, status: int) -> bool:
-        args = ("127.0.0.1:5", "GET", path, "1.1", status)
-        record = logging.LogRecord("uvicorn.access", logging.INFO, "f", 1, '%s - "%s %s HTTP/%s" %d', args, None)
-        return bool(logs.NoScrapes().filter(record))
-
-    assert not shown("/metrics", 200)
-    assert shown("/metrics", 404)
-    assert shown("/epochs", 200)
-
-
 def test_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = configuration("cpu", settings=Settings(log_level="ERROR", _env_file=None))
     assert quiet["root"]["level"] == "ERROR"

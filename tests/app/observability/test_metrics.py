@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.application import create_app
-from app.api.metrics import ClusterState
+from app.api.metrics import ClusterState, api_exporter
 from app.celery import ROUTES
 from app.domain import (
     Challenge,
@@ -50,6 +51,7 @@ from app.store.weight_submissions import WeightsState
 from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.web import HostUnavailable, WebSession
+from tests.app.api.test_server import free_port
 from tests.app.page_stores import settle_weights
 
 PROJECT = Path(__file__).parents[3]
@@ -332,7 +334,7 @@ def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
     assert abs(badly - now) < 60
 
 
-def test_store_and_broker_that_are_away_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_and_a_broker_that_do_not_answer_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/not-migrated.sqlite")
     get_settings.cache_clear()
@@ -342,22 +344,32 @@ def test_store_and_broker_that_are_away_are_said_so(tmp_path: Path, monkeypatch:
     assert value(samples, "validator_epoch_number") is None
 
 
-def test_the_api_serves_metrics_without_a_strangers_path(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_have_their_own_address_and_no_typed_path(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
     get_settings.cache_clear()
+    monkeypatch.setenv("METRICS_PORT", str(free_port() - PortOffset.API))
+    get_settings.cache_clear()
     get_store()
+    exporter = api_exporter(get_settings())
+    assert exporter is not None
+    exporter.start()
     with TestClient(create_app(), raise_server_exceptions=False) as client:
-        client.get("/no/such/page-by-a-stranger")
-        answer = client.get("/metrics")
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/plain")
-        assert "stranger" not in answer.text
-        assert 'validator_http_requests_total{route="none",status="404"}' in answer.text
-        assert "validator_store_up 1.0" in answer.text
-        assert "_created" not in answer.text
-        monkeypatch.setenv("METRICS_PORT", "0")
-        get_settings.cache_clear()
+        client.get("/no/such/page-by-hand")
         assert client.get("/metrics").status_code == 404
+    try:
+        address = f"http://127.0.0.1:{get_settings().metrics_port + PortOffset.API}/metrics"
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            assert answer.headers["content-type"].startswith("text/plain")
+            text = answer.read().decode()
+    finally:
+        exporter.stop()
+    assert "by-hand" not in text
+    assert 'validator_http_requests_total{route="none",status="404"}' in text
+    assert "validator_store_up 1.0" in text
+    assert "_created" not in text
+    monkeypatch.setenv("METRICS_PORT", "0")
+    get_settings.cache_clear()
+    assert api_exporter(get_settings()) is None
 
 
 # -- the files --------------------------------------------------------------------------------------------------------
@@ -450,7 +462,7 @@ def test_prometheus_asks_the_ports_that_processes_serve() -> None:
     ):
         (target,) = jobs[name]["dns_sd_configs"]
         assert (target["names"], target["port"]) == ([name], base + offset)
-    assert jobs["api"]["static_configs"] == [{"targets": ["api:8000"]}]
+    assert jobs["api"]["static_configs"] == [{"targets": [f"api:{base + PortOffset.API}"]}]
 
 
 def test_labels_of_tasks_are_short_names_of_known_tasks() -> None:

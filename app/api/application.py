@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 
+from app.api import documentation
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
 from app.api.metrics import count_requests
 from app.api.pages import page_routers
@@ -30,7 +31,7 @@ log = logging.getLogger("celery_validator.api")
 def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     """The application with the validator API and the pages, or with other routers (the scoring API)."""
     settings = get_settings()
-    # FastAPI's own pages load their scripts from a CDN; the schema is at /openapi.json
+    # FastAPI's own page loads its scripts from a CDN; app.api.documentation serves them itself
     app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(RequestEdge, limit=settings.api_body_limit)
     app.add_exception_handler(RequestValidationError, _unprocessable)
@@ -46,7 +47,7 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
             app.state.pages = True
             app.add_exception_handler(HTTPException, _refused)
             app.add_exception_handler(Exception, _broken)
-    for router in routers:
+    for router in [*routers, documentation.router]:
         app.include_router(router)
     plain = app.openapi
     app.openapi = lambda: _with_alternatives(plain())  # type: ignore[method-assign]

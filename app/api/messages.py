@@ -6,14 +6,55 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 _DEEPEST: Final = 16
+
+# what the examples of the description are made of
+_HOTKEY: Final = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+_SCORE_DETAIL: Final[dict[str, JsonValue]] = {
+    "hotkey": _HOTKEY,
+    "stake": 125000.0,
+    "score": 0.71,
+    "timestamp": "2026-11-26T12:00:00Z",
+    "weight": 1.0,
+    "model_hash": "9f86d081884c7d65",
+}
+_SCORE_ENTRY: Final[dict[str, JsonValue]] = {
+    "hotkey": _HOTKEY,
+    "competition_id": "voicebench",
+    "model_name": "maker/model",
+    "score": 0.71,
+    "scored_at": "2026-11-26T12:00:00Z",
+    "block": 6900000,
+    "model_hash": "9f86d081884c7d65",
+    "score_details": [_SCORE_DETAIL],
+}
+_METRIC_POINT: Final[dict[str, JsonValue]] = {
+    "timestamp": "2026-11-26T12:00:00Z",
+    "value": 0.71,
+    "uid": 17,
+    "competition_id": "voicebench",
+}
+_EVALUATION: Final[dict[str, JsonValue]] = {
+    "scored_at": "2026-11-26T12:00:00Z",
+    "uid": 17,
+    "hotkey": _HOTKEY,
+    "model_name": "maker/model",
+    "score": 0.71,
+    "metric_scores": {"commoneval": 0.71},
+    "error": None,
+}
+_FIELD_PROBLEM: Final[dict[str, JsonValue]] = {
+    "loc": ["body", "model_score"],
+    "msg": "Input should be less than or equal to 1",
+    "type": "less_than_equal",
+}
 
 CompetitionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", examples=["voicebench"])]
 Hotkey = Annotated[
     str,
-    Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{46,50}$", examples=["5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"]),
+    Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{46,50}$", examples=[_HOTKEY]),
 ]
 
 
@@ -45,11 +86,15 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 class GetModelToScore(BaseModel):
     """Asks for the next model: of one competition, or of the one whose turn it is."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"competition_id": "voicebench"}]})
+
     competition_id: CompetitionId | None = None
 
 
 class ModelToScore(BaseModel):
     """The UID whose model the caller now has, or why there is none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"success": True, "miner_uid": 17}]})
 
     success: bool
     miner_uid: int | None = None
@@ -59,7 +104,20 @@ class ModelToScore(BaseModel):
 class ModelScoreResults(BaseModel):
     """The score of the model that the caller took. Types are meant: ``"0.5"`` and ``true`` are no numbers."""
 
-    model_config = ConfigDict(protected_namespaces=(), strict=True)
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "miner_hotkey": _HOTKEY,
+                    "miner_uid": 17,
+                    "model_metadata": {"id": {"name": "model"}},
+                    "model_score": 0.71,
+                }
+            ]
+        },
+    )
 
     miner_hotkey: Hotkey
     miner_uid: int = Field(ge=0, le=65535)
@@ -72,6 +130,10 @@ class ModelScoreResults(BaseModel):
 class Outcome(BaseModel):
     """Whether it was done, and in words."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "message": "The score of UID 17 is kept."}]}
+    )
+
     success: bool
     message: str
 
@@ -79,7 +141,7 @@ class Outcome(BaseModel):
 class ScoreDetail(BaseModel):
     """One validator's part of a model's score."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_SCORE_DETAIL]})
 
     hotkey: str
     stake: float
@@ -92,7 +154,7 @@ class ScoreDetail(BaseModel):
 class ModelScoreEntry(BaseModel):
     """A model's stake-weighted score; ``score`` is null where no stake stands behind a score yet."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_SCORE_ENTRY]})
 
     hotkey: str
     competition_id: str
@@ -107,7 +169,10 @@ class ModelScoreEntry(BaseModel):
 class AllModelScores(BaseModel):
     """Every registered miner's model, by UID; without ``success`` the reason why there are none."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={"examples": [{"success": True, "model_scores": {"17": [_SCORE_ENTRY]}}]},
+    )
 
     success: bool
     model_scores: dict[str, list[ModelScoreEntry]] | None = None
@@ -117,12 +182,20 @@ class AllModelScores(BaseModel):
 class TopModel(BaseModel):
     """The best model of a competition."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"uid": 17, "score": 0.71}]})
+
     uid: int
     score: float
 
 
 class BaselineScore(BaseModel):
     """A competition's latest baseline."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"competition_id": "voicebench", "score": 0.5, "created_at": "2026-11-26T12:00:00Z"}]
+        }
+    )
 
     competition_id: str
     score: float
@@ -132,6 +205,10 @@ class BaselineScore(BaseModel):
 class Reputation(BaseModel):
     """A miner's reputation."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"reputation": 0.8, "last_updated": "2026-11-26T12:00:00Z"}]}
+    )
+
     reputation: float
     last_updated: datetime | None
 
@@ -139,7 +216,7 @@ class Reputation(BaseModel):
 class EvaluationMetrics(BaseModel):
     """The metrics of one posted score."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), json_schema_extra={"examples": [_EVALUATION]})
 
     scored_at: datetime
     uid: int
@@ -153,12 +230,18 @@ class EvaluationMetrics(BaseModel):
 class EvaluationSeries(BaseModel):
     """The metrics of recent scores by competition, newest first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "data": {"voicebench": [_EVALUATION]}}]}
+    )
+
     success: bool
     data: dict[str, list[EvaluationMetrics]]
 
 
 class MetricPoint(BaseModel):
     """One metric of one posted score."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_METRIC_POINT]})
 
     timestamp: datetime
     value: float
@@ -169,12 +252,18 @@ class MetricPoint(BaseModel):
 class MetricsOverTime(BaseModel):
     """The metrics of recent scores by name, oldest first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"success": True, "data": {"commoneval": [_METRIC_POINT]}}]}
+    )
+
     success: bool
     data: dict[str, list[MetricPoint]]
 
 
 class Health(BaseModel):
     """The API answers, and its store does."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "message": "2026-11-26T12:00:00Z"}]})
 
     status: Literal["ok"]
     message: datetime
@@ -183,11 +272,15 @@ class Health(BaseModel):
 class Problem(BaseModel):
     """Why a request was refused."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"detail": "The signature has expired."}]})
+
     detail: str
 
 
 class FieldProblem(BaseModel):
     """What is wrong with one field of the request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_FIELD_PROBLEM]})
 
     loc: list[str]
     msg: str
@@ -197,18 +290,25 @@ class FieldProblem(BaseModel):
 class FieldProblems(BaseModel):
     """What is wrong with the request."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"detail": [_FIELD_PROBLEM]}]})
+
     detail: list[FieldProblem]
 
 
 def refusals(forbidden: str) -> dict[int | str, dict[str, Any]]:
     """What every signed endpoint may answer instead, for its OpenAPI description; ``forbidden`` says what 403 means."""
     return {
-        400: {"model": Problem, "description": "The body is not UTF-8"},
-        408: {"model": Problem, "description": "The body came too slowly"},
-        401: {"model": Problem, "description": "No valid signature, or one that was used or has expired"},
-        403: {"model": Problem, "description": forbidden},
-        413: {"model": Problem, "description": "The body is too large"},
+        400: _problem("The body is not UTF-8"),
+        408: _problem("The body came too slowly", "the body did not come within 20 s"),
+        401: _problem("No valid signature, or one that was used or has expired"),
+        403: _problem(forbidden),
+        413: _problem("The body is too large", "the body is larger than 1048576 bytes"),
         422: {"model": FieldProblems, "description": "A field is missing or wrong"},
-        429: {"model": Problem, "description": "Too many requests in this minute"},
-        503: {"model": Problem, "description": "The store does not answer"},
+        429: _problem("Too many requests in this minute"),
+        503: _problem("The store does not answer", "the store does not answer; try again"),
     }
+
+
+def _problem(description: str, detail: str | None = None) -> dict[str, Any]:
+    example = {"detail": detail or description}
+    return {"model": Problem, "description": description, "content": {"application/json": {"example": example}}}

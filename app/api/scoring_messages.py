@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from app.api.messages import CompetitionId, Hotkey
 from chain.hotkey import is_address
@@ -27,8 +27,26 @@ def _address(text: str) -> str:
     return text
 
 
+# what the examples of the description are made of
+_INPUTS: Final[dict[str, JsonValue]] = {
+    "hf_repo_id": "maker/model",
+    "competition_id": "voicebench",
+    "hotkey": "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY",
+    "block": 6900000,
+}
+_CAPABILITY: Final[dict[str, JsonValue]] = {
+    "competition_id": "voicebench",
+    "benchmark": "voicebench",
+    "can_score": True,
+    "reason": None,
+    "checked_at": "2026-11-26T12:00:00Z",
+}
+
+
 class StartScoring(BaseModel):
     """Asks for a model's evaluation: the repository, and the hotkey that committed it in that block."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_INPUTS]})
 
     hf_repo_id: Annotated[str, Field(max_length=200, examples=["maker/model"]), AfterValidator(_repository)]
     competition_id: CompetitionId
@@ -39,6 +57,8 @@ class StartScoring(BaseModel):
 class ScoringInputs(BaseModel):
     """What was asked for, as it was asked."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_INPUTS]})
+
     hf_repo_id: str
     competition_id: str
     hotkey: str
@@ -47,6 +67,14 @@ class ScoringInputs(BaseModel):
 
 class ScoringStarted(BaseModel):
     """Whether the evaluation was accepted, and under which id; in words why not."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"success": True, "message": "The evaluation of maker/model has begun.", "task_id": "0f8fad5bd9cb469f"}
+            ]
+        }
+    )
 
     success: bool
     message: str
@@ -59,7 +87,22 @@ class ScoringStatus(BaseModel):
     ``score`` is in 0 to 1, 0 where the model failed or timed out; ``error`` is for the model's miner.
     """
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "completed",
+                    "score": 0.71,
+                    "metric_scores": {"commoneval": 0.71},
+                    "error": None,
+                    "started_at": "2026-11-26T12:00:00Z",
+                    "runtime_seconds": 5400.0,
+                    "inputs": _INPUTS,
+                }
+            ]
+        },
+    )
 
     status: Literal["scoring", "completed", "failed", "timeout"]
     score: float | None
@@ -76,6 +119,8 @@ class CompetitionCapability(BaseModel):
     ``checked_at`` is when a gpu worker looked last; null: none has yet, and models are accepted.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_CAPABILITY]})
+
     competition_id: str
     benchmark: str | None
     can_score: bool
@@ -85,5 +130,7 @@ class CompetitionCapability(BaseModel):
 
 class NodeCapabilities(BaseModel):
     """Which competitions this node can score."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"competitions": [_CAPABILITY]}]})
 
     competitions: list[CompetitionCapability]

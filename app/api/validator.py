@@ -54,7 +54,8 @@ health_router = APIRouter(tags=["health"])
 validator_router = APIRouter(responses=_REFUSALS, route_class=_authentication.route())
 
 
-@health_router.get("/", responses={503: _REFUSALS[503]})
+@health_router.get("/healthz", responses={503: _REFUSALS[503]}, operation_id="healthz")
+@health_router.get("/", responses={503: _REFUSALS[503]}, operation_id="health")
 def health(response: Response) -> Health:
     """Whether the API and its store answer. Needs no signature. A browser gets the pages here."""
     response.headers["Vary"] = "Accept"

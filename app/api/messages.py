@@ -43,7 +43,7 @@ _EVALUATION: Final[dict[str, JsonValue]] = {
     "model_name": "maker/model",
     "score": 0.71,
     "metric_scores": {"commoneval": 0.71},
-    "error": None,
+    "error": "2 of 50 samples had no answer",
 }
 _FIELD_PROBLEM: Final[dict[str, JsonValue]] = {
     "loc": ["body", "model_score"],

@@ -37,8 +37,8 @@ _INPUTS: Final[dict[str, JsonValue]] = {
 _CAPABILITY: Final[dict[str, JsonValue]] = {
     "competition_id": "voicebench",
     "benchmark": "voicebench",
-    "can_score": True,
-    "reason": None,
+    "can_score": False,
+    "reason": "JUDGE_URL is not set",
     "checked_at": "2026-11-26T12:00:00Z",
 }
 
@@ -92,10 +92,10 @@ class ScoringStatus(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "status": "completed",
-                    "score": 0.71,
+                    "status": "timeout",
+                    "score": 0.0,
                     "metric_scores": {"commoneval": 0.71},
-                    "error": None,
+                    "error": "The evaluation took longer than 3 h.",
                     "started_at": "2026-11-26T12:00:00Z",
                     "runtime_seconds": 5400.0,
                     "inputs": _INPUTS,

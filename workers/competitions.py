@@ -192,7 +192,7 @@ def check_repository(hotkey: str) -> dict[str, Any]:
 # -- scoring ----------------------------------------------------------------------------------------------------------
 
 
-@app.task(bind=True)
+@app.task(bind=True, send_events=False)
 def score_next_models(self: ValidatorTask) -> dict[str, Any]:
     """Give every free scorer, or this cluster's every free place, the next model; competitions take turns."""
     settings = get_settings()
@@ -272,7 +272,7 @@ class _Removed:
         raise ScorerBusy(f"{self.name} is no longer among SCORING_API_URL")
 
 
-@app.task
+@app.task(send_events=False)
 def release_stale() -> dict[str, Any]:
     """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
     settings = get_settings()

@@ -73,7 +73,7 @@ def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, ho
     return _told(self.task_id, claim.tries)
 
 
-@app.task
+@app.task(send_events=False)
 def note_capabilities() -> dict[str, str]:
     """Look which competitions this worker's machine can score, and keep it: what it cannot is then refused at once."""
     settings = get_settings()
@@ -87,7 +87,7 @@ def note_capabilities() -> dict[str, str]:
     return {one: objection or "can be scored" for one, objection in found.items()}
 
 
-@app.task
+@app.task(send_events=False)
 def move_evaluations() -> dict[str, Any]:
     """End overdue evaluations, take dead ones from their workers, and send again what waits without a message."""
     moved = move_on(get_store(), app, get_settings())

@@ -26,7 +26,7 @@ _ROWS_AT_ONCE: Final = 5_000
 log = logging.getLogger("celery_validator.upkeep")
 
 
-@app.task(bind=True)
+@app.task(bind=True, send_events=False)
 def reconcile(self: ValidatorTask) -> dict[str, Any]:
     """Send again what stands still in this cluster, whatever it is: a lost message, a dead worker's claim."""
     settings = get_settings()

@@ -29,7 +29,7 @@ _NO_HASH: Final = "0x0"
 log = logging.getLogger("celery_validator.watch")
 
 
-@app.task
+@app.task(send_events=False)
 def watch_epoch() -> dict[str, Any]:
     """Announce the last closed epoch if the store does not know it, and note those that were slept through."""
     settings = get_settings()

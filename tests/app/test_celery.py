@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def test_every_beat_entry_expires_and_names_a_known_task() -> None:
     for name, entry in beat_schedule.timetable(get_settings()).items():
         assert entry["options"]["expires"] > 0, name
         assert entry["task"] in ROUTES, name
+
+
+def test_ticks_do_not_crowd_flower() -> None:
+    app.loader.import_default_modules()
+    often = set()
+    for netuid in (21, 68):
+        for entry in beat_schedule.timetable(Settings(netuid=netuid, live=netuid == 68, _env_file=None)).values():
+            every = entry["schedule"]
+            if isinstance(every, timedelta) and every <= timedelta(minutes=1):
+                often.add(entry["task"])
+    assert len(often) >= 6
+    assert {name for name in ROUTES if not app.tasks[name].send_events} == often
 
 
 def test_reliability() -> None:

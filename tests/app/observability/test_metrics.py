@@ -38,8 +38,9 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
-from app.judgement import Condition
+from app.judgement import Cluster, Condition
 from app.observability import exporter, metrics
+from app.observability.broker import QueueDepth
 from app.observability.exporter import Exporter, PortOffset, ProcessFiles
 from app.observability.metrics import EpochOutcome, Fault, Service
 from app.observability.places import FOLDER_VARIABLE
@@ -427,6 +428,65 @@ def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
     for where, expression in expressions().items():
         for label, _, text in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]+)"', expression):
             assert set(text.split("|")) <= {str(item) for item in values[label]}, (where, label, text)
+
+
+def served(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Series → labels, as the processes' exporters serve them to Prometheus, which adds job and instance."""
+    live_epoch(store, 7)
+    asked = Cluster(depths={name: QueueDepth(1, 0) for name in QueueName}, workers=())
+    monkeypatch.setattr("app.api.metrics.cluster", lambda: asked)
+    found: dict[str, set[str]] = {"up": set()}
+    families = [*ClusterState().collect(), *exporter.DataDisk(Path("/")).collect()]
+    labels = {family.name: set(family._labelnames) for family in families}
+    labels |= {metric._name: set(metric._labelnames) for metric in metrics.ALL}
+    for family in [*families, *(family for metric in metrics.ALL for family in metric.collect())]:
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        found |= {f"{family.name}{end}": labels[family.name] | ({"le"} if end == "_bucket" else set()) for end in ends}
+    return {name: given | {"job", "instance"} for name, given in found.items()}
+
+
+def unknown_labels(expression: str, legend: str, known: dict[str, set[str]]) -> set[str]:
+    """What an expression, or the legend of a panel, names that no series of the expression has."""
+    used = set(re.findall(r"\bvalidator[_:][a-z_:]+|\bup(?=\{)", expression))
+    wrong = {
+        f"{name}.{label}"
+        for name, selector in re.findall(r"\b(validator[_:][a-z_:]+|up)\{([^}]*)\}", expression)
+        for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", selector))
+        if label not in known[name]
+    }
+    grouped = {
+        label
+        for group in re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", expression)
+        for label in re.findall(r"\w+", group)
+    }
+    anywhere = set().union(*(known[name] for name in used))
+    kept = grouped if re.search(r"\b(?:sum|max|min|histogram_quantile)\b", expression) else anywhere
+    return wrong | (grouped - anywhere) | (set(re.findall(r"\{\{\s*(\w+)\s*\}\}", legend)) - kept)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_every_expression_asks_for_what_the_exporters_serve(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = served(store, monkeypatch)
+    known |= {rule["record"]: {"model", "job", "instance"} for rule in rules() if "record" in rule}
+    panels = [
+        (target["expr"], target.get("legendFormat", ""))
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel.get("targets", ())
+    ]
+    alerts = [
+        (rule["expr"], " ".join(f"{{{{{name}}}}}" for name in re.findall(r"\$labels\.(\w+)", json.dumps(rule))))
+        for rule in rules()
+    ]
+    assert len(panels) > 30
+    assert len(alerts) > 20
+    for expression, legend in [*panels, *alerts]:
+        assert not unknown_labels(expression, legend, known), expression
+    # what the test is there to find
+    assert unknown_labels('validator_workers{pool="gpu"}', "", known) == {"validator_workers.pool"}
+    assert unknown_labels("sum by (color) (validator_tasks_running)", "", known) == {"color"}
+    assert unknown_labels("sum by (task) (validator_tasks_running)", "{{queue}}", known) == {"queue"}
+    with pytest.raises(KeyError):
+        unknown_labels("validator_nothing", "", known)
 
 
 def test_every_alert_is_explained() -> None:

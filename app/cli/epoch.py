@@ -26,6 +26,7 @@ from app.untrusted import read_json
 
 if TYPE_CHECKING:
     from app.epochs.recording import Recording
+    from app.store.records import Stage
 
 epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule epochs.")
 
@@ -98,10 +99,10 @@ def _refuse_missing_boltz(recording: Recording) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Cluster:
-    """What runs the replay: this very process (eager) or workers; ``tend`` starts again what died of them."""
+    """What runs the replay: this very process (eager) or workers; ``revive`` starts again what died of them."""
 
     eager: bool = False
-    tend: Callable[[], object] = bool
+    revive: Callable[[], object] = bool
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def _embedded(console: Console) -> Iterator[_Cluster]:
 
         with console.status("waiting for the workers…"):
             cluster.await_workers(app)
-        yield _Cluster(tend=cluster.revive)
+        yield _Cluster(revive=cluster.revive)
     finally:
         with console.status("stopping the cluster…"):
             cluster.stop()
@@ -202,7 +203,7 @@ def _run(
         thread.start()
     else:
         open_epoch.delay(epoch_id)
-    stage, error = _follow(epoch_id, cluster, console)
+    stage, error = follow(epoch_id, console, cluster.revive)
     if stage is not Stage.DONE:
         raise ValidatorError(error or f"epoch {epoch_id} ended as {stage.value}")
     with store.reading() as session:
@@ -224,7 +225,7 @@ def _eagerly(task: Any, epoch_id: int) -> None:
         raise
 
 
-def _follow(epoch_id: int, cluster: _Cluster, console: Console) -> tuple[Any, str | None]:
+def follow(epoch_id: int, console: Console, revive: Callable[[], object] = bool) -> tuple[Stage, str | None]:
     """Show a bar per stage until the epoch has ended; its last stage and its error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -257,7 +258,7 @@ def _follow(epoch_id: int, cluster: _Cluster, console: Console) -> tuple[Any, st
             if progress.stage in FINAL_STAGES:
                 show("rank and weigh", 1, 1)
                 return progress.stage, progress.error
-            cluster.tend()
+            revive()
             time.sleep(_POLL_SECONDS)
 
 

@@ -1,26 +1,30 @@
-"""``python -m app epoch list | show | record``: the live epochs of this validator."""
+"""``python -m app epoch list | show | watch | record``: the epochs of this validator."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.epoch import epoch_app
+from app.cli.epoch import epoch_app, follow
 from app.cli.epoch_tables import print_report
 from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import get_settings
 
+if TYPE_CHECKING:
+    from app.store.epochs import Epochs
+
 
 @epoch_app.command("list")
 def list_epochs(
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    replays: Annotated[bool, typer.Option(help="Replays too, not only live epochs.")] = False,
+    replays: Annotated[bool, typer.Option("--replays", help="Replays too, not only live epochs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the epochs in the store: how far each is, its winners and what became of its weights."""
     from app.store.database import get_store
@@ -32,6 +36,22 @@ def list_epochs(
     with get_store().reading() as session:
         found = Epochs(session).recent(limit, published_only=not replays)
         weights = states_of(session, [epoch.id for epoch in found])
+    if as_json:
+        rows = [
+            {
+                "epoch": epoch.number,
+                "run": "live" if epoch.publishes else "replay",
+                "stage": epoch.stage.value,
+                "error": epoch.error,
+                "opened_at": epoch.created_at.isoformat(),
+                "psichic_winner": epoch.psichic_winner,
+                "boltz_winner": epoch.boltz_winner,
+                "weights": weights[epoch.id].value if epoch.id in weights else None,
+            }
+            for epoch in found
+        ]
+        typer.echo(json.dumps({"epochs": rows}))
+        return
     table = Table(title=f"Epochs of {get_store().shown_url}", title_justify="left")
     for name in ("epoch", "run", "stage", "opened (UTC)", "PSICHIC", "Boltz-2", "weights"):
         table.add_column(name)
@@ -45,15 +65,21 @@ def list_epochs(
             "–" if epoch.boltz_winner is None else f"UID {epoch.boltz_winner}",
             weights[epoch.id].value if epoch.id in weights else "–",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if not found:
+        console.print("No epochs." if replays else "No live epochs; --replays lists replays too.")
 
 
 @epoch_app.command()
 def show(
     number: Annotated[int, typer.Argument(metavar="N", help="The epoch's number.")],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Its newest replay, even where there is a live epoch of this number.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of tables.")] = False,
 ) -> None:
-    """Show a live epoch: leaderboard, refusals, warnings, weights and what was sent to the chain."""
+    """Show an epoch, live or else replayed: leaderboard, refusals, warnings, weights, what was sent to the chain."""
     from app.epochs.rules import build_report
     from app.store.database import get_store
     from app.store.epochs import Epochs
@@ -65,9 +91,7 @@ def show(
     console = Console()
     with get_store().reading() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.live(get_settings().netuid, number)
-        if epoch_id is None:
-            raise ValidatorError(f"the store has no live epoch {number}; see 'python -m app epoch list'")
+        epoch_id = _found(epochs, number, replay=replay)
         summary = epochs.summary(epoch_id)
         report = None
         if summary.stage in {Stage.CLOSED, Stage.DONE}:
@@ -75,6 +99,8 @@ def show(
                 epochs.get(epoch_id), summary, epochs.submissions(epoch_id), epochs.warnings(epoch_id)
             )
         progress, submission = epochs.progress(epoch_id), WeightSubmissions(session).get(epoch_id)
+    if not summary.publishes and not as_json:
+        console.print(f"A replay, opened {summary.created_at:%Y-%m-%d %H:%M} UTC; its weights go to no chain.")
     if report is None:
         if as_json:
             raise ValidatorError(f"epoch {number} is {summary.stage.value}; it has no result yet")
@@ -98,6 +124,52 @@ def show(
             console.print(f"  failed try: {escape(failure)}")
         if submission.extrinsic:
             console.print(f"  extrinsic {submission.extrinsic} in block {submission.block_hash}")
+
+
+@epoch_app.command()
+def watch(
+    number: Annotated[int | None, typer.Argument(metavar="[N]", help="An epoch's number; the running one.")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="The newest replay of this number.")] = False,
+) -> None:
+    """Follow an epoch until its end, with a bar for each stage; exit 1 where it fails."""
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+    from app.store.records import Stage
+    from app.store.schema import migrate
+
+    migrate(get_store())
+    console = Console()
+    with get_store().reading() as session:
+        epochs = Epochs(session)
+        epoch_id = epochs.unfinished() if number is None else _found(epochs, number, replay=replay)
+        if epoch_id is None:
+            raise ValidatorError(
+                "no epoch is running; name one (epoch watch N), or see 'python -m app epoch list --replays'"
+            )
+        summary = epochs.summary(epoch_id)
+    console.print(
+        f"[bold]Epoch {summary.number}[/] ({'live' if summary.publishes else 'replay'}), Ctrl-C leaves it alone"
+    )
+    try:
+        stage, error = follow(epoch_id, console)
+    except KeyboardInterrupt:
+        return
+    console.print(f"{stage.value}: {escape(error)}" if error else stage.value)
+    if stage is not Stage.DONE:
+        raise typer.Exit(1)
+    console.print(f"See it: python -m app epoch show {summary.number}{'' if summary.publishes else ' --replay'}")
+
+
+def _found(epochs: Epochs, number: int, *, replay: bool) -> int:
+    netuid = get_settings().netuid
+    epoch_id = epochs.find(netuid, number, replay=replay)
+    if epoch_id is None or (replay and epochs.summary(epoch_id).publishes):
+        wanted = "no replay of" if replay else "neither a live epoch nor a replay of"
+        raise ValidatorError(
+            f"the store has {wanted} epoch {number} of subnet {netuid}; 'python -m app epoch list --replays' lists "
+            "what it has (the store is DATABASE_URL, in DATA_DIR when unset)"
+        )
+    return epoch_id
 
 
 @epoch_app.command()

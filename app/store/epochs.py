@@ -141,6 +141,18 @@ class Epochs:
         )
         return self._session.execute(query).scalar_one_or_none()
 
+    def find(self, netuid: int, number: int, *, replay: bool = False) -> int | None:
+        """The id of an epoch by its number: the live one, else (or first, with ``replay``) its newest replay."""
+        order = EpochRow.publishes if replay else EpochRow.publishes.desc()
+        query = select(EpochRow.id).where(EpochRow.netuid == netuid, EpochRow.number == number)
+        return self._session.execute(query.order_by(order, EpochRow.id.desc()).limit(1)).scalar()
+
+    def unfinished(self) -> int | None:
+        """The id of the newest epoch that is not at its end."""
+        final = [stage.value for stage in FINAL_STAGES]
+        query = select(EpochRow.id).where(EpochRow.stage.not_in(final)).order_by(EpochRow.id.desc()).limit(1)
+        return self._session.execute(query).scalar()
+
     def header(self, epoch_id: int) -> EpochHeader:
         """The boundary of an epoch that may not be open yet."""
         return EpochHeader(**self._row(epoch_id).header)

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "epoch replay /nowhere": ("nothing",),
     "epoch list": STORE,
     "epoch show 1": STORE,
+    "epoch watch": STORE,
     "epoch record out --epoch 1": STORE,
     "rules show /nowhere": ("nothing",),
     "submission check names.txt": ("nothing",),

@@ -1,0 +1,90 @@
+"""``epoch list``, ``show`` and ``watch``: live epochs and replays, finished and running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import app.cli.epoch
+from app.cli import cli
+from app.domain import Challenge, Commitment, EpochHeader, ValidatorError
+from app.store.database import Store
+from app.store.epochs import Epochs, Examination
+
+pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+
+
+def type_(*words: str) -> Result:
+    result = CliRunner().invoke(cli, ["epoch", *words], env={"COLUMNS": "120"})
+    if isinstance(result.exception, ValidatorError):
+        raise result.exception
+    return result
+
+
+def opened(store: Store, number: int, run: str, *, publishes: bool) -> int:
+    header = EpochHeader(68, "finney", 361, number * 361, (number + 1) * 361, "0x1", "0x2")
+    with store.writing() as session:
+        epochs = Epochs(session)
+        epoch_id = epochs.announce(run, header, "model", "default", publishes=publishes)
+        epochs.open(
+            epoch_id,
+            header=header,
+            neurons=(),
+            rules="",
+            rules_sha256="",
+            challenge=Challenge(("P1",), ("P2",), (1,)),
+            proteins=(),
+            commitments=[(uid, Commitment(f"hotkey{uid}", 1, "a/b/c/d.txt")) for uid in range(3)],
+            warnings=(),
+        )
+    return epoch_id
+
+
+def test_show_finds_replays_and_says_where_else_to_look(store: Store) -> None:
+    with pytest.raises(ValidatorError, match=r"neither a live epoch nor a replay of epoch 7 of subnet 68; .*--replays"):
+        type_("show", "7")
+    opened(store, 7, "replay", publishes=False)
+    found = type_("show", "7").output
+    assert "A replay, opened" in found
+    assert "examined 0 of 3" in found
+    opened(store, 7, "68:7", publishes=True)
+    assert "A replay" not in type_("show", "7").output
+    assert "A replay" in type_("show", "7", "--replay").output
+    opened(store, 8, "68:8", publishes=True)
+    with pytest.raises(ValidatorError, match="no replay of epoch 8"):
+        type_("show", "8", "--replay")
+
+
+def test_list_as_json_and_what_is_left_out(store: Store) -> None:
+    opened(store, 7, "replay", publishes=False)
+    assert "--replays lists replays too" in type_("list").output
+    (found,) = json.loads(type_("list", "--replays", "--json").output)["epochs"]
+    assert (found["epoch"], found["run"], found["stage"], found["weights"]) == (7, "replay", "examining", None)
+    assert json.loads(type_("list", "--json").output) == {"epochs": []}
+
+
+def test_watch_follows_the_running_epoch_to_its_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidatorError, match="no epoch is running"):
+        type_("watch")
+    epoch_id = opened(store, 7, "68:7", publishes=True)
+
+    def examine(uid: int) -> Callable[[Epochs], object]:
+        return lambda epochs: epochs.record_examination(epoch_id, uid, Examination(""))
+
+    happens = iter([examine(0), examine(1), examine(2), lambda epochs: epochs.fail(epoch_id, "no target was found")])
+
+    def sleep(_: float) -> None:
+        with store.writing() as session:
+            next(happens)(Epochs(session))
+
+    monkeypatch.setattr(app.cli.epoch.time, "sleep", sleep)
+    watched = type_("watch")
+    assert watched.exit_code == 1
+    assert "Epoch 7 (live)" in watched.output
+    assert "3/3" in watched.output
+    assert "failed: no target was found" in watched.output
+    # one that has ended is shown as it ended
+    assert type_("watch", "7").exit_code == 1

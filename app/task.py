@@ -216,14 +216,15 @@ class ValidatorTask(Task):  # type: ignore[misc]
     def later(self, pause: timedelta, cause: Exception | None = None, *, uncounted: bool = False) -> Any:
         """Give the piece back and come back after a pause; ``uncounted``: this was no attempt."""
         with get_store().writing() as session:
-            Claims(session).give_back(self.held, now() + pause, uncounted=uncounted)
+            Claims(session).give_back(self.held, now() + pause, uncounted=uncounted, comes_back=True)
         raise self.retry(exc=cause, countdown=pause.total_seconds(), max_retries=None)
 
     def _run_piece(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         values = tuple(inspect.signature(self.run).bind(*args, **kwargs).arguments.values())
         claim = str(self.request.id or f"direct-{uuid4()}")
+        by_hand = bool(self.request.called_directly or self.request.is_eager)
         with get_store().writing() as session:
-            taken = Claims(session).take(Work(self.name, values), claim, self.holder, self.lease)
+            taken = Claims(session).take(Work(self.name, values), claim, self.holder, self.lease, early=by_hand)
         if taken is Refused.BUSY and not self.parts:
             raise self.retry(countdown=_BUSY_COUNTDOWN.total_seconds(), max_retries=None)
         if isinstance(taken, Refused):

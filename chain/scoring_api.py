@@ -209,11 +209,14 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
     """A status answer as an :class:`Evaluation`; a completed one without a usable score has failed.
 
     ``scoring`` with ``started_at: null`` has not begun; a node that does not say when it began has.
+
+    Raises:
+        ScorerUnavailable: a status that the scoring API does not have: the scorer's fault, and not the model's.
     """
     try:
         state = EvaluationState(str(answer.get("status")))
     except ValueError:
-        return Evaluation(EvaluationState.FAILED, error=f"the scorer reports the status {shown(answer.get('status'))}")
+        raise ScorerUnavailable(f"the scorer reports the status {shown(answer.get('status'))}") from None
     error = None if answer.get("error") is None else shown(answer["error"], 2000)
     metrics = answer.get("metric_scores")
     metrics = metrics if isinstance(metrics, dict) else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel, ValidatorError
+from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel
 from app.settings import Settings
 from gpu.residency import Residency
 
@@ -65,18 +65,20 @@ def build_scorer(
         ValidatorError: the weights are missing or half there; names the command that brings them.
     """
     if model is ScoringModel.BOLTZGEN:
-        raise ValidatorError("this validator has no BoltzGen; record its metrics in scores/boltzgen.csv")
+        return _nanobody_scorer(settings)
     device = _device(settings)
     made = _psichic(settings, device) if model is ScoringModel.PSICHIC else _boltz(settings, device, pocket, profile)
     return ResidentScorer(made, _NEEDED_BYTES[model], _residency(device))
 
 
-def build_nanobody_scorer(settings: Settings) -> Scorer:
+def _nanobody_scorer(settings: Settings) -> Scorer:
     """BoltzGen, whose items are sequences. It runs as a process of its own, for which the other models make room."""
     from gpu.boltzgen.scorer import BoltzGenScorer
 
     cache = settings.boltzgen_cache.expanduser() if settings.boltzgen_cache else None
     made = BoltzGenScorer(settings.boltzgen_command, cache)
+    # asks the program for its version: one that is not installed is known before anything is scored
+    _ = made.digest
     return ResidentScorer(made, _BOLTZGEN_BYTES, _residency(_device(settings)))
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 from app.celery import app
 from app.clock import now
 from app.domain import ScoringModel
-from app.epochs.capture import Capture, closed_epoch
+from app.epochs.capture import Capture, closed_epoch, process_subtensor
+from app.epochs.exchange import SHARED_FILE, Exchange
 from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
 from app.epochs.judge import judge
 from app.epochs.opening import opening_of
@@ -21,6 +22,7 @@ from app.store.records import Stage
 from app.store.scores import Scores
 from app.task import Step, ValidatorTask
 from chain.sources import SourceError, SourceUnavailable
+from chain.web import shared_session
 from workers.reports import end_failed
 from workers.scoring import scoring_proteins
 
@@ -88,10 +90,15 @@ def plan_scoring(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
 
 @app.task(bind=True, piece=True)
 def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
-    """Once every batch is scored, rank, find the winners and build the weights."""
+    """Once every batch is scored, exchange scores where the rules say so, rank, find the winners, build the weights."""
+    settings = get_settings()
+    with self.reading() as session:
+        epoch, summary = Epochs(session).get(epoch_id), Epochs(session).summary(epoch_id)
+    exchange = Exchange(epoch, summary, StoredSheet(epoch_id), settings)
+    if (pause := exchange.before_due(process_subtensor(settings))) is not None:
+        self.later(pause, uncounted=True)
     with self.reading() as session:
         epochs = Epochs(session)
-        epoch = epochs.get(epoch_id)
         submissions = epochs.submissions(epoch_id)
         scores = EpochScores()
         for model in ScoringModel:
@@ -101,7 +108,9 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
                 if epoch.scores == RECORDED:
                     known = with_what_was_not_recorded(known, proteins, batch.smiles)
                 scores.add(model, known.values())
-    outcome = judge(epoch, submissions, scores, EpochFacts(epoch_id).document("scores/shared.json"))
+    if (pause := exchange.advance(submissions, scores, shared_session())) is not None:
+        self.later(pause, uncounted=True)
+    outcome = judge(epoch, submissions, scores, EpochFacts(epoch_id).document(SHARED_FILE))
     with self.finishing() as step:
         Epochs(step.session).close(
             epoch_id, outcome.verdicts, outcome.winners, outcome.weights, outcome.warnings, outcome.unjudged

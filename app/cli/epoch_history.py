@@ -15,6 +15,7 @@ from app.cli.epoch_tables import print_report
 from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import get_settings
+from app.store.records import EpochSummary
 
 if TYPE_CHECKING:
     from app.store.epochs import Epochs
@@ -53,7 +54,7 @@ def list_epochs(
         typer.echo(json.dumps({"epochs": rows}))
         return
     table = Table(title=f"Epochs of {get_store().shown_url}", title_justify="left")
-    for name in ("epoch", "run", "stage", "opened (UTC)", "PSICHIC", "Boltz-2", "weights"):
+    for name in ("epoch", "run", "stage", "opened (UTC)", "winners", "weights"):
         table.add_column(name)
     for epoch in found:
         table.add_row(
@@ -61,14 +62,24 @@ def list_epochs(
             "live" if epoch.publishes else "replay",
             epoch.stage.value,
             epoch.created_at.strftime("%Y-%m-%d %H:%M"),
-            "–" if epoch.psichic_winner is None else f"UID {epoch.psichic_winner}",
-            "–" if epoch.boltz_winner is None else f"UID {epoch.boltz_winner}",
+            winners_of(epoch),
             weights[epoch.id].value if epoch.id in weights else "–",
         )
     console = Console()
     console.print(table)
     if not found:
         console.print("No epochs." if replays else "No live epochs; --replays lists replays too.")
+
+
+def winners_of(epoch: EpochSummary) -> str:
+    """The winner of each ranking, or of each track, of an epoch of any era; ``–`` where nobody has won yet."""
+    ranked = epoch.winners
+    if all(winner is None for winner in ranked.values()) and not epoch.unjudged:
+        return "–"
+    return ", ".join(
+        f"{ranking}: " + ("unjudged" if ranking in epoch.unjudged else "–" if winner is None else f"UID {winner}")
+        for ranking, winner in ranked.items()
+    )
 
 
 @epoch_app.command()

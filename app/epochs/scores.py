@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from app.domain import MINUS_INFINITY, PSICHIC_METRIC, PairScore, ScoringModel
 
@@ -26,6 +26,10 @@ class EpochScores:
     failures: dict[tuple[ScoringModel, str], set[str]] = field(default_factory=dict)
     unavailable: dict[ScoringModel, str] = field(default_factory=dict)
     """Why this validator has no score at all of a model, where it cannot run it."""
+    exchanged: dict[tuple[ScoringModel, str, str], tuple[Mapping[str, float], Mapping[str, float]]] = field(
+        default_factory=dict
+    )
+    """Our own metrics and the validators' averages, by model, protein and item; only what was averaged."""
 
     def add(self, model: ScoringModel, pairs: Iterable[PairScore]) -> None:
         """Take up a batch's scores."""
@@ -47,10 +51,30 @@ class EpochScores:
         """A model's metrics of an item against a protein; None where it has none."""
         return self.metrics.get((model, protein), {}).get(item)
 
-    def replace(self, model: ScoringModel, protein: str, item: str, metrics: Mapping[str, float | None]) -> None:
-        """Put other metrics in the place of a model's own; those that are None are left out."""
-        known = {name: value for name, value in metrics.items() if value is not None}
-        self.metrics.setdefault((model, protein), {})[item] = known
+    def replace(
+        self,
+        model: ScoringModel,
+        protein: str,
+        item: str,
+        metrics: Mapping[str, float | None],
+        average: Mapping[str, float | None],
+    ) -> None:
+        """Put other metrics in the place of a model's own; those that are None are left out.
+
+        ``average`` is what they come from, kept beside our own for whoever compares.
+        """
+        # several miners may have entered the item: our own metrics are those before the first time
+        self.exchanged.setdefault((model, protein, item), (dict(self.of(model, protein, item) or {}), _known(average)))
+        self.metrics.setdefault((model, protein), {})[item] = _known(metrics)
+
+    def side_by_side(self, model: ScoringModel, proteins: Iterable[str], item: str) -> dict[str, Any]:
+        """For a report: by protein, our own metrics of an item and everybody's average; empty where none was taken."""
+        found = {protein: self.exchanged.get((model, protein, item)) for protein in proteins}
+        return {
+            protein: {"own": dict(pair[0]), "average": dict(pair[1])}
+            for protein, pair in found.items()
+            if pair is not None
+        }
 
     def all_missing(self, model: ScoringModel) -> str | None:
         """Why a model that was asked gave no score at all, through no fault of what it was asked about."""
@@ -65,3 +89,7 @@ class EpochScores:
             f"{model.value}: {len(items)} molecule(s) without a score ({cause}), for example {min(items)[:120]}"
             for (model, cause), items in sorted(self.failures.items())
         ]
+
+
+def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}

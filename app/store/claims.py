@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, delete, exists, or_, select, update
+from sqlalchemy import CursorResult, delete, exists, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.clock import now
@@ -31,6 +31,7 @@ class Refused(StrEnum):
     DONE = "done before"
     BUSY = "in progress elsewhere"
     WAITING = "waiting for its parts"
+    PUT_OFF = "put off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,27 @@ class Claims:
         for start in range(0, len(rows), _AT_ONCE):
             insert_ignoring(self._session, WorkRow, rows[start : start + _AT_ONCE])
 
-    def take(self, work: Work, claim: str, holder: str, lease: timedelta) -> Piece | Refused:
-        """Claim a piece. A redelivery of the task that holds it takes it over at once; another's claim expires."""
+    def take(self, work: Work, claim: str, holder: str, lease: timedelta, *, early: bool = False) -> Piece | Refused:
+        """Claim a piece. A redelivery of the task that holds it takes it over at once; another's claim expires.
+
+        A piece that was put off is taken by the task that comes back for it; another message of it, that was sent when
+        the first seemed lost, waits until it is due: else both would come back for ever. ``early``: by no message, but
+        by hand; it does not wait.
+        """
         at = now()
         part = aliased(WorkRow)
         free = or_(WorkRow.claim.is_(None), WorkRow.claim == claim, WorkRow.claimed_at < at - lease)
         ready = or_(WorkRow.waits_for.is_(None), ~exists().where(part.part_of == WorkRow.waits_for))
+        due = or_(
+            literal(early),
+            WorkRow.claim.is_not(None),
+            WorkRow.holder.is_(None),
+            WorkRow.holder == claim,
+            WorkRow.due_at <= at,
+        )
         taken = self._session.execute(
             update(WorkRow)
-            .where(WorkRow.task == work.task, WorkRow.args == work.key, free, ready)
+            .where(WorkRow.task == work.task, WorkRow.args == work.key, free, ready, due)
             .values(claim=claim, holder=holder, claimed_at=at, attempts=WorkRow.attempts + 1)
             .returning(WorkRow.id, WorkRow.attempts, WorkRow.part_of, WorkRow.epoch_id)
             .execution_options(synchronize_session=False)
@@ -103,11 +116,13 @@ class Claims:
         if taken is not None:
             return Piece(taken.id, claim, taken.attempts, taken.part_of, taken.epoch_id, at)
         found = self._session.execute(
-            select(WorkRow.claim).where(WorkRow.task == work.task, WorkRow.args == work.key)
+            select(WorkRow.claim, WorkRow.holder).where(WorkRow.task == work.task, WorkRow.args == work.key)
         ).one_or_none()
         if found is None:
             return Refused.DONE
-        return Refused.WAITING if found.claim is None else Refused.BUSY
+        if found.claim is not None:
+            return Refused.BUSY
+        return Refused.WAITING if found.holder is None else Refused.PUT_OFF
 
     def take_more(self, piece: Piece, task: str, holder: str, at_most: int) -> list[tuple[Piece, tuple[Any, ...]]]:
         """Claim further parts of a piece's group that nobody has tried yet, with their arguments."""
@@ -140,10 +155,18 @@ class Claims:
         """Keep a claim alive; False where it was lost."""
         return self._changed(piece, claimed_at=now(), moved_at=now())
 
-    def give_back(self, piece: Piece, until: datetime, *, uncounted: bool = False) -> bool:
-        """Let go of a piece that is to be tried again at ``until``; ``uncounted`` forgets the attempt."""
+    def give_back(self, piece: Piece, until: datetime, *, uncounted: bool = False, comes_back: bool = False) -> bool:
+        """Let go of a piece that is to be tried again at ``until``.
+
+        Args:
+            piece: what is let go.
+            until: when it is due.
+            uncounted: forget the attempt.
+            comes_back: the task itself comes back for it then; no other takes it before.
+        """
         less = {"attempts": WorkRow.attempts - 1} if uncounted else {}
-        return self._changed(piece, claim=None, holder=None, claimed_at=None, due_at=until, moved_at=until, **less)
+        holder = piece.claim if comes_back else None
+        return self._changed(piece, claim=None, holder=holder, claimed_at=None, due_at=until, moved_at=until, **less)
 
     def finish(self, piece: Piece) -> None:
         """Take a finished piece from the table, and note that its group moved.

@@ -122,9 +122,13 @@ def test_a_completed_evaluation_without_a_usable_score_has_failed(score: object)
         ("failed", EvaluationState.FAILED),
         ("timeout", EvaluationState.TIMEOUT),
         ("scoring", EvaluationState.SCORING),
-        ("dancing", EvaluationState.FAILED),
-        (None, EvaluationState.FAILED),
     ],
 )
 def test_states_are_read_as_they_are(status: object, state: EvaluationState) -> None:
     assert read_evaluation({"status": status, "error": "why"}).state is state
+
+
+@pytest.mark.parametrize("status", ["dancing", None, 7, ["completed"]])
+def test_a_status_that_nobody_knows_is_the_scorers_fault(status: object) -> None:
+    with pytest.raises(ScorerUnavailable, match="reports the status"):
+        read_evaluation({"status": status, "score": 0.5})

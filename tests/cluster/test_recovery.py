@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.demo import RECORDING_2026
 from app.store.epochs import Epochs
 from app.store.records import Stage
 from tests.cluster.conftest import DEMO, Cluster, eager_result
@@ -31,6 +32,14 @@ print(json.dumps({node.split("@")[0]: found["pool"]["processes"] for node, found
 
 def test_a_replay_on_real_workers_equals_the_eager_one(cluster: Cluster, expected: dict[str, Any]) -> None:
     assert cluster.replay().result() == expected
+
+
+def test_an_epoch_of_2026_on_real_workers_has_both_tracks(cluster: Cluster) -> None:
+    result = cluster.replay(RECORDING_2026).result()
+    assert result["era"] == "august-2026"
+    assert result["winners"] == {"molecule": 1, "nanobody": 1}
+    assert result["unjudged"] == {}
+    assert result["weights"] == {"42": 1.0}
 
 
 def test_a_replay_needs_its_folder_no_longer_than_the_import(

@@ -45,7 +45,7 @@ from chain.github_path import parse_github_path
 from chain.huggingface import HubClient, HubUnavailable, checked
 from chain.model_metadata import UnreadableMetadata, parse_model_id
 from chain.score_sharing import Posted, ScoreSharing, SharingFailed
-from chain.scoring_api import read_evaluation
+from chain.scoring_api import ScorerUnavailable, read_evaluation
 from chain.sources import RoundNotReached, SourceError
 from chain.submission import parse_submission, text_of
 from chain.timelock import TimelockError, open_sealed, seal
@@ -211,7 +211,10 @@ PARSERS = {
     "archive": Parser(_archived, (ArchiveUnreadable,), [b"InChI_Key,SMILES\nAAAAAAAAAAAAAA-AAAAAAAAAA-N,CC\n"]),
     "scoring node's status": Parser(
         _status,
-        (NotJson,),
+        (
+            NotJson,
+            ScorerUnavailable,
+        ),
         [b'{"status": "completed", "score": 0.5, "metric_scores": {}, "started_at": "2026-01-01T00:00:00"}'],
     ),
     "model's answer": Parser(_answered, (BadAnswer,), [_wave(), b'{"text": "\\ud800"}']),

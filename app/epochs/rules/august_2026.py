@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from app.domain import (
+    BOLTZGEN_METRICS,
     Challenge,
     Molecule,
     Protein,
@@ -60,7 +61,7 @@ from chain.incentive.tracks import (
     track_weights,
     worst,
 )
-from chain.score_sharing import SCORE, Averages, with_averages
+from chain.score_sharing import SCORE, Averages, batch, with_averages
 
 SCHEMA: Final = 2
 
@@ -273,6 +274,7 @@ class August2026(RuleSet):
 
     era: ClassVar[str] = "august-2026"
     models: ClassVar[tuple[ScoringModel, ...]] = (ScoringModel.BOLTZ, ScoringModel.BOLTZGEN)
+    exchanges_scores: ClassVar[bool] = True
     uses_alignments: ClassVar[bool] = True
     boltz_profile: ClassVar[str | None] = "live-2026"
     needs_every_model: ClassVar[bool] = False
@@ -366,6 +368,39 @@ class August2026(RuleSet):
             ScoringModel.BOLTZGEN: [item.structure for one in submissions for item in _accepted(one, NANOBODY)],
         }
 
+    def scores_to_post(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
+    ) -> Mapping[str, Any]:
+        """Of an item that several miners entered, the first UID's; of a model that cannot be run here, nothing."""
+        molecules: dict[str, dict[str, Any]] = {}
+        nanobodies: dict[str, dict[str, Any]] = {}
+        for one in submissions:
+            for item in _accepted(one, MOLECULE) if scores.all_missing(ScoringModel.BOLTZ) is None else ():
+                if not item.details.get("boltz_skips"):
+                    found = {
+                        target: self._to_post(scores, target, item.structure) for target in epoch.challenge.targets
+                    }
+                    molecules.setdefault(item.name, found)
+            for item in _accepted(one, NANOBODY) if scores.all_missing(ScoringModel.BOLTZGEN) is None else ():
+                targets = epoch.challenge.nanobody_targets
+                own = {target: scores.of(ScoringModel.BOLTZGEN, target, item.structure) or {} for target in targets}
+                nanobodies.setdefault(item.key, own)
+        if epoch.without_boltz:
+            molecules = {}
+        return batch(epoch.header.epoch, molecules, nanobodies, BOLTZGEN_METRICS)
+
+    def _to_post(self, scores: EpochScores, target: str, smiles: str) -> dict[str, float]:
+        metrics = scores.of(ScoringModel.BOLTZ, target, smiles) or {}
+        return {**metrics, SCORE: self._binding_score(metrics, smiles)}
+
+    def _binding_score(self, metrics: Mapping[str, float], smiles: str) -> float:
+        from chem.properties import heavy_atoms_of
+
+        config = self.given.boltz2_config
+        return binding_score(
+            metrics, config.boltz_metric, config.combination_strategy, heavy_atoms_of(smiles), config.boltz_mode
+        )
+
     def share(
         self, submissions: Sequence[SubmissionRecord], scores: EpochScores, shared: Mapping[str, Any] | None
     ) -> list[str]:
@@ -381,7 +416,7 @@ class August2026(RuleSet):
                 found = (table or {}).get(item.name if track == MOLECULE else item.key, {})
                 for target, average in found.items():
                     own = scores.of(model, target, item.structure) or {}
-                    scores.replace(model, target, item.structure, with_averages(own, average))
+                    scores.replace(model, target, item.structure, with_averages(own, average), average)
         return list(averages.notes)
 
     def combine(self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Judgement:
@@ -451,8 +486,6 @@ class August2026(RuleSet):
     def _rank_molecules(
         self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
     ) -> dict[int, dict[str, Any]]:
-        from chem.properties import heavy_atoms_of
-
         config = self.given.boltz2_config
         entered = [one for one in submissions if _accepted(one, MOLECULE)]
         own = {one.uid: _nameable(one) for one in entered}
@@ -463,9 +496,7 @@ class August2026(RuleSet):
             if SCORE in metrics:
                 # the average of everybody's scores, not the score of the averages
                 return metrics[SCORE]
-            return binding_score(
-                metrics, config.boltz_metric, config.combination_strategy, heavy_atoms_of(smiles), config.boltz_mode
-            )
+            return self._binding_score(metrics, smiles)
 
         table = {
             one.uid: [
@@ -491,6 +522,7 @@ class August2026(RuleSet):
                             target: dict(scores.of(ScoringModel.BOLTZ, target, smiles) or {})
                             for target in epoch.challenge.targets
                         },
+                        **_exchanged(scores, ScoringModel.BOLTZ, epoch.challenge.targets, smiles),
                     }
                     for smiles, item_score in zip(listed[one.uid], places[one.uid].item_scores, strict=False)
                 ]
@@ -547,12 +579,19 @@ class August2026(RuleSet):
                         "sequence": sequence,
                         "score": json_number(item_score),
                         "boltzgen": {target: dict(metrics[one.uid][sequence][target]) for target in targets},
+                        **_exchanged(scores, ScoringModel.BOLTZGEN, targets, sequence),
                     }
                     for sequence, item_score in zip(sequences[one.uid], places[one.uid].item_scores, strict=False)
                 ],
             }
             for one in entered
         }
+
+
+def _exchanged(scores: EpochScores, model: ScoringModel, targets: Sequence[str], item: str) -> dict[str, Any]:
+    """Our own metrics and the averages side by side, where there are any."""
+    found = scores.side_by_side(model, targets, item)
+    return {"exchange": found} if found else {}
 
 
 def _accepted(submission: SubmissionRecord, track: str) -> tuple[ItemFinding, ...]:

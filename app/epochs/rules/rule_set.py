@@ -84,6 +84,9 @@ class RuleSet(ABC):
     boltz_profile: ClassVar[str | None] = None
     """The numerics of Boltz-2 that the era's validators score with; None where the settings choose."""
 
+    exchanges_scores: ClassVar[bool] = False
+    """Whether the era's validators exchange their scores before they rank (:meth:`share`)."""
+
     needs_every_model: ClassVar[bool] = True
     """Whether an epoch fails where a model cannot be run here; else only what that model ranks is not judged."""
 
@@ -162,6 +165,12 @@ class RuleSet(ABC):
     def unneeded_models(self) -> Mapping[ScoringModel, str]:
         """The models whose scores change nothing, each with the reason for the report."""
         return {}
+
+    def scores_to_post(
+        self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
+    ) -> Mapping[str, Any]:
+        """What of our own scores the exchange is given, as its API takes it; of no item, only the epoch's number."""
+        return {"epoch": epoch.header.epoch}
 
     def share(
         self, submissions: Sequence[SubmissionRecord], scores: EpochScores, shared: Mapping[str, Any] | None

@@ -14,7 +14,8 @@ class WorkRow(Table):
     """One piece of work: a task and its arguments. It leaves the table in the transaction that finishes it.
 
     ``part_of`` names the piece's group; the piece whose ``waits_for`` is that name may begin once the group is empty.
-    ``claim`` is the id of the task at work, ``holder`` its process. ``moved_at`` is when the piece was last sent, and
+    ``claim`` is the id of the task at work, ``holder`` its process, or of a piece that was put off the task that comes
+    back for it. ``moved_at`` is when the piece was last sent, and
     for a piece that waits, when its group last moved.
     """
 

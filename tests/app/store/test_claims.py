@@ -41,6 +41,19 @@ def test_a_claim_holds_off_others_but_not_its_own_redelivery(claims: Claims) -> 
     assert taken(claims, PART, "t2", lease=timedelta(0)).attempts == 3
 
 
+def test_what_was_put_off_is_taken_by_whoever_comes_back_for_it(claims: Claims) -> None:
+    claims.add([PART], CLUSTER)
+    later = now() + timedelta(minutes=1)
+    assert claims.give_back(taken(claims, PART), later, comes_back=True)
+    # a second message, sent when the first seemed lost: it does not begin a second chain
+    assert claims.take(PART, "t2", "w/2", LEASE) is Refused.PUT_OFF
+    assert claims.give_back(taken(claims, PART), now(), comes_back=True)
+    # the first was lost: what is due anybody takes
+    assert taken(claims, PART, "t3").attempts == 3
+    assert claims.give_back(taken(claims, PART, "t3"), later)
+    assert taken(claims, PART, "t4").attempts == 5
+
+
 def test_what_is_finished_or_was_never_asked_for_is_done(claims: Claims) -> None:
     assert claims.take(PART, "t1", "w/1", LEASE) is Refused.DONE
     claims.add([PART, PART], CLUSTER)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.domain import BOLTZGEN_METRICS, PairScore, Protein, ScoringInterrupted
+from app.domain import BOLTZGEN_METRICS, PairScore, Protein, ScoringInterrupted, ScoringModel
+from app.settings import Settings
 from chem.nanobodies.sequence import sequence_hash
 from gpu.boltzgen.scorer import BoltzGenScorer, BoltzGenUnavailable, Design, read_metrics, write_specification
+from gpu.scorers import build_scorer
 
 TARGET = Protein("P05231", "MKTAYIAKQRQISFVKSHFSRQLEERLGLI")
 FIRST, SECOND = "QVQLVESGGG", "EVQLVESGGG"
@@ -187,3 +189,13 @@ def test_the_steps_end_with_the_wait(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "a step outlives the wait"
         os.sched_yield()
         time.sleep(0.05)
+
+
+def test_the_gpu_queue_builds_it_where_its_program_is_installed(program: Path) -> None:
+    settings = Settings(_env_file=None, boltzgen_command=str(program), device="cpu")
+    scorer = build_scorer(ScoringModel.BOLTZGEN, settings)
+    (score,) = scorer.pair_scores([TARGET], [FIRST])
+    assert dict(score.metrics) == {name: place / 2 for place, name in enumerate(BOLTZGEN_METRICS)}
+    # known before anything is scored, so that the track is left unjudged and not the epoch
+    with pytest.raises(BoltzGenUnavailable, match="BOLTZGEN_COMMAND"):
+        build_scorer(ScoringModel.BOLTZGEN, Settings(_env_file=None, boltzgen_command="nowhere", device="cpu"))

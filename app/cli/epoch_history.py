@@ -47,6 +47,8 @@ def list_epochs(
                 "opened_at": epoch.created_at.isoformat(),
                 "psichic_winner": epoch.psichic_winner,
                 "boltz_winner": epoch.boltz_winner,
+                "winners": dict(epoch.winners),
+                "unjudged": dict(epoch.unjudged),
                 "weights": weights[epoch.id].value if epoch.id in weights else None,
             }
             for epoch in found

@@ -66,6 +66,25 @@ def test_list_as_json_and_what_is_left_out(store: Store) -> None:
     assert json.loads(type_("list", "--json").output) == {"epochs": []}
 
 
+def test_list_names_the_winners_of_either_era(store: Store) -> None:
+    old, new = opened(store, 7, "68:7", publishes=True), opened(store, 8, "68:8", publishes=True)
+    with store.writing() as session:
+        epochs = Epochs(session)
+        for epoch_id in (old, new):
+            epochs.plan(epoch_id, {})
+        epochs.close(old, (), {"psichic": 1, "boltz": None}, None, ())
+        epochs.close(new, (), {"molecule": 2, "nanobody": None}, None, (), {"nanobody": "no BoltzGen"})
+    found = {epoch["epoch"]: epoch for epoch in json.loads(type_("list", "--json").output)["epochs"]}
+    assert found[7]["winners"] == {"psichic": 1, "boltz": None}
+    assert (found[8]["winners"], found[8]["unjudged"]) == (
+        {"molecule": 2, "nanobody": None},
+        {"nanobody": "no BoltzGen"},
+    )
+    table = " ".join(type_("list").output.split())
+    assert "psichic: UID 1" in table
+    assert "molecule: UID 2" in table
+
+
 def test_watch_follows_the_running_epoch_to_its_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidatorError, match="no epoch is running"):
         type_("watch")

@@ -4,12 +4,14 @@
 
 Runs ``epoch replay`` as its user does, start and stop of the cluster included, and samples the memory of the whole
 process tree twice a second: resident memory summed over the processes (shared pages counted once per process), and
-the proportional share that adds up to what the machine really gives.
+the proportional share that adds up to what the machine really gives. The same work in two plain processes
+(``epoch_floor``) is the yardstick for the time; the store says how long the scoring stage took, and how large it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,11 +22,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.demo.make_recording import END_BLOCK, Maker, Miner, _address
+from app.store.database import Store
+from app.store.epochs import Epochs
+from app.store.records import Stage
 
 UIDS = 256
 MOLECULES = 100
 WANTED_SECONDS = 90.0
 WANTED_BYTES = 1.5e9
+WANTED_RATIO = 1.25
+WANTED_STORE = 15e6
+WANTED_SCORING = 2.0
 SAMPLE_SECONDS = 0.5
 
 
@@ -72,6 +80,10 @@ def main() -> None:
             time.sleep(SAMPLE_SECONDS)
         seconds = time.monotonic() - begun
         output = process.stdout.read() if process.stdout else ""
+        if not process.returncode:
+            stored = sum(path.stat().st_size for path in Path(data).glob("validator.sqlite*"))
+            scoring = _scoring_seconds(Path(data))
+            winners = json.loads(Path(data, "result.json").read_text())["winners"]
     if process.returncode:
         raise SystemExit(output)
     verdict = "met" if seconds < WANTED_SECONDS and resident < WANTED_BYTES else "MISSED"
@@ -80,6 +92,30 @@ def main() -> None:
         f"(proportional {proportional / 1e9:.2f} GB) on {os.cpu_count()} cores "
         f"({verdict}: {WANTED_SECONDS:.0f} s, 1.5 GB)"
     )
+    floor_command = [sys.executable, "-m", "tests.benchmarks.epoch_floor", str(folder), "2"]
+    begun = time.monotonic()
+    floor = json.loads(subprocess.run(floor_command, check=True, capture_output=True, text=True).stdout)
+    plain = time.monotonic() - begun
+    if floor["winners"] != winners:
+        raise SystemExit(f"the floor has other winners: {floor['winners']}, not {winners}")
+    steps = ", ".join(f"{name} {spent:.1f} s" for name, spent in floor["seconds"].items())
+    for what, figure, wanted, unit in (
+        ("against two plain processes", seconds / plain, WANTED_RATIO, f"x ({plain:.1f} s: {steps})"),
+        ("store", stored / 1e6, WANTED_STORE / 1e6, " MB"),
+        ("scoring stage", scoring, WANTED_SCORING, " s"),
+    ):
+        print(f"{what}: {figure:.2f}{unit} ({'met' if figure <= wanted else 'MISSED'}: {wanted:g})")
+
+
+def _scoring_seconds(data: Path) -> float:
+    """How long the newest epoch was in its scoring stage."""
+    store = Store(f"sqlite:///{data}/validator.sqlite")
+    try:
+        with store.reading() as session:
+            epoch = Epochs(session).recent(1)[0]
+    finally:
+        store.close()
+    return (epoch.entered(Stage.CLOSED) - epoch.entered(Stage.SCORING)).total_seconds()
 
 
 def _tree(root: int) -> list[int]:

@@ -243,8 +243,8 @@ class EpochViews:
             scores=row.scores,
         )
 
-    def submissions(self, epoch_id: int) -> list[SubmissionLine]:
-        """Every submission without its molecules, UIDs ascending. One query."""
+    def submissions(self, epoch_id: int, after: int = -1, limit: int | None = None) -> list[SubmissionLine]:
+        """The submissions without their molecules, UIDs ascending, from the UID above ``after`` on. One query."""
         rows = self._session.execute(
             select(
                 SubmissionRow.uid,
@@ -265,13 +265,23 @@ class EpochViews:
                 SubmissionRow.boltz_rank,
                 SubmissionRow.finished_at,
             )
-            .where(SubmissionRow.epoch_id == epoch_id)
+            .where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid > after)
             .order_by(SubmissionRow.uid)
+            .limit(limit)
         )
         found: list[list[Any]] = [list(row) for row in rows]
         for values in found:
             values[5] = PartState(values[5])
         return [SubmissionLine(*values) for values in found]
+
+    def refusals(self, epoch_id: int) -> dict[str, int]:
+        """How many submissions were refused with each code. One query."""
+        rows = self._session.execute(
+            select(SubmissionRow.code, func.count())
+            .where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.state == PartState.REJECTED.value)
+            .group_by(SubmissionRow.code)
+        )
+        return {code or "": count for code, count in rows}
 
     def molecules(self, epoch_id: int, uid: int) -> tuple[Molecule, ...]:
         """One submission's accepted molecules; empty where there are none, or no such submission."""

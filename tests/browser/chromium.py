@@ -45,8 +45,8 @@ class Look:
 
 
 LOOKS: Final = (
-    Look("desktop-light", 1280, 900, "light"),
-    Look("desktop-dark", 1280, 900, "dark"),
+    Look("desktop-light", 1440, 900, "light"),
+    Look("desktop-dark", 1440, 900, "dark"),
     Look("phone-light", 390, 844, "light"),
     Look("phone-dark", 390, 844, "dark"),
 )

@@ -5,6 +5,8 @@ python -m tests.browser.screenshots [FOLDER]
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from tests.browser.chromium import LOOKS, Look, chromium, visitor
 from tests.browser.sites import PROJECT, Site, cluster_site
 
 FOLDER = PROJECT / "docs" / "screenshots"
-MOST_BYTES = 150_000
+MOST_BYTES = 200_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Shot:
 _DESKTOP_LIGHT, _DESKTOP_DARK, _PHONE_LIGHT, _PHONE_DARK = LOOKS
 
 
-def shots(epoch: str) -> list[Shot]:
+def shots(epoch: str, hotkey: str) -> list[Shot]:
     """What is shown in the documentation."""
     return [
         Shot("now-desktop", "/", _DESKTOP_LIGHT),
@@ -46,6 +48,8 @@ def shots(epoch: str) -> list[Shot]:
         Shot("epoch-desktop-dark", epoch, _DESKTOP_DARK),
         Shot("submission-desktop", f"{epoch}/submissions/1", _DESKTOP_LIGHT),
         Shot("submission-refused-phone", f"{epoch}/submissions/9", _PHONE_LIGHT),
+        Shot("hotkey-desktop", f"/hotkeys/{hotkey}", _DESKTOP_LIGHT),
+        Shot("hotkey-phone-dark", f"/hotkeys/{hotkey}", _PHONE_DARK),
         Shot("competitions-desktop", "/competitions", _DESKTOP_LIGHT),
         Shot("competition-desktop-dark", "/competitions/voicebench", _DESKTOP_DARK),
         Shot("miner-desktop", f"/miners/{miner(13)}", _DESKTOP_LIGHT),
@@ -58,13 +62,16 @@ def take(browser: Browser, site: Site, folder: Path) -> list[Path]:
     """Every picture, as files."""
     latest = re.search(r'href="(/epochs/\d+)"', site.get("/epochs").text)
     assert latest is not None, "no epoch was replayed"
+    refused = next(
+        row["hotkey"] for row in csv.DictReader(io.StringIO(site.get(f"{latest[1]}.csv").text)) if row["molecule"]
+    )
     # the broker is asked beside the page: its workers are known from the second look on
     for _ in range(30):
         if "unknown" not in site.get("/").text:
             break
         time.sleep(0.5)
     taken = []
-    for shot in shots(latest[1]):
+    for shot in shots(latest[1], refused):
         with visitor(browser, site, shot.look) as guest:
             guest.go(shot.path)
             if complaints := guest.take_complaints():

@@ -148,9 +148,10 @@ def histogram(
         parts.append(_shape(3, at, _TOP + 4, 5, f"winner {marked[0]}: {number(marked[1])}"))
         parts.append(
             Markup(
-                '<line class="trace l2" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
-                '<text x="{3}" y="{4}" text-anchor="end">winner {5}</text>'
-            ).format(_at(at), _TOP + 4, frame.bottom, _at(max(at - 9, _LEFT + 90)), _TOP + 8, visible(marked[0]))
+                '<line class="trace l2" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text x="{3}" y="{4}">winner {5}</text>'
+            ).format(
+                _at(at), _TOP + 4, frame.bottom + 22, _at(min(at, _WIDTH - 260)), frame.bottom + 34, visible(marked[0])
+            )
         )
     rows = tuple(
         (number(low + index * width), number(low + (index + 1) * width), str(count))

@@ -58,17 +58,36 @@ def json_response(name: str, document: Any) -> Response:
     return Response(text + "\n", media_type="application/json", headers=_named(f"{name}.json"))
 
 
-def streamed_json(name: str, key: str, entries: Iterable[Any]) -> Response:
-    """A JSON file with one list under ``key``, written entry by entry."""
+def streamed_json(name: str, document: Mapping[str, Any] | Iterator[Any]) -> Response:
+    """A JSON file that is never held whole: an object whose iterators are lists, or one list, written entry by entry.
 
-    def pieces() -> Iterator[str]:
-        yield f'{{\n "{key}": ['
-        for number, entry in enumerate(entries):
-            text = json.dumps(plain(entry), indent=1, ensure_ascii=True, allow_nan=False)
-            yield (",\n  " if number else "\n  ") + text.replace("\n", "\n  ")
-        yield "\n ]\n}\n"
+    Whatever grows with the history or with the number of miners is an iterator that reads as it goes.
+    """
+    pieces = _object_pieces(document) if isinstance(document, Mapping) else chain(_list_pieces(document, ""), ["\n"])
+    return StreamingResponse(pieces, media_type="application/json", headers=_named(f"{name}.json"))
 
-    return StreamingResponse(pieces(), media_type="application/json", headers=_named(f"{name}.json"))
+
+def _object_pieces(document: Mapping[str, Any]) -> Iterator[str]:
+    yield "{"
+    for number, (key, value) in enumerate(document.items()):
+        yield f"{',' if number else ''}\n {json.dumps(str(key))}: "
+        if isinstance(value, Iterator):
+            yield from _list_pieces(value, " ")
+        else:
+            yield _text(value, " ")
+    yield "\n}\n"
+
+
+def _list_pieces(entries: Iterable[Any], indent: str) -> Iterator[str]:
+    yield "["
+    number = 0
+    for number, entry in enumerate(entries, 1):
+        yield f"{',' if number > 1 else ''}\n{indent} {_text(entry, indent + ' ')}"
+    yield f"\n{indent}]" if number else "]"
+
+
+def _text(value: Any, indent: str) -> str:
+    return json.dumps(plain(value), indent=1, ensure_ascii=True, allow_nan=False).replace("\n", f"\n{indent}")
 
 
 def file_response(request: Request, name: str, identity: object, pieces: Iterable[str]) -> Response:

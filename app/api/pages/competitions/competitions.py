@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import Request, Response
+from sqlalchemy.orm import Session
 
 from app.api.pages import charts
 from app.api.pages.competitions import board as competition_board
@@ -30,17 +31,20 @@ from app.api.pages.competitions.tables import (
     Sheets,
     samples_sheet,
 )
-from app.api.pages.downloads import csv_response, json_response
+from app.api.pages.downloads import csv_response, streamed_json
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
 from app.competitions.benchmarks import Capability, capabilities
 from app.competitions.profile import profile_of
+from app.domain import ValidatorError
 from app.settings import get_settings
 from app.store.competitions import Baseline, UnknownCompetition
 from app.store.database import get_store
 from app.store.model_priority import Priority
 from app.store.model_queue import ScoreRecord
 from app.store.reputations import WeightRound, WeightRounds
+
+View = TypeVar("View")
 
 router = PageRouter()
 
@@ -106,8 +110,7 @@ def _capabilities() -> dict[str, Capability]:
 
 
 def _overview() -> competition_board.Overview:
-    with get_store().reading() as session:
-        return competition_board.overview(session, profile_of(get_settings()))
+    return _read(lambda session: competition_board.overview(session, profile_of(get_settings())))
 
 
 # -- one competition --------------------------------------------------------------------------------------------------
@@ -142,13 +145,8 @@ def competition(request: Request, competition_id: str) -> Response:
 
 
 def _board(competition_id: str) -> Board:
-    try:
-        with get_store().reading() as session:
-            return competition_board.board(session, profile_of(get_settings()), _storable(competition_id))
-    except UnknownCompetition:
-        raise NotFound(
-            "There never was a competition of this id. Add one with: python -m app competition add ID --percentage P"
-        ) from None
+    wanted = _storable(competition_id)
+    return _read(lambda session: competition_board.board(session, profile_of(get_settings()), wanted))
 
 
 def _course(board: Board) -> charts.Chart:
@@ -198,8 +196,7 @@ def miners_file(form: str) -> Response:
 
 
 def _miners() -> Sequence[competition_board.MinerLine]:
-    with get_store().reading() as session:
-        return competition_board.miners(session, profile_of(get_settings()))
+    return _read(lambda session: competition_board.miners(session, profile_of(get_settings())))
 
 
 @router.page("/miners/{hotkey:path}/{table}.{form}")
@@ -246,11 +243,8 @@ def miner(request: Request, hotkey: str) -> Response:
 
 
 def _miner(hotkey: str) -> MinerView:
-    try:
-        with get_store().reading() as session:
-            return competition_board.miner(session, profile_of(get_settings()), _storable(hotkey))
-    except UnknownMiner:
-        raise NotFound("No miner of this hotkey is in the store: it has no model, no score and no refusal.") from None
+    wanted = _storable(hotkey)
+    return _read(lambda session: competition_board.miner(session, profile_of(get_settings()), wanted))
 
 
 def _metric_names(scores: Sequence[ScoreRecord]) -> list[str]:
@@ -312,11 +306,7 @@ def _text(value: object) -> str:
 
 
 def _evaluation(evaluation_id: str) -> competition_board.EvaluationView:
-    try:
-        with get_store().reading() as session:
-            return competition_board.evaluation(session, _storable(evaluation_id))
-    except UnknownEvaluation:
-        raise NotFound("No evaluation of this id is in the store, or it is older than RETENTION.") from None
+    return _read(lambda session: competition_board.evaluation(session, _storable(evaluation_id)))
 
 
 # -- rounds of weights ------------------------------------------------------------------------------------------------
@@ -374,11 +364,7 @@ def _rounds(before: str) -> tuple[list[WeightRound], datetime | None]:
 
 
 def _round(mark: str) -> WeightRound:
-    try:
-        with get_store().reading() as session:
-            return competition_board.round_at(session, _storable(mark))
-    except UnknownRound:
-        raise NotFound("No weights were computed for this mark, or they are older than RETENTION.") from None
+    return _read(lambda session: competition_board.round_at(session, _storable(mark)))
 
 
 def _weight_series(named: Sequence[tuple[str, str]], found: Sequence[WeightRound]) -> list[charts.Series]:
@@ -404,8 +390,32 @@ def _file(name: str, table: str, form: str, sheets: Sheets, view: Callable[[], A
         raise NotFound(f"There is no such file; there are {', '.join(sheets)}, as .csv and .json.")
     found = view()
     if form == "json":
-        return json_response(name, sheet.objects(found))
+        return streamed_json(name, sheet.objects(found))
     return csv_response(name, sheet.columns, sheet.rows(found))
+
+
+# What is not in the store, in words for whoever asked for it.
+_MISSING: Final[Mapping[type[ValidatorError], str]] = {
+    UnknownCompetition: (
+        "There never was a competition of this id. Add one with: python -m app competition add ID --percentage P"
+    ),
+    UnknownMiner: "No miner of this hotkey is in the store: it has no model, no score and no refusal.",
+    UnknownEvaluation: "No evaluation of this id is in the store, or it is older than RETENTION.",
+    UnknownRound: "No weights were computed for this mark, or they are older than RETENTION.",
+}
+
+
+def _read(read: Callable[[Session], View]) -> View:
+    """What a view reads in one transaction.
+
+    Raises:
+        NotFound: the store has no such thing.
+    """
+    try:
+        with get_store().reading() as session:
+            return read(session)
+    except tuple(_MISSING) as missing:
+        raise NotFound(_MISSING[type(missing)]) from None
 
 
 def _storable(text: str) -> str:

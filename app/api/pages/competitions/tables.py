@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,9 +30,9 @@ class Sheet(Generic[View]):
     columns: tuple[str, ...]
     rows: Callable[[View], Iterable[Row]]
 
-    def objects(self, view: View) -> list[dict[str, object]]:
-        """The rows under the names of their columns, for JSON."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows(view)]
+    def objects(self, view: View) -> Iterator[dict[str, object]]:
+        """The rows under the names of their columns, for JSON, one at a time."""
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows(view))
 
 
 _MODEL: Final = ("repository", "commit", "hash")

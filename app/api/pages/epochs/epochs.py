@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.pages.charts import Chart, Mark, Span, histogram, lanes, stacked_durations, timeline
-from app.api.pages.downloads import csv_response, file_response, json_response, streamed_json
+from app.api.pages.downloads import csv_response, file_response, streamed_json
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS
 from app.api.pages.epochs.stage_bars import MODEL_NAMES, SPANS, StageBar, stage_bars, stage_seconds
 from app.api.pages.epochs.tracks import TrackBoard, boards
@@ -74,21 +74,12 @@ class EpochPage:
     @property
     def reasons(self) -> list[tuple[str, int]]:
         """How often each code was given, in the order in which the rules are looked at."""
-        counts = Counter(submission.code or "" for submission in self.rejected)
-        return sorted(counts.items(), key=lambda item: (_CODE_ORDER.get(item[0], len(_CODE_ORDER)), item[0]))
-
-    @property
-    def rules(self) -> RuleSet | None:
-        """The rules that the epoch was frozen with; None before it opened, and for those of another version."""
-        return None if self.facts.rules_text is None else rules_of(self.facts.rules_text)
+        return _in_order(Counter(submission.code or "" for submission in self.rejected))
 
     @property
     def entropy_weight(self) -> float | None:
         """What the epoch's entropy bonus is multiplied by; None where the rules know no bonus."""
-        rules = self.rules
-        if not isinstance(rules, October2025):
-            return None
-        return entropy_weight(self.line.summary.number, rules.parameters.molecule_validation)
+        return entropy_weight_of(self.line, self.facts)
 
     def leaders(self, model: ScoringModel) -> list[SubmissionLine]:
         """The first rows of a model's leaderboard."""
@@ -168,7 +159,7 @@ def _every_line() -> Iterator[EpochLine]:
 @router.page("/epochs.json")
 def epochs_json() -> Response:
     """All epochs (the newest 5,000) as JSON."""
-    return streamed_json("epochs", "epochs", (epoch_entry(line) for line in _every_line()))
+    return streamed_json("epochs", {"epochs": (epoch_entry(line) for line in _every_line())})
 
 
 @router.page("/epochs/{epoch_id:int}")
@@ -212,15 +203,16 @@ def epoch_stages(request: Request, epoch_id: int) -> Response:
 @router.page("/epochs/{epoch_id:int}.csv")
 def epoch_csv(epoch_id: int) -> Response:
     """An epoch's submissions as CSV."""
-    found = epoch_page(epoch_id)
-    number, weights = found.line.summary.number, found.line.summary.weights or {}
+    with get_store().reading() as session:
+        summary = line_of(EpochViews(session), epoch_id).summary
+    number, weights = summary.number, summary.weights or {}
     rows = (
         (
             number, one.uid, one.hotkey, one.state, one.psichic_rank, one.psichic_score, one.boltz_rank,
             one.boltz_score, one.entropy, one.entropy_boltz, weights.get(one.uid), one.block, one.push_time, one.path,
             one.code, one.message, one.molecule, one.molecule_index,
         )
-        for one in found.submissions
+        for one in _every_submission(epoch_id)
     )  # fmt: skip
     return csv_response(f"epoch-{number}", _COLUMNS, rows)
 
@@ -228,25 +220,62 @@ def epoch_csv(epoch_id: int) -> Response:
 @router.page("/epochs/{epoch_id:int}.json")
 def epoch_json(epoch_id: int) -> Response:
     """All that an epoch's page shows as JSON; ``…/result.json`` has every molecule too."""
-    found = epoch_page(epoch_id)
-    facts = found.facts
-    return json_response(
-        f"epoch-{found.line.summary.number}",
+    with get_store().reading() as session:
+        views = EpochViews(session)
+        line = line_of(views, epoch_id)
+        facts = views.facts(epoch_id)
+        counts = views.refusals(epoch_id)
+        bars = stage_bars(line, views.work(epoch_id, line.counts), datetime.now(UTC))
+        warnings, weights = views.warnings(epoch_id), views.weights(epoch_id)
+    return streamed_json(
+        f"epoch-{line.summary.number}",
         {
-            **epoch_entry(found.line),
+            **epoch_entry(line),
             "header": facts.header,
             "challenge": facts.challenge,
             "rules": facts.rules_text,
             "rules_sha256": facts.rules_sha256,
-            "entropy_weight": found.entropy_weight,
-            "stages": found.bars,
-            "submission_list": found.submissions,
-            "rejections_by_code": dict(found.reasons),
-            "warnings": found.warnings,
-            "weight_submission": found.weights,
-            "work": found.spans,
+            "entropy_weight": entropy_weight_of(line, facts),
+            "stages": bars,
+            "submission_list": _every_submission(epoch_id),
+            "rejections_by_code": dict(_in_order(counts)),
+            "warnings": iter(warnings),
+            "weight_submission": weights,
+            "work": _every_span(epoch_id),
         },
     )
+
+
+def _every_submission(epoch_id: int) -> Iterator[SubmissionLine]:
+    """The submissions, read a page at a time; no session outlives a page."""
+    after = -1
+    while True:
+        with get_store().reading() as session:
+            found = EpochViews(session).submissions(epoch_id, after, _READ_TOGETHER)
+        yield from found
+        if len(found) < _READ_TOGETHER:
+            return
+        after = found[-1].uid
+
+
+def _every_span(epoch_id: int) -> Iterator[WorkSpan]:
+    for read in (EpochViews.examination_spans, EpochViews.batch_spans):
+        with get_store().reading() as session:
+            found = read(EpochViews(session), epoch_id)
+        yield from found
+
+
+def _in_order(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Codes in the order in which the rules are looked at."""
+    return sorted(counts.items(), key=lambda item: (_CODE_ORDER.get(item[0], len(_CODE_ORDER)), item[0]))
+
+
+def entropy_weight_of(line: EpochLine, facts: EpochFacts) -> float | None:
+    """What the epoch's entropy bonus is multiplied by; None where the rules know no bonus."""
+    rules = None if facts.rules_text is None else rules_of(facts.rules_text)
+    if not isinstance(rules, October2025):
+        return None
+    return entropy_weight(line.summary.number, rules.parameters.molecule_validation)
 
 
 @router.page("/epochs/{epoch_id:int}/result.json")

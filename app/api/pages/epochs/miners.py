@@ -88,7 +88,7 @@ def verdicts_csv(hotkey: str) -> Response:
 @router.page("/hotkeys/{hotkey:path}/verdicts.json")
 def verdicts_json(hotkey: str) -> Response:
     """Every verdict of a miner as JSON."""
-    return streamed_json(f"{hotkey[:60]}-verdicts", "verdicts", map(_document, _every(_known(hotkey))))
+    return streamed_json(f"{hotkey[:60]}-verdicts", {"verdicts": map(_document, _every(_known(hotkey)))})
 
 
 @router.page("/hotkeys/{hotkey:path}/verdicts.atom")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fastapi import Request, Response
 
 from app.api.pages.charts import Chart, Mark, lanes
-from app.api.pages.downloads import csv_response, json_response
+from app.api.pages.downloads import csv_response, streamed_json
 from app.api.pages.epochs.epochs import MOST_DOWNLOADED
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import paging
@@ -19,6 +19,7 @@ from app.store.epoch_views import EpochViews, WeightsRecord
 router = PageRouter()
 
 _PAGE_SIZE: Final = 30
+_READ_TOGETHER: Final = 200
 
 
 @router.page("/weights")
@@ -34,12 +35,10 @@ def weights(request: Request) -> Response:
 @router.page("/weights.csv")
 def weights_csv() -> Response:
     """One line per epoch and UID, as CSV; an epoch without weights has one line."""
-    with get_store().reading() as session:
-        records = EpochViews(session).weights_history(MOST_DOWNLOADED)
     rows = (
         (one.number, one.epoch_id, uid, share, one.state, one.tries, one.detail, one.updated_at, one.extrinsic,
          one.block_hash, " | ".join(one.failures))
-        for one in records
+        for one in _every_record()
         for uid, share in (list(one.vector.items()) if one.vector else [(None, None)])
     )  # fmt: skip
     columns = ("epoch", "id", "uid", "weight", "state", "tries", "detail", "at", "extrinsic", "block_hash", "failures")
@@ -49,9 +48,17 @@ def weights_csv() -> Response:
 @router.page("/weights.json")
 def weights_json() -> Response:
     """Every weight submission (the newest 5,000), as JSON."""
-    with get_store().reading() as session:
-        records = EpochViews(session).weights_history(MOST_DOWNLOADED)
-    return json_response("weights", {"weights": records})
+    return streamed_json("weights", {"weights": _every_record()})
+
+
+def _every_record() -> Iterator[WeightsRecord]:
+    """The newest weight submissions, read a page at a time."""
+    for offset in range(0, MOST_DOWNLOADED, _READ_TOGETHER):
+        with get_store().reading() as session:
+            found = EpochViews(session).weights_history(_READ_TOGETHER, offset)
+        yield from found
+        if len(found) < _READ_TOGETHER:
+            return
 
 
 def _plot(records: Sequence[WeightsRecord]) -> Chart:

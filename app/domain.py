@@ -154,7 +154,7 @@ class Commitment:
 
 @dataclass(frozen=True, slots=True)
 class EpochHeader:
-    """The boundary of one epoch (specs/epoch.md §1). Block hashes carry their ``0x``."""
+    """The boundary of one epoch. Block hashes carry their ``0x``."""
 
     netuid: int
     network: str
@@ -166,13 +166,13 @@ class EpochHeader:
 
     @property
     def epoch(self) -> int:
-        """``end // epoch_length - 1`` (specs/epoch.md §1)."""
+        """``end // epoch_length - 1``."""
         return self.end_block // self.epoch_length - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What an epoch's molecules are judged against (specs/epoch.md §2)."""
+    """What an epoch's molecules are judged against."""
 
     targets: tuple[str, ...]
     antitargets: tuple[str, ...]
@@ -276,7 +276,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """A miner's model as committed on the chain (specs/models.md, 'Model metadata'): a Hugging Face repository,
+    """A miner's model as committed on the chain: a Hugging Face repository,
     the revision to take, and the competition it enters. None where the commitment leaves a field out."""
 
     namespace: str

@@ -1,4 +1,4 @@
-"""Which commitments count for an epoch (specs/epoch.md §3)."""
+"""Which commitments count for an epoch."""
 
 from __future__ import annotations
 

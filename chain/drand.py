@@ -1,4 +1,4 @@
-"""drand quicknet over HTTP: signatures that are proven before they are believed (specs/chain.md, 'Time-lock')."""
+"""drand quicknet over HTTP: signatures that are proven before they are believed."""
 
 from __future__ import annotations
 

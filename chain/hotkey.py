@@ -1,4 +1,4 @@
-"""Hotkey signatures on HTTP requests: what is signed, and how it travels (specs/models.md, 'Validator API')."""
+"""Hotkey signatures on HTTP requests: what is signed, and how it travels."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def signature_bytes(text: str) -> bytes | None:
 
 
 def request_message(hotkey: str, timestamp: str, method: str, path: str, body: bytes) -> bytes:
-    """What a caller signs: ``{hotkey}:{unix_time}:{method}:{path}:{sha256(body)}`` (specs/models.md)."""
+    """What a caller signs: ``{hotkey}:{unix_time}:{method}:{path}:{sha256(body)}``."""
     digest = hashlib.sha256(body).hexdigest()
     return f"{hotkey}:{timestamp}:{method.upper()}:{path}:{digest}".encode()
 

@@ -1,4 +1,4 @@
-"""A miner's commitment as a model's identity (specs/models.md, 'Model metadata')."""
+"""A miner's commitment as a model's identity."""
 
 from __future__ import annotations
 

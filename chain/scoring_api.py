@@ -1,4 +1,4 @@
-"""Client of a scoring API: start a model's evaluation on a GPU node and ask how it goes (specs/models.md)."""
+"""Client of a scoring API: start a model's evaluation on a GPU node and ask how it goes."""
 
 from __future__ import annotations
 

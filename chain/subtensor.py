@@ -1,4 +1,4 @@
-"""The chain, through bittensor's SDK: every call typed, with a deadline, on endpoints tried in turn (specs/chain.md).
+"""The chain, through bittensor's SDK: every call typed, with a deadline, on endpoints tried in turn.
 
 The SDK is imported and connected on first use in each process, on an event loop of its own: a client that crosses a
 fork hangs for ever, and so does a blocking call to a node that has gone silent.

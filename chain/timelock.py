@@ -1,4 +1,4 @@
-"""The drand quicknet time-lock, through ``bittensor_core`` (specs/chain.md, 'Time-lock')."""
+"""The drand quicknet time-lock, through ``bittensor_core``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UniProt: a protein's sequence by its entry (specs/epoch.md §2)."""
+"""UniProt: a protein's sequence by its entry."""
 
 from __future__ import annotations
 

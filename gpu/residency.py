@@ -1,4 +1,4 @@
-"""Which models stay on a device when one worker needs several (specs/boltz.md; issue 4, point 3).
+"""Which models stay on a device when one worker needs several.
 
 Both where both fit. Else the one that was needed longest ago is closed first, and the memory is *measured* to
 have come back before the next is loaded: a model that is still held somewhere would otherwise show up as an

@@ -1,4 +1,4 @@
-"""Watching the chain: each closed epoch is announced exactly once (specs/epoch.md §1)."""
+"""Watching the chain: each closed epoch is announced exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models' evaluations on this node: accepted, tried, ended (specs/models.md, 'Scoring API')."""
+"""Models' evaluations on this node: accepted, tried, ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model is scored next (specs/models.md, 'Queue'): pure, so that the order can be read and tested."""
+"""Which model is scored next: pure, so that the order can be read and tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model queue and the score history (specs/models.md, 'Queue')."""
+"""The model queue and the score history."""
 
 from __future__ import annotations
 

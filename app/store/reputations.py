@@ -1,4 +1,4 @@
-"""Miners' reputations and the rounds of weights (specs/models.md, 'Reputation', 'Two-pool baseline incentive')."""
+"""Miners' reputations and the rounds of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores, pools and weights of the model competitions: pure maths (specs/models.md)."""
+"""Scores, pools and weights of the model competitions: pure maths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boltz-2 on a GPU worker: resident, reproducible, one molecule's failure costs no other (specs/boltz.md).
+"""Boltz-2 on a GPU worker: resident, reproducible, one molecule's failure costs no other.
 
 ``BoltzScorer`` is imported on first use: naming a profile or an error needs neither torch nor boltz.
 """

@@ -1,4 +1,4 @@
-"""The Boltz-2 files on disk: fetched by boltz itself into its cache, checked by us (specs/boltz.md, 'Weights')."""
+"""The Boltz-2 files on disk: fetched by boltz itself into its cache, checked by us."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Settings of both stages (specs/epoch.md §8, specs/boltz.md). Two profiles never share a digest.
+    """Settings of both stages. Two profiles never share a digest.
 
     ``pairformer_blocks``, ``pairformer_heads`` and ``msa_blocks`` state the architecture, as boltz's own command
     does: it ignores what the checkpoint says of them.
@@ -70,7 +70,7 @@ class PocketConstraint:
 
 
 def record_seed(smiles: str, sequence: str, base_seed: int = LIVE.base_seed) -> int:
-    """The seed of one (molecule, protein) record (specs/epoch.md §8)."""
+    """The seed of one (molecule, protein) record."""
     digest = hashlib.sha256((smiles + sequence).encode()).digest()
     return int((int.from_bytes(digest[:8], "little") ^ base_seed) % (2**31 - 1))
 

@@ -1,4 +1,4 @@
-"""What the parts of a model's evaluation say to each other: time left, whose fault, score (specs/models.md)."""
+"""What the parts of a model's evaluation say to each other: time left, whose fault, score."""
 
 from __future__ import annotations
 

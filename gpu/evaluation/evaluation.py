@@ -1,4 +1,4 @@
-"""Evaluating one model: is it its miner's, does it run, what is it worth (specs/models.md, 'Evaluating one model')."""
+"""Evaluating one model: is it its miner's, does it run, what is it worth."""
 
 from __future__ import annotations
 

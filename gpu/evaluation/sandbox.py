@@ -1,4 +1,4 @@
-"""A stranger's model in a container of its own on the Docker Engine (specs/models.md, 'Evaluating one model', 2–5)."""
+"""A stranger's model in a container of its own on the Docker Engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weights folder: ``config.json``, ``degree.pt``, ``model.pt`` (specs/psichic.md §1)."""
+"""A weights folder: ``config.json``, ``degree.pt``, ``model.pt``."""
 
 from __future__ import annotations
 

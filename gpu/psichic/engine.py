@@ -1,4 +1,4 @@
-"""PSICHIC made fast: the same scores for a third of the work (specs/psichic.md §12).
+"""PSICHIC made fast: the same scores for a third of the work.
 
 A protein meets thousands of ligands and a ligand meets nine proteins. What depends on the protein alone is computed
 once and kept (:class:`PreparedProtein`); what depends on the ligand alone is computed once per batch

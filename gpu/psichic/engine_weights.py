@@ -1,4 +1,4 @@
-"""The network's parameters and a protein's edges, rearranged once for the fast engine (specs/psichic.md §12).
+"""The network's parameters and a protein's edges, rearranged once for the fast engine.
 
 All rearrangements are products of parameters, taken in float64 and then rounded to the working dtype.
 """

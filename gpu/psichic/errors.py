@@ -10,7 +10,7 @@ class PsichicError(ValidatorError):
 
 
 class LigandError(PsichicError):
-    """A SMILES that has no graph (specs/psichic.md §10). ``code`` is a short slug, ``reason`` the sentence."""
+    """A SMILES that has no graph. ``code`` is a short slug, ``reason`` the sentence."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{code}: {reason}")

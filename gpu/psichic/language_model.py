@@ -1,4 +1,4 @@
-"""ESM-2 for one sequence at a time: token representations and contact map (specs/psichic.md §5).
+"""ESM-2 for one sequence at a time: token representations and contact map.
 
 fair-esm's network is used: it is the one the original ran, it has the contact head, and it is small enough to read.
 Weights may come as fair-esm released them (``esm2_*.pt`` with its ``-contact-regression.pt`` beside it), as the

@@ -1,4 +1,4 @@
-"""A ligand's graph: atoms, shifted bonds and cliques, from its SMILES (specs/psichic.md §2, §3)."""
+"""A ligand's graph: atoms, shifted bonds and cliques, from its SMILES."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def _merged_rings(
 
 
 def ligand_graph(smiles: str) -> LigandGraph:
-    """The graph of one SMILES, taken as written (specs/psichic.md §2, §3).
+    """The graph of one SMILES, taken as written.
 
     Raises :class:`LigandError` for what has no graph (§10): unreadable or empty SMILES, an atom with more than
     ten neighbours, a bond type the network has never seen.

@@ -1,4 +1,4 @@
-"""The affinity network as specs/psichic.md §7 states it, one pair at a time, in plain torch.
+"""The affinity network as it was published, one pair at a time, in plain torch.
 
 The module names its parameters as the published checkpoint does (§8), so that it loads strictly. Its forward pass
 follows the page line by line and is what the fast engine (:mod:`gpu.psichic.engine`) is held against.

@@ -1,4 +1,4 @@
-"""A protein's features: from ESM-2, from a file, or from the cache that workers share (specs/psichic.md §4-§6)."""
+"""A protein's features: from ESM-2, from a file, or from the cache that workers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residues and their graph: sequence features, contact edges, radial basis (specs/psichic.md §4, §6)."""
+"""Residues and their graph: sequence features, contact edges, radial basis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boltz-2 at full size with random weights on one CUDA device: what holds and how long it takes (issue 4).
+"""Boltz-2 at full size with random weights on one CUDA device: what holds and how long it takes.
 
     python tests/benchmarks/boltz_gpu.py look             where the time goes, stage by stage
     python tests/benchmarks/boltz_gpu.py verify           reproducible bit for bit
@@ -211,7 +211,7 @@ def look(bench: Bench) -> None:
 
 
 def verify(bench: Bench) -> None:
-    """The promise of issue 4 that needs the device: the same bits whatever the company, replayed or not."""
+    """The promise that needs the device: the same bits whatever the company, replayed or not."""
     first, second, third = bench.ligands[:3]
 
     def reproducible(profile: Profile) -> None:

@@ -1,4 +1,4 @@
-"""Fetch and decrypt of 256 submissions at 50 ms per request, on one cpu worker of two processes (issue 5: under 15 s).
+"""Fetch and decrypt of 256 submissions at 50 ms per request, on one cpu worker of two processes (target: under 15 s).
 
     python tests/benchmarks/fetch.py
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.psichic_cpu
 
-Targets (issue 3): 12 pairs/s (three times the original's 4), 1,500 graphs/s (the original makes 340).
+Targets: 12 pairs/s (three times the original's 4), 1,500 graphs/s (the original makes 340).
 """
 
 from __future__ import annotations

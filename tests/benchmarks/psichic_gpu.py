@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.psichic_gpu [--quick]
 
-Targets (issue 3, one H200, float32 without TF32, deterministic): 5,000 pairs/s end to end (SMILES in, scores out,
+Targets (one H200, float32 without TF32, deterministic): 5,000 pairs/s end to end (SMILES in, scores out,
 protein features known, nine proteins per batch of 32 ligands), 8,000 forward only. Needs RDKit for the graphs.
 """
 

@@ -1,4 +1,4 @@
-"""The models' incentive: worked examples by hand for every branch, and laws (specs/models.md)."""
+"""The models' incentive: worked examples by hand for every branch, and laws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A commitment's text as a model's identity (specs/models.md, 'Model metadata')."""
+"""A commitment's text as a model's identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of a scoring API against a node on a real socket (specs/models.md, 'Scoring API')."""
+"""The client of a scoring API against a node on a real socket."""
 
 from __future__ import annotations
 

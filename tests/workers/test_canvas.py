@@ -38,7 +38,7 @@ from workers.weights import submit_weights
 # the stores differ in their SQL alone, which the tests without this mark run on both
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
-# the codes of specs/epoch.md, but for internal_error
+# the published codes, but for internal_error
 OCTOBER_2025 = {
     "path_malformed",
     "content_not_found",

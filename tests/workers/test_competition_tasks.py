@@ -1,4 +1,4 @@
-"""The model competitions' jobs: chain → queue → scorers → history → weights → chain (specs/models.md)."""
+"""The model competitions' jobs: chain → queue → scorers → history → weights → chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of the model competitions (specs/models.md)."""
+"""The tables of the model competitions."""
 
 from __future__ import annotations
 

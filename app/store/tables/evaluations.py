@@ -1,4 +1,4 @@
-"""The tables of models' evaluations on this node (specs/models.md, 'Scoring API')."""
+"""The tables of models' evaluations on this node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The validator API's endpoints and who may use them (specs/models.md, 'Validator API')."""
+"""The validator API's endpoints and who may use them."""
 
 from __future__ import annotations
 

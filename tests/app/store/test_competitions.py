@@ -1,4 +1,4 @@
-"""Queue, history, competitions, reputations and callers on both databases (specs/models.md, 'Queue')."""
+"""Queue, history, competitions, reputations and callers on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights folders: what is refused, and with which words; the demo (specs/psichic.md §1)."""
+"""Weights folders: what is refused, and with which words; the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m app checkpoints`: fetched from a hub on the loopback, whole or not at all; the demo (issue 3, point 5)."""
+"""`python -m app checkpoints`: fetched from a hub on the loopback, whole or not at all; the demo."""
 
 from __future__ import annotations
 

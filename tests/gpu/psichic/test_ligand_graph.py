@@ -1,4 +1,4 @@
-"""Ligand graphs equal the original's, oddities included (specs/psichic.md §2, §3, §10)."""
+"""Ligand graphs equal the original's, oddities included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network against the original's intermediates and scores (specs/psichic.md §1, §7, §11, §13)."""
+"""The network against the original's intermediates and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ESM-2 features, their three file forms, windows, and the cache (specs/psichic.md §5)."""
+"""ESM-2 features, their three file forms, windows, and the cache."""
 
 from __future__ import annotations
 

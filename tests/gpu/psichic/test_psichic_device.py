@@ -1,4 +1,4 @@
-"""PSICHIC on a CUDA device (make test-gpu): the golden scores, batch independence, memory (issue 3)."""
+"""PSICHIC on a CUDA device (make test-gpu): the golden scores, batch independence, memory."""
 
 from __future__ import annotations
 

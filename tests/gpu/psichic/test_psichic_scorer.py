@@ -1,4 +1,4 @@
-"""The scorer: errors by molecule, one load, batch independence, memory (issue 3, design.md)."""
+"""The scorer: errors by molecule, one load, batch independence, memory."""
 
 from __future__ import annotations
 

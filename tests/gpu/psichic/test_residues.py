@@ -1,4 +1,4 @@
-"""Residue features and graph equal the original's (specs/psichic.md §4, §6)."""
+"""Residue features and graph equal the original's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m app score psichic`: what a miner runs before submitting (issue 3, point 5)."""
+"""`python -m app score psichic`: what a miner runs before submitting."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # CUDA and RDKit's threads do not survive a fork
         "worker_pool": "prefork",
         "worker_pool_start_method": "spawn",
-        # a spawned child imports everything anew, which takes longer than the 4 s meant for a forked one
+        # a spawned child imports everything again, which takes longer than the 4 s meant for a forked one
         "worker_proc_alive_timeout": 120.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,

@@ -164,7 +164,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
         try:
             return super().retry(*args, **options)
         finally:
-            # Celery would keep it for the retries of a store that is away
+            # Celery would keep it for the retries of a store that is unavailable
             self.__dict__.pop("override_max_retries", None)
 
     # -- the piece of work that this run holds --------------------------------------------------------------------

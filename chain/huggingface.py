@@ -245,7 +245,7 @@ class Hub:
         return str(self._info(dataset, None).sha)
 
     def known_revision(self, dataset: str) -> str | None:
-        """The newest revision that was used here before; for when the hub is away."""
+        """The newest revision that was used here before; for when the hub is unavailable."""
         listings = list((self._folder / "listings" / dataset).glob("*.json"))
         return max(listings, key=lambda path: path.stat().st_mtime).stem if listings else None
 
@@ -268,7 +268,7 @@ class Hub:
 
         Raises:
             FileAbsent: no such file at this revision.
-            SourceUnavailable: the hub is away, or what it served does not match its digest.
+            SourceUnavailable: the hub is unavailable, or what it served does not match its digest.
         """
         proofs = self.files(dataset, revision).get(name)
         if proofs is None:

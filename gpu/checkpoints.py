@@ -110,7 +110,7 @@ def fetch(
     """Bring every file of the checkpoint into ``folder`` and record its checksum.
 
     Files that are whole and recorded are kept; a file that broke off goes on where it stopped; a file that was cut
-    short or changed is fetched anew. The hub's own SHA-256 is checked where it has one. Raises :class:`FetchError`.
+    short or changed is fetched again. The hub's own SHA-256 is checked where it has one. Raises :class:`FetchError`.
     """
     import httpx2  # what huggingface_hub speaks HTTP with
     from huggingface_hub import HfApi

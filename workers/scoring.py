@@ -63,7 +63,7 @@ def score_boltzgen(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[st
 
 @lru_cache(maxsize=4)
 def _frozen(epoch_id: int) -> OpenEpoch:
-    # what scoring asks of an epoch is frozen when it opens; parsing it anew took a third of a recorded batch
+    # what scoring asks of an epoch is frozen when it opens; parsing it again took a third of a recorded batch
     with get_store().reading() as session:
         return Epochs(session).get(epoch_id)
 

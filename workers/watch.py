@@ -20,7 +20,7 @@ from chain.sources import SourceUnavailable
 from chain.subtensor import Subtensor
 from workers.reports import announce_reports
 
-# A validator that was away for longer has more missed epochs than anyone reads.
+# A validator that was down for longer has more missed epochs than anyone reads.
 _MOST_MISSED: Final = 200
 
 # Missed epochs never open: they have no hash to draw a challenge from.

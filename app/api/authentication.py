@@ -120,7 +120,7 @@ class _StrictRequest(Request):
 class Authentication:
     """The caller's hotkey, or 401 (no proof), 403 (not admitted), 429 (too often).
 
-    A FastAPI dependency; on routes of class :meth:`route` it is settled before anything of a stranger's is parsed.
+    A FastAPI dependency; on routes of class :meth:`route` it is settled before anything untrusted is parsed.
     ``policy`` is asked for at each request, when the settings are known.
     """
 
@@ -193,7 +193,7 @@ class Authentication:
             if claim.expires_at is not None:
                 digest = hashlib.sha256(claim.signature).hexdigest()
                 if not callers.use_signature(digest, datetime.fromtimestamp(claim.expires_at, UTC)):
-                    _unauthorized("this signature was used before; sign every request anew")
+                    _unauthorized("this signature was used before; sign each request by itself")
             limit = get_settings().api_rate_limit
             if callers.count_request(claim.hotkey) > limit:
                 wait = 60 - int(time.time()) % 60

@@ -113,7 +113,7 @@ def start_model_scoring(hotkey: Caller, request: StartScoring, response: Respons
     "/api/check_scoring_status",
     responses={
         404: {"model": Problem, "description": "No such evaluation is known here"},
-        410: {"model": Problem, "description": "Given up without a score, by a fault of this node; ask anew"},
+        410: {"model": Problem, "description": "Given up without a score, by a fault of this node; ask again"},
     },
 )
 def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(max_length=200)] = None) -> ScoringStatus:

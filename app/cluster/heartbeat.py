@@ -59,7 +59,7 @@ class Heartbeat:
                 with self._store.writing() as session:
                     self.lost = not Evaluations(session).beat(self._of)
             except SQLAlchemyError as error:
-                # a store that is away for long costs the claim, not the evaluation
+                # a store that is unavailable for long costs the claim, not the evaluation
                 log.warning("%s cannot say that it lives: %s", self._of.name, error)
             if self.lost:
                 log.warning("%s no longer counts: another try took over", self._of.name)

@@ -54,7 +54,7 @@ class CommitmentLookup:
 
         Raises:
             NotCommitted: it is not what the hotkey has committed.
-            CommitmentSuperseded: the hotkey has committed the repository anew.
+            CommitmentSuperseded: the hotkey has committed the repository again.
             CommitmentUnknown: neither the store nor the chain can tell now.
         """
         return self.in_store(inputs) or self._on_chain(inputs)

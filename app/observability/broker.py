@@ -131,7 +131,7 @@ class _Watched(Generic[T]):
             self.fault = None
         finally:
             with self._changed:
-                # a broker that is away makes the old answer void at once
+                # a broker that is unavailable makes the old answer void at once
                 self._found, self._found_at = found, found_at
                 self._asked_by = None
                 self._changed.notify_all()

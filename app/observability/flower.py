@@ -66,7 +66,7 @@ def arguments(settings: Settings) -> list[str]:
         f"--max_tasks={_MOST_TASKS}",
         f"--purge_offline_workers={_GONE}",
         "--tasks_columns=name,args,kwargs,state,result,received,started,runtime,worker,uuid",
-        # tornado would set up the log anew
+        # tornado would set up the log again
         "--logging=none",
         # who needs no password may look, but stop no worker
         *([] if settings.flower_basic_auth else ["--read_only=True"]),

@@ -1,6 +1,6 @@
 """Logs: one line per event, saying when, how bad, which process, which task on which epoch and UID (docs/logs.md).
 
-Human by default, JSON by ``LOG_FORMAT=json``. A stranger's text cannot begin a line of its own, and no secret gets out:
+Human by default, JSON by ``LOG_FORMAT=json``. Untrusted text cannot begin a line of its own, and no secret gets out:
 both are done where the line is made, so that no caller has to think of it.
 """
 

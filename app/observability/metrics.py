@@ -1,6 +1,6 @@
 """What this validator counts (docs/metrics.md). Every metric of every process is defined here and nowhere else.
 
-Labels come from the enumerations below, from task names and from queue names: never from a stranger's string. In the
+Labels come from the enumerations below, from task names and from queue names: never from a string of others. In the
 children of a worker the values lie in files (see :mod:`app.observability.places`); so this module must not be
 imported before ``PROMETHEUS_MULTIPROC_DIR`` is set there.
 """

@@ -1,6 +1,6 @@
 """What must never be written down, and how it is taken out of a text: secrets of the settings, and what looks like one.
 
-The settings' own secrets are known letter by letter. Others (a wallet's words, a stranger's token in an address, a
+The settings' own secrets are known letter by letter. Others (a wallet's words, someone else's token in an address, a
 request's headers in a library's error) are known by where they stand.
 """
 

@@ -72,7 +72,7 @@ def _read(variable: str, path: Path) -> str | None:
     except IsADirectoryError:
         raise SettingsError(
             f"{variable}: {path} is a folder; Docker makes one where the file was missing: remove it, make the file, "
-            "and start the container anew"
+            "and start the container again"
         ) from None
     except PermissionError:
         raise SettingsError(

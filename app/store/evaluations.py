@@ -236,7 +236,7 @@ class Evaluations:
         for row in self._unfinished():
             heard = row.heartbeat_at
             if row.state == EvaluationPhase.SCORING and (heard is None or heard <= now() - silence):
-                self._void(row, "its worker was not heard of any more; the evaluation begins anew")
+                self._void(row, "its worker was not heard of any more; the evaluation begins again")
                 voided.append(str(row.id))
         self._session.flush()
         return voided
@@ -247,7 +247,7 @@ class Evaluations:
         for row in self._unfinished():
             if row.state == EvaluationPhase.SCORING and row.holder and row.holder.startswith(f"{node}/"):
                 holders.append(row.holder)
-                self._void(row, "its worker was stopped; the evaluation begins anew")
+                self._void(row, "its worker was stopped; the evaluation begins again")
         self._session.flush()
         return holders
 

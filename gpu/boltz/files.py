@@ -88,7 +88,7 @@ def fetch_files(folder: Path | None = None, tell: Callable[[str], None] = lambda
     for name in FILES:
         path = home / name
         if path.exists() and not _whole(home, name):
-            tell(f"{path} is not whole, fetching it anew")
+            tell(f"{path} is not whole, fetching it again")
             path.unlink()
             if name == COMPONENTS:
                 shutil.rmtree(home / "mols", ignore_errors=True)

@@ -50,7 +50,7 @@ def prove_independence(
 ) -> list[Independence]:
     """Score each molecule in a call of its own, then with all others in two orders.
 
-    ``forget`` is called between: it should make the scorer load anew, so that nothing is carried over.
+    ``forget`` is called between: it should make the scorer load again, so that nothing is carried over.
     """
     molecules = list(dict.fromkeys(molecules))
     others = [smiles for smiles in company if smiles not in molecules]

@@ -153,7 +153,7 @@ class RecordReader:
             raise BoltzInstallationError(
                 f"boltz cannot prepare even ethanol with a peptide ({failure}): its version, one of its "
                 f"dependencies or {self._mols} is not what it should be; install requirements.txt and boltz==2.2.1 "
-                "anew, or run `python -m app checkpoints fetch boltz2`."
+                "again, or run `python -m app checkpoints fetch boltz2`."
             ) from failure
 
     def parsed(self, smiles: str, sequence: str, seed: int, alignment: str | None = None) -> ParsedRecord:

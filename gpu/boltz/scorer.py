@@ -109,7 +109,7 @@ class BoltzScorer:
     ) -> None:
         """``mols`` is boltz's folder of CCD components.
 
-        Same numbers whatever these say: ``replay`` off launches every kernel anew; ``beside`` reads records in a
+        Same numbers whatever these say: ``replay`` off launches every kernel again; ``beside`` reads records in a
         process of their own while the device works (by default where there is one).
         """
         self._checkpoints = (Path(structure_checkpoint), Path(affinity_checkpoint))
@@ -378,7 +378,7 @@ class BoltzScorer:
         return {key: value.item() for key, value in affinity.items() if key.startswith(_AFFINITY_PREFIX)}
 
     def _answer(self, awaited: Awaited, ask_again: Callable[[Reader], Awaited]) -> Reading:
-        """The reading; a reader that died is started anew and asked again, once."""
+        """The reading; a reader that died is started again and asked again, once."""
         from gpu.boltz.reading import ReaderDied
 
         assert self._loaded is not None

@@ -17,7 +17,7 @@ def tar_stream(folder: Path, dockerfile: bytes) -> Iterator[bytes]:
     """Every plain file below ``folder``, with ``dockerfile`` in place of its Dockerfile, a piece at a time.
 
     Links and special files are left out and never followed. The repository's ``.dockerignore`` is not applied: its
-    patterns are a stranger's regular expressions, and could leave the Dockerfile out. Files are executable, because
+    patterns are untrusted regular expressions, and could leave the Dockerfile out. Files are executable, because
     the hub does not tell which were.
     """
     yield _header("Dockerfile", len(dockerfile), 0o644)

@@ -95,7 +95,7 @@ class Benchmark(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Load what the benchmark itself needs, before a stranger's model takes the device.
+        """Load what the benchmark itself needs, before an untrusted model takes the device.
 
         Raises:
             EvaluationImpossible: a data set, a judge or weights cannot be had; the message says what to install or set.
@@ -107,13 +107,13 @@ class Benchmark(Protocol):
 
         Raises:
             ModelFault: the model does not answer as the contract says, or too late.
-            EvaluationImpossible: the judge (or another part that is ours) is away.
+            EvaluationImpossible: the judge (or another part that is ours) is unavailable.
         """
         ...
 
 
 class Sandbox(Protocol):
-    """Where a stranger's model runs."""
+    """Where an untrusted model runs."""
 
     def running(self, model: ModelSource, deadline: Deadline) -> AbstractContextManager[str]:
         """The model, fetched, built, locked in and healthy: its base URL. All that was made for it goes on leaving.

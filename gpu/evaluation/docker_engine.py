@@ -14,7 +14,7 @@ from gpu.evaluation.contract import EvaluationImpossible
 _OLDEST: Final = "1.41"
 _LONGEST_MESSAGE: Final = 1 << 20
 
-# said outright, or the SDK looks up the operator's account: a stranger's image is pulled without one
+# said outright, or the SDK looks up the operator's account: an untrusted image is pulled without one
 ANONYMOUS: Final[Mapping[str, str]] = {"username": "", "password": ""}
 
 
@@ -46,7 +46,7 @@ def speaking(doing: str) -> Iterator[None]:
     """Turns what the SDK raises while ``doing`` into an error for the operator.
 
     Raises:
-        EvaluationImpossible: Docker refused, broke off or is away; the message names the fix.
+        EvaluationImpossible: Docker refused, broke off or is unavailable; the message names the fix.
     """
     try:
         yield
@@ -115,7 +115,7 @@ class EngineErrors:
 
     @staticmethod
     def all() -> tuple[type[BaseException], ...]:
-        """Everything that a call of the SDK raises when the Engine refuses, breaks off or is away."""
+        """Everything that a call of the SDK raises when the Engine refuses, breaks off or is unavailable."""
         from docker.errors import DockerException
         from requests.exceptions import RequestException
         from urllib3.exceptions import HTTPError

@@ -1,4 +1,4 @@
-"""A stranger's image: its base pulled by digest, its Dockerfile built with bounds on time, memory, log and disk."""
+"""An untrusted image: its base pulled by digest, its Dockerfile built with bounds on time, memory, log and disk."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def build(
 
     Raises:
         ModelFault: it has no Dockerfile, the build fails or takes too long or too much; with the end of its log.
-        EvaluationImpossible: the Engine or a registry is away.
+        EvaluationImpossible: the Engine or a registry is unavailable.
     """
     parsed = dockerfile.parse(_dockerfile_of(source))
     end = Deadline(min(limits.seconds, deadline.check("its image was built")))
@@ -228,7 +228,7 @@ def _pinned(
     with speaking(f"looking {name} up in its registry"):
         end.check(f"{name} was looked up")
         try:
-            # by digest too: an image that the operator pulled with an account is not for strangers
+            # by digest too: an image that the operator pulled with an account is not for miners
             asked = f"{repository}@{digest}" if digest else f"{repository}:{tag or 'latest'}"
             digest = str(client.inspect_distribution(asked, auth_config=ANONYMOUS)["Descriptor"]["digest"])
         except APIError as error:

@@ -146,7 +146,7 @@ class Judge:
             )
 
     def prepare(self) -> None:
-        """Ask for one rating, so that a judge that is away or wrongly set is known before a model is started.
+        """Ask for one rating, so that a judge that is unavailable or wrongly set is known before a model is started.
 
         Raises:
             EvaluationImpossible: none is set, or none gives a rating.

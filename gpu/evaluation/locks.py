@@ -1,4 +1,4 @@
-"""Everything that locks a stranger's container in, as one value, and the check that the daemon kept to it."""
+"""Everything that locks an untrusted container in, as one value, and the check that the daemon kept to it."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Locks:
             "ports": [(self.port, "tcp")],
             # a check of the image's own would run programs that nobody asked for
             "healthcheck": {"test": ["NONE"]},
-            # else the operator's proxy, password and all, is handed to the stranger
+            # else the operator's proxy, password and all, is handed to the miner's code
             "use_config_proxy": False,
             "stdin_open": False,
             "tty": False,

@@ -1,4 +1,4 @@
-"""A stranger's model in a container of its own on the Docker Engine."""
+"""An untrusted model in a container of its own on the Docker Engine."""
 
 from __future__ import annotations
 

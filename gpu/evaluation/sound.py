@@ -33,7 +33,7 @@ def decoded(file: bytes, name: str) -> Waveform:
     try:
         wave, rate = soundfile.read(io.BytesIO(file), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise EvaluationImpossible(f"{name}: its audio cannot be decoded ({error}); download the data anew") from error
+        raise EvaluationImpossible(f"{name}: its audio cannot be decoded ({error}); download the data again") from error
     if not len(wave):
-        raise EvaluationImpossible(f"{name}: its audio is empty; download the data anew")
+        raise EvaluationImpossible(f"{name}: its audio is empty; download the data again")
     return resampled(Speech(wave.mean(axis=1, dtype=np.float32), rate))

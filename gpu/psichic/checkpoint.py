@@ -127,7 +127,7 @@ def _load(path: Path) -> Any:
 
 
 def degree_averages(histogram: torch.Tensor) -> DegreeAverages:
-    """The two averages of §1 from an in-degree histogram, rounded to float32 where the original rounds."""
+    """The two averages from an in-degree histogram, rounded to float32 where the original rounds."""
     import torch
 
     from gpu.psichic.network import DegreeAverages

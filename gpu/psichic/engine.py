@@ -107,7 +107,7 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """What comes of drug and clusters meeting (§7, layer step 5)."""
+    """What comes of drug and clusters meeting."""
 
     weighted: Tensor
     """B × K: α times the head's residue weights, summed over heads"""
@@ -295,7 +295,7 @@ class Engine:
         return (x, *self._motif_pool(x, q, following, batch))
 
     def _head(self, x: Tensor, clique_logit: Tensor, p: Tensor, residue_logit: Tensor, batch: LigandBatch) -> Tensor:
-        """Both pools and the regression (§7, head): B scores."""
+        """Both pools and the regression: B scores."""
         w, k = self.weights, self.kernels
         atom_logit = k.gather_mean(clique_logit[:, None], batch.atom_clique_ptr, batch.atom_clique)
         _, f_m = k.slot_attention(atom_logit, x, batch.atom_ptr, batch.atom_slot)

@@ -50,7 +50,7 @@ class Perceptron:
 
 
 class Convolution:
-    """A PNA convolution split as §12 suggests: per node, per edge, per aggregate."""
+    """A PNA convolution split: per node, per edge, per aggregate."""
 
     def __init__(self, typed: PrincipalAggregation, norm: nn.LayerNorm, place: Placement) -> None:
         conv: Any = typed  # torch types every submodule as Module
@@ -207,7 +207,7 @@ class ResidueTopology:
         self._dense: Tensor | None = None
 
     def _average(self, source: np.ndarray, target: np.ndarray, place: Placement) -> None:
-        """Rows of Â: every neighbour and exactly one self loop (§7 step 3)."""
+        """Rows of Â: every neighbour and exactly one self loop."""
         length = self.length
         proper = source != target
         loop = np.arange(length)

@@ -66,7 +66,7 @@ class LanguageModel:
         self._layers, self.width, self._device = layers, width, device
 
     def __call__(self, sequence: str) -> LanguageOutput:
-        """Tokens and contacts of a sanitised sequence; beyond 700 residues in overlapping windows (§5)."""
+        """Tokens and contacts of a sanitised sequence; beyond 700 residues in overlapping windows."""
         length = len(sequence)
         if length <= WINDOW:
             token, contact = self._window(sequence)

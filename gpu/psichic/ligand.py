@@ -24,7 +24,7 @@ _ATOM_TYPE: Final = tuple(_ELEMENTS.get(z, 9 if z in _METALS else 0) for z in ra
 class LigandGraph:
     """One molecule as the network sees it: n atoms, b directed bonds, c cliques, a incidences.
 
-    Bonds are shifted by one atom (§2) and sorted by (row, column); the bond matrix is symmetric, so the rows
+    Bonds are shifted by one atom and sorted by (row, column); the bond matrix is symmetric, so the rows
     serve as targets and the columns as sources alike. Incidences are sorted by (atom, clique).
     """
 
@@ -111,7 +111,7 @@ def _parse(smiles: str, rd: _Chemistry) -> Any:
 
 
 def _atoms(mol: Any, rd: _Chemistry, smiles: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Atom features (n × 43) and types (n) of §2."""
+    """Atom features (n × 43) and types (n)."""
     n = mol.GetNumAtoms()
     hot: list[int] = []
     types: list[int] = []
@@ -147,7 +147,7 @@ def _atoms(mol: Any, rd: _Chemistry, smiles: str) -> tuple[NDArray[np.uint8], ND
 
 
 def _shifted_bonds(bonds: list[tuple[int, int, int]], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The non-zero positions and values of the shifted bond matrix, row by row (§2)."""
+    """The non-zero positions and values of the shifted bond matrix, row by row."""
     cells: dict[int, int] = {}
     for u, v, kind in bonds:
         row, column = (u - 1) % n, (v - 1) % n
@@ -158,7 +158,7 @@ def _shifted_bonds(bonds: list[tuple[int, int, int]], n: int) -> tuple[NDArray[n
 
 
 def cliques(rings: list[list[int]], chain_bonds: list[tuple[int, int]], n: int) -> tuple[list[int], list[list[int]]]:
-    """Clique types and, per atom, its cliques in ascending order (§3), from rings and non-ring bonds."""
+    """Clique types and, per atom, its cliques in ascending order, from rings and non-ring bonds."""
     members: list[list[int]] = [*rings, *([u, v] for u, v in chain_bonds)]
     types = [RING] * len(rings) + [BOND] * len(chain_bonds)
     if len(rings) > 1:
@@ -185,7 +185,7 @@ def cliques(rings: list[list[int]], chain_bonds: list[tuple[int, int]], n: int) 
 def _merged_rings(
     members: list[list[int]], types: list[int], n_rings: int, n: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Step 2 of §3: rings that share more than two atoms become one clique; the absorbed are dropped."""
+    """Second step: rings that share more than two atoms become one clique; the absorbed are dropped."""
     rings_of: list[list[int]] = [[] for _ in range(n)]
     for k in range(n_rings):
         for a in members[k]:
@@ -213,7 +213,7 @@ def _merged_rings(
 def ligand_graph(smiles: str) -> LigandGraph:
     """The graph of one SMILES, taken as written.
 
-    Raises :class:`LigandError` for what has no graph (§10): unreadable or empty SMILES, an atom with more than
+    Raises :class:`LigandError` for what has no graph: unreadable or empty SMILES, an atom with more than
     ten neighbours, a bond type the network has never seen.
     """
     try:

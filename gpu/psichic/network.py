@@ -1,6 +1,6 @@
 """The affinity network as it was published, one pair at a time, in plain torch.
 
-The module names its parameters as the published checkpoint does (§8), so that it loads strictly. Its forward pass
+The module names its parameters as the published checkpoint does, so that it loads strictly. Its forward pass
 follows the page line by line and is what the fast engine (:mod:`gpu.psichic.engine`) is held against.
 
 Koh, H. Y. et al., Nature Machine Intelligence 6, 673-687 (2024), doi 10.1038/s42256-024-00847-1.
@@ -24,7 +24,7 @@ CLUSTERS: Final = (5, 10, 20)
 VARIANCE_FLOOR: Final = 1e-5
 
 Trace = Callable[[str, Tensor], None]
-"""Receives each named intermediate of §13."""
+"""Receives each named intermediate."""
 
 
 def _ignore(name: str, value: Tensor) -> None:
@@ -33,7 +33,7 @@ def _ignore(name: str, value: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DegreeAverages:
-    """Mean in-degree and mean log(in-degree + 1) over the training graphs (§1)."""
+    """Mean in-degree and mean log(in-degree + 1) over the training graphs."""
 
     linear: float
     logarithm: float
@@ -76,7 +76,7 @@ class ProteinInput:
 
 
 class FeedForward(nn.Module):
-    """``MLP(a, m, z)`` of §7, with a closing layer norm where the page says +LN."""
+    """``MLP(a, m, z)``, with a closing layer norm where the page says +LN."""
 
     def __init__(self, a: int, m: int, z: int, *, norm: bool = False, bias: bool = True) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
 
 
 class PrincipalAggregation(nn.Module):
-    """The PNA convolution of §7, steps 1 to 4."""
+    """The PNA convolution, steps 1 to 4."""
 
     def __init__(self, hidden: int, heads: int, averages: DegreeAverages) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class PrincipalAggregation(nn.Module):
 
 
 def _four_aggregates(message: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Mean, min, max and std of E × T × F messages per target: N × T × 4F, and the in-degrees (§7 step 2)."""
+    """Mean, min, max and std of E × T × F messages per target: N × T × 4F, and the in-degrees."""
     shape = (n, *message.shape[1:])
     degree = torch.zeros(n, dtype=torch.long, device=target.device).index_add_(0, target, torch.ones_like(target))
     some = (degree > 0)[:, None, None]
@@ -156,7 +156,7 @@ def _four_aggregates(message: Tensor, target: Tensor, n: int) -> tuple[Tensor, T
 
 
 class BondConvolution(nn.Module):
-    """PNA over the ligand's bonds, with norm, ReLU and residual (§7 step 5)."""
+    """PNA over the ligand's bonds, with norm, ReLU and residual."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class BondConvolution(nn.Module):
 
 
 class ResidueConvolution(nn.Module):
-    """PNA over the residue edges, with norm, ReLU and residual (§7 step 5)."""
+    """PNA over the residue edges, with norm, ReLU and residual."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class ClusterWeights(nn.Module):
 
 
 class ClusterAssignment(nn.Module):
-    """Soft assignment of residues to K clusters (§7, layer step 3)."""
+    """Soft assignment of residues to K clusters."""
 
     def __init__(self, hidden: int, k: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class ClusterAssignment(nn.Module):
 
 
 class Interaction(nn.Module):
-    """The drug queries the clusters, and both are rewritten (§7, layer step 5)."""
+    """The drug queries the clusters, and both are rewritten."""
 
     def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class Interaction(nn.Module):
 
 
 class MotifPool(nn.Module):
-    """From atoms to cliques to the drug vector (§7, layer step 2)."""
+    """From atoms to cliques to the drug vector."""
 
     def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class MotifPool(nn.Module):
 
 
 class GraphNorm(nn.Module):
-    """Normalisation over the nodes of one graph with a learned share of the mean (§7, layer step 6)."""
+    """Normalisation over the nodes of one graph with a learned share of the mean."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ class GraphNorm(nn.Module):
 
 
 def averaging_matrix(edge_index: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """Â of §7 step 3: L × L, symmetric normalisation, one self loop per residue, no weights."""
+    """Â: L × L, symmetric normalisation, one self loop per residue, no weights."""
     dense = torch.zeros(length, length, dtype=dtype, device=edge_index.device)
     dense[edge_index[1], edge_index[0]] = 1
     dense.fill_diagonal_(1)
@@ -309,7 +309,7 @@ def _mean_over(rows: Tensor, of: Tensor, values: Tensor, n: int) -> Tensor:
 
 
 class PsichicNetwork(nn.Module):
-    """The whole network; 461 tensors named as in the published state_dict (§8)."""
+    """The whole network; 461 tensors named as in the published state_dict."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class PsichicNetwork(nn.Module):
         self.reg_out = FeedForward(2 * h, h, 1)
 
     def forward(self, protein: ProteinInput, ligand: LigandGraph, trace: Trace = _ignore) -> Tensor:
-        """The affinity of one pair, 1 × 1, in the parameters' dtype and on their device (§7)."""
+        """The affinity of one pair, 1 × 1, in the parameters' dtype and on their device."""
         like = self.atom_type_encoder.weight
         dtype, device = like.dtype, like.device
 
@@ -405,7 +405,7 @@ class PsichicNetwork(nn.Module):
     def _inputs(
         self, protein: ProteinInput, ligand: LigandGraph, trace: Trace
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Atoms x, residues p, cliques q and the edges' radial basis (§7, inputs)."""
+        """Atoms x, residues p, cliques q and the edges' radial basis."""
         like = self.atom_type_encoder.weight
         dtype, device = like.dtype, like.device
         atom_type = self.atom_type_encoder(torch.as_tensor(ligand.atom_type, device=device))
@@ -435,7 +435,7 @@ def _prefixed(trace: Trace, layer: int) -> Callable[[str], Trace]:
 
 
 def _weighted_pool(x: Tensor, scores: Tensor, weight: Tensor, part: str, pool: str, trace: Trace) -> Tensor:
-    """Σ softmax(exp(w)·scores) x over the nodes of one graph: N × H → H (§7, head)."""
+    """Σ softmax(exp(w)·scores) x over the nodes of one graph: N × H → H."""
     logit = scores @ weight.exp().squeeze(0)
     share = torch.softmax(logit, dim=0)
     pooled = share @ x

@@ -24,7 +24,7 @@ def layer_norm(x: Tensor, norm: Norm) -> Tensor:
 
 
 def norm_relu_add(o: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """``x + relu(LN(o))`` (§7, PNA step 5)."""
+    """``x + relu(LN(o))``."""
     return layer_norm(o, norm).relu_().add_(x)
 
 
@@ -70,7 +70,7 @@ def residue_convolution(x: Tensor, conv: Convolution, edge_term: Tensor, graph: 
 
 
 def neighbour_average(y: Tensor, graph: ResidueTopology) -> Tensor:
-    """``Â y`` of §7 step 3: B × L × C → B × L × C."""
+    """``Â y``: B × L × C → B × L × C."""
     if y.shape[0] == 1 and not y.is_cuda:
         summed: Tensor = functional.embedding_bag(
             graph.average_index,
@@ -103,7 +103,7 @@ def attend(
     drug_out: Norm,
     residue_out: Norm,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The attention of §7 step 5: drug terms B × H, cluster terms B × K × H (or 1 × K × H).
+    """The attention of the layer: drug terms B × H, cluster terms B × K × H (or 1 × K × H).
 
     Returns Σ_t α_t·attention_t (B × K), u (B × H) and v (B × K × H), both after their norms.
     """

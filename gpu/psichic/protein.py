@@ -125,7 +125,7 @@ class FeatureCache:
     """Features on disk by (sequence, language model), shared by every worker that sees the folder.
 
     An entry is written beside its place and moved there whole. What does not check (magic, SHA-256, the sequence
-    and model it says it is of) counts as absent and is written anew.
+    and model it says it is of) counts as absent and is written again.
     """
 
     def __init__(self, folder: Path, model_digest: str) -> None:

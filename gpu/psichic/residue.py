@@ -44,7 +44,7 @@ _PROPERTIES: Final = {
 
 
 def sanitise(sequence: str) -> str:
-    """The sequence with every character PSICHIC does not know replaced by ``X`` (§4); nothing is trimmed."""
+    """The sequence with every character PSICHIC does not know replaced by ``X``; nothing is trimmed."""
     return "".join(letter if letter in RESIDUES else "X" for letter in sequence)
 
 
@@ -71,7 +71,7 @@ def residue_features(sequence: str) -> NDArray[np.float64]:
 
 
 def residue_graph(contact_map: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Edges (2 × E: source, target) and weights (E) of a contact map, L × L probabilities (§6).
+    """Edges (2 × E: source, target) and weights (E) of a contact map, L × L probabilities.
 
     Sorted by (source, target), then one self loop per residue. One residue alone has no edges. Raises
     :class:`ProteinError` for a map that is not square or empty.
@@ -98,7 +98,7 @@ def residue_graph(contact_map: NDArray[np.floating]) -> tuple[NDArray[np.int64],
 
 
 def radial_basis(weight: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """E × width Gaussian features of edge weights (§6), centres in float32 whatever the working dtype."""
+    """E × width Gaussian features of edge weights, centres in float32 whatever the working dtype."""
     import torch
 
     centres = torch.linspace(0, 1, width, dtype=torch.float32).to(weight.device, dtype)

@@ -336,7 +336,7 @@ class PackedRunner:
         return self._record(lambda: self._engine.pairs(ligands, batch, protein))
 
     def _record(self, work: Callable[[], Any]) -> _Recorded:
-        """Run the work once, then record it; without graphs, run it anew at each replay into the same tensors."""
+        """Run the work once, then record it; without graphs, run it again at each replay into the same tensors."""
         if not self._graphs:
             output = work()
 

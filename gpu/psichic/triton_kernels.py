@@ -61,7 +61,7 @@ def _norm_relu_add_kernel(
 
 
 def norm_relu_add(o: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """``x + relu(LN(o))`` (§7, PNA step 5)."""
+    """``x + relu(LN(o))``."""
     out = torch.empty_like(o)
     h = o.shape[-1]
     rows, br = o.numel() // h, 4
@@ -311,7 +311,7 @@ def _row_block(width: int) -> int:
 
 
 def neighbour_average(y: Tensor, graph: ResidueTopology) -> Tensor:
-    """``Â y`` of §7 step 3: B × L × C → B × L × C."""
+    """``Â y``: B × L × C → B × L × C."""
     b, length, channels = y.shape
     out = torch.empty_like(y)
     bc = _width(channels)
@@ -593,7 +593,7 @@ def attend(
     drug_out: Norm,
     residue_out: Norm,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The attention of §7 step 5, both norms included: see the plain version."""
+    """The attention of the layer, both norms included: see the plain version."""
     (b, h), n, t = query.shape, key.shape[1], int(attention.shape[0])
     weighted, u, v = query.new_empty(b, n), torch.empty_like(query), query.new_empty(b, n, h)
     _attend_kernel[(b,)](

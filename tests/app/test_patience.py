@@ -1,4 +1,4 @@
-"""What a task waits for may take longer than Celery's few retries; a store that is away has those alone."""
+"""What a task waits for may take longer than Celery's few retries; a store that is unavailable has those alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def task() -> Iterator[ValidatorTask]:
             self.retry(countdown=5, max_retries=None)
         if kind == "few":
             self.retry(countdown=1)
-        raise ConnectionError("the store is away")
+        raise ConnectionError("the store is unavailable")
 
     yield patient
     celery.close()

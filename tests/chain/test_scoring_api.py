@@ -58,9 +58,9 @@ def test_a_busy_node_says_so(node: ScoringNode, api: ScoringApi) -> None:
 
 def test_a_model_that_nobody_is_at_yet_is_waiting(node: ScoringNode, api: ScoringApi) -> None:
     task = api.start(REQUEST)
-    node.answer = {"status": "scoring", "started_at": None, "error": "the judge is away"}
+    node.answer = {"status": "scoring", "started_at": None, "error": "the judge is unavailable"}
     found = api.look(REQUEST, task)
-    assert (found.state, found.error) == (EvaluationState.WAITING, "the judge is away")
+    assert (found.state, found.error) == (EvaluationState.WAITING, "the judge is unavailable")
     node.answer = {"status": "scoring", "started_at": "2026-01-01T00:00:00+00:00"}
     assert api.look(REQUEST, task).state is EvaluationState.SCORING
 
@@ -88,7 +88,7 @@ def test_an_older_node_gets_basic_unless_it_is_off(node: ScoringNode) -> None:
 
 
 def test_a_foreign_hotkey_is_turned_away(node: ScoringNode) -> None:
-    stranger = KeypairSigner(Keypair.create_from_uri("//Stranger"))
+    stranger = KeypairSigner(Keypair.create_from_uri("//Unknown"))
     with pytest.raises(ScorerUnavailable, match="401"):
         ScoringApi(node.url, stranger, basic=True).start(REQUEST)
 

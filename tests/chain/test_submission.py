@@ -1,4 +1,4 @@
-"""From a committed path to molecule names, with a stranger at the other end."""
+"""From a committed path to molecule names, with an untrusted miner at the other end."""
 
 from __future__ import annotations
 

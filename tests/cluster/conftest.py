@@ -24,8 +24,8 @@ from app.store.epochs import Epochs
 from app.store.records import FINAL_STAGES, EpochSummary
 from app.store.schema import migrate
 from app.store.tables.work import WorkRow
+from tests.cluster.kept_alive import kept_alive
 from tests.cluster.proxy import Proxy
-from tests.cluster.tending import tended
 
 PROJECT = Path(__file__).parents[2]
 DEMO = PROJECT / "app" / "demo" / "recording"
@@ -123,7 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         client = redis.Redis.from_url(embedded.broker_url)
         proxy = Proxy(embedded.port)
         embedded.broker_url = embedded.broker_url.replace(f":{embedded.port}/", f":{proxy.port}/")
-        with embedded, tended(embedded):
+        with embedded, kept_alive(embedded):
             environment = {**os.environ, **embedded.environment, "PYTHONPATH": str(PROJECT)}
             cluster = Cluster(embedded, store, client, environment, folder, proxy)
             yield cluster

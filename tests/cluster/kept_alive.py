@@ -13,15 +13,15 @@ from app.settings import Settings
 
 
 @contextmanager
-def tended(embedded: EmbeddedCluster) -> Iterator[None]:
+def kept_alive(embedded: EmbeddedCluster) -> Iterator[None]:
     """Start again what ends, as ``up`` does."""
     stop = threading.Event()
 
-    def tend() -> None:
+    def revive() -> None:
         while not stop.wait(0.5):
             embedded.revive()
 
-    thread = threading.Thread(target=tend)
+    thread = threading.Thread(target=revive)
     thread.start()
     yield
     stop.set()

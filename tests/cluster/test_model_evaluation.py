@@ -31,7 +31,7 @@ from chain.hotkey import KeypairSigner
 from chain.scoring_api import Evaluation, EvaluationRequest, EvaluationState, ScorerBusy, ScoringApi
 from tests.app.api.test_server import free_port
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR
-from tests.cluster.tending import client_of, tended
+from tests.cluster.kept_alive import client_of, kept_alive
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene
 
 pytestmark = pytest.mark.cluster
@@ -120,7 +120,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvaluationClus
             settings = Settings(_env_file=None)
             store = Store(settings.store_url)
             migrate(store)
-            with EmbeddedCluster(settings, flower=False, name="evaluation") as embedded, tended(embedded):
+            with EmbeddedCluster(settings, flower=False, name="evaluation") as embedded, kept_alive(embedded):
                 client = client_of(embedded.broker_url, "evaluation")
                 yield EvaluationCluster(embedded, store, client, scene, folder / "data")
                 client.close()
@@ -262,7 +262,7 @@ def test_the_same_through_the_scoring_api(cluster: EvaluationCluster, tmp_path: 
         assert client.look(request, None) == found[-1]
         cluster.until(cluster.idle)
         stranger = ScoringApi(
-            f"http://127.0.0.1:{port}", KeypairSigner(bittensor_core.Keypair.create_from_uri("//Stranger")), basic=True
+            f"http://127.0.0.1:{port}", KeypairSigner(bittensor_core.Keypair.create_from_uri("//Unknown")), basic=True
         )
         with pytest.raises(Exception, match="403"):
             stranger.start(request)

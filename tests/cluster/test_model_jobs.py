@@ -24,7 +24,7 @@ from app.store.reputations import WeightRounds
 from app.store.schema import migrate
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner
 from tests.chain.scoring_node import ScoringNode
-from tests.cluster.tending import client_of
+from tests.cluster.kept_alive import client_of
 
 pytestmark = pytest.mark.cluster
 
@@ -89,20 +89,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelCluster]:
                 Competitions(session).set_baseline("voicebench", 0.5, "test")
             with EmbeddedCluster(settings, flower=False, name="models") as embedded:
                 stop = threading.Event()
-                tender = threading.Thread(target=tend, args=(embedded, [one, two], stop))
-                tender.start()
+                reviver = threading.Thread(target=keep_alive, args=(embedded, [one, two], stop))
+                reviver.start()
                 client = client_of(embedded.broker_url, "models")
                 yield ModelCluster(embedded, store, client, [one, two])
                 client.close()
                 stop.set()
-                tender.join()
+                reviver.join()
             store.close()
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-def tend(embedded: EmbeddedCluster, nodes: list[ScoringNode], stop: threading.Event) -> None:
+def keep_alive(embedded: EmbeddedCluster, nodes: list[ScoringNode], stop: threading.Event) -> None:
     """Let the nodes finish what they began a moment ago, and start again what ends, as ``up`` does."""
     while not stop.wait(0.5):
         embedded.revive()

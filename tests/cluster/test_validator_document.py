@@ -38,7 +38,7 @@ from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, model
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 from tests.chain.scoring_node import ScoringNode
-from tests.cluster.tending import client_of
+from tests.cluster.kept_alive import client_of
 from tests.cluster.test_run_models import keyfile
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene
 

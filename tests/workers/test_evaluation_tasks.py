@@ -247,7 +247,7 @@ def test_a_repository_that_is_not_there_is_the_model_s_fault(scene: Scene, store
 
 
 @on_sqlite
-@pytest.mark.parametrize("error", [EvaluationImpossible("the judge is away"), KeyError("a fault of ours")])
+@pytest.mark.parametrize("error", [EvaluationImpossible("the judge is unavailable"), KeyError("a fault of ours")])
 def test_what_is_our_fault_frees_the_place_at_once_and_is_nobody_s_score(
     scene: Scene, store: Store, parts: Parts, error: Exception
 ) -> None:
@@ -495,7 +495,7 @@ def test_a_chain_that_is_away_is_nobody_s_score(
 
 
 @on_sqlite
-def test_a_miner_that_commits_anew_meanwhile_is_judged_by_what_was_taken(
+def test_a_miner_that_commits_again_meanwhile_is_judged_by_what_was_taken(
     scene: Scene, store: Store, parts: Parts
 ) -> None:
     old = scene.publish(2)

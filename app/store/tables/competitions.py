@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
 
 
 class NeuronRow(Table):
@@ -52,7 +52,7 @@ class BaselineRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     competition_id: Mapped[str] = mapped_column(ForeignKey("competitions.id"), index=True)
     score: Mapped[float]
-    set_by: Mapped[str] = mapped_column(StrangersText)
+    set_by: Mapped[str] = mapped_column(UntrustedText)
     set_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -64,15 +64,15 @@ class CompetitionChangeRow(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     competition_id: Mapped[str] = mapped_column(Text, index=True)
     action: Mapped[str] = mapped_column(Text)
-    detail: Mapped[str] = mapped_column(StrangersText)
-    changed_by: Mapped[str] = mapped_column(StrangersText)
+    detail: Mapped[str] = mapped_column(UntrustedText)
+    changed_by: Mapped[str] = mapped_column(UntrustedText)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ModelRow(Table):
     """A miner's current model: one line of the queue.
 
-    ``taken_model`` and ``taken_block`` are what the scorer was given, should the miner commit anew meanwhile.
+    ``taken_model`` and ``taken_block`` are what the scorer was given, should the miner commit again meanwhile.
     """
 
     __tablename__ = "models"
@@ -102,8 +102,8 @@ class ModelRefusalRow(Table):
     hotkey: Mapped[str] = mapped_column(Text, primary_key=True)
     uid: Mapped[int]
     block: Mapped[int]
-    text: Mapped[str] = mapped_column(StrangersText)
-    reason: Mapped[str] = mapped_column(StrangersText)
+    text: Mapped[str] = mapped_column(UntrustedText)
+    reason: Mapped[str] = mapped_column(UntrustedText)
     refused_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -122,11 +122,11 @@ class ModelScoreRow(Table):
     competition_id: Mapped[str] = mapped_column(Text)
     model: Mapped[str] = mapped_column(Text)
     block: Mapped[int]
-    model_hash: Mapped[str | None] = mapped_column(StrangersText)
+    model_hash: Mapped[str | None] = mapped_column(UntrustedText)
     scorer_hotkey: Mapped[str] = mapped_column(Text)
     score: Mapped[float]
     metric_scores: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    error: Mapped[str | None] = mapped_column(StrangersText)
+    error: Mapped[str | None] = mapped_column(UntrustedText)
     scored_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -145,9 +145,9 @@ class ModelScoringRow(Table):
     block: Mapped[int]
     scorer_hotkey: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(Text)
-    task_id: Mapped[str | None] = mapped_column(StrangersText)
+    task_id: Mapped[str | None] = mapped_column(UntrustedText)
     score: Mapped[float | None]
-    error: Mapped[str | None] = mapped_column(StrangersText)
+    error: Mapped[str | None] = mapped_column(UntrustedText)
     taken_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     looked_at: Mapped[datetime] = mapped_column(UtcDateTime)

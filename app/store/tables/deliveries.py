@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import Table, UntrustedText, UtcDateTime
 
 
 class DeliveryRow(Table):
@@ -19,5 +19,5 @@ class DeliveryRow(Table):
     destination: Mapped[str] = mapped_column(Text, primary_key=True)
     state: Mapped[str] = mapped_column(Text)
     tries: Mapped[int] = mapped_column(default=0)
-    detail: Mapped[str | None] = mapped_column(StrangersText)
+    detail: Mapped[str | None] = mapped_column(UntrustedText)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -11,8 +11,8 @@ from sqlalchemy import DateTime, Dialect, ForeignKey, Index, LargeBinary, Text, 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
-class StrangersText(TypeDecorator[str]):
-    """Text that a stranger wrote: NUL and lone surrogates, which databases refuse, become the replacement mark."""
+class UntrustedText(TypeDecorator[str]):
+    """Text that others wrote: NUL and lone surrogates, which databases refuse, become the replacement mark."""
 
     impl = Text
     cache_ok = True
@@ -99,10 +99,10 @@ class EpochRow(Table):
     without_boltz: Mapped[bool] = mapped_column(default=False, server_default=false())
     stage: Mapped[str] = mapped_column(Text, index=True)
     stage_times: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    error: Mapped[str | None] = mapped_column(StrangersText)
+    error: Mapped[str | None] = mapped_column(UntrustedText)
     header: Mapped[Any] = mapped_column(JsonText, nullable=True)
     neurons: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    rules: Mapped[str | None] = mapped_column(StrangersText)
+    rules: Mapped[str | None] = mapped_column(UntrustedText)
     rules_sha256: Mapped[str | None] = mapped_column(Text)
     era: Mapped[str | None] = mapped_column(Text)
     parameters: Mapped[Any] = mapped_column(JsonText, nullable=True)
@@ -128,16 +128,16 @@ class SubmissionRow(Worked, Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"))
     uid: Mapped[int]
-    hotkey: Mapped[str] = mapped_column(StrangersText)
+    hotkey: Mapped[str] = mapped_column(UntrustedText)
     block: Mapped[int]
-    path: Mapped[str] = mapped_column(StrangersText)
+    path: Mapped[str] = mapped_column(UntrustedText)
     state: Mapped[str] = mapped_column(Text, default="pending")
-    push_time: Mapped[str] = mapped_column(StrangersText, default="")
+    push_time: Mapped[str] = mapped_column(UntrustedText, default="")
     code: Mapped[str | None] = mapped_column(Text)
-    message: Mapped[str | None] = mapped_column(StrangersText)
-    molecule: Mapped[str | None] = mapped_column(StrangersText)
+    message: Mapped[str | None] = mapped_column(UntrustedText)
+    molecule: Mapped[str | None] = mapped_column(UntrustedText)
     molecule_index: Mapped[int | None]
-    molecule_smiles: Mapped[str | None] = mapped_column(StrangersText)
+    molecule_smiles: Mapped[str | None] = mapped_column(UntrustedText)
     entropy: Mapped[float | None]
     molecules: Mapped[Any] = mapped_column(PackedJson, nullable=True)
     scored: Mapped[Any] = mapped_column(PackedJson, nullable=True)
@@ -172,7 +172,7 @@ class WarningRow(Table):
     __tablename__ = "warnings"
 
     epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
-    text: Mapped[str] = mapped_column(StrangersText, primary_key=True)
+    text: Mapped[str] = mapped_column(UntrustedText, primary_key=True)
 
 
 class PanelRow(Table):

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
 
 
 class EvaluationRow(Table):
@@ -32,7 +32,7 @@ class EvaluationRow(Table):
     state: Mapped[str] = mapped_column(Text)
     score: Mapped[float | None]
     metric_scores: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    error: Mapped[str | None] = mapped_column(StrangersText)
+    error: Mapped[str | None] = mapped_column(UntrustedText)
     tries: Mapped[int] = mapped_column(default=0)
     holder: Mapped[str | None] = mapped_column(Text)
     device: Mapped[str | None] = mapped_column(Text)
@@ -63,5 +63,5 @@ class CapabilityRow(Table):
 
     competition_id: Mapped[str] = mapped_column(Text, primary_key=True)
     benchmark: Mapped[str | None] = mapped_column(Text)
-    objection: Mapped[str | None] = mapped_column(StrangersText)
+    objection: Mapped[str | None] = mapped_column(UntrustedText)
     checked_at: Mapped[datetime] = mapped_column(UtcDateTime)

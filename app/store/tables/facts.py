@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import Table, UntrustedText, UtcDateTime
 
 
 class FactRow(Table):
@@ -20,10 +20,10 @@ class FactRow(Table):
 
     epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
     kind: Mapped[str] = mapped_column(Text, primary_key=True)
-    key: Mapped[str] = mapped_column(StrangersText, primary_key=True)
+    key: Mapped[str] = mapped_column(UntrustedText, primary_key=True)
     state: Mapped[str] = mapped_column(Text)
     value: Mapped[bytes | None] = mapped_column(LargeBinary)
-    detail: Mapped[str | None] = mapped_column(StrangersText)
+    detail: Mapped[str | None] = mapped_column(UntrustedText)
     captured_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
 
 
 class ServiceStateRow(Table):
@@ -26,7 +26,7 @@ class AnswerRow(Table):
 
     __tablename__ = "answers"
 
-    url: Mapped[str] = mapped_column(StrangersText, primary_key=True)
-    etag: Mapped[str] = mapped_column(StrangersText)
-    value: Mapped[str] = mapped_column(StrangersText)
+    url: Mapped[str] = mapped_column(UntrustedText, primary_key=True)
+    etag: Mapped[str] = mapped_column(UntrustedText)
+    value: Mapped[str] = mapped_column(UntrustedText)
     kept_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, StrangersText, Table, UtcDateTime
+from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
 
 
 class WeightSubmissionRow(Table):
@@ -29,7 +29,7 @@ class WeightSubmissionRow(Table):
     vector: Mapped[Any] = mapped_column(JsonText, nullable=True)
     sent: Mapped[Any] = mapped_column(JsonText, nullable=True)
     tries: Mapped[int] = mapped_column(default=0)
-    detail: Mapped[str | None] = mapped_column(StrangersText)
+    detail: Mapped[str | None] = mapped_column(UntrustedText)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
     sent_at_block: Mapped[int | None]

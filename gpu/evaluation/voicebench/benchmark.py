@@ -86,7 +86,7 @@ class VoiceBench:
         """The score of these answers, one reply for each of ``samples()``.
 
         Raises:
-            EvaluationImpossible: the judge is away, or the time ended while it was judging.
+            EvaluationImpossible: the judge is unavailable, or the time ended while it was judging.
         """
         sets: dict[str, Mapping[str, Any]] = {}
         rows: list[Mapping[str, Any]] = []

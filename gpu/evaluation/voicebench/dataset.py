@@ -112,7 +112,7 @@ class VoiceDataset:
         """
         audio = self._table(sample.plan)[sample.row]["audio"]
         if not isinstance(audio, Mapping) or not audio.get("bytes"):
-            raise EvaluationImpossible(f"{self.source.place}, {sample.id}: there is no audio; download the data anew")
+            raise EvaluationImpossible(f"{self.source.place}, {sample.id}: there is no audio; download the data again")
         return decoded(audio["bytes"], f"{self.source.place}, {sample.id}")
 
     def _table(self, plan: SetPlan) -> Any:

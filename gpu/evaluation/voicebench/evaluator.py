@@ -50,7 +50,7 @@ class Evaluator(Protocol):
         """Judge one set's answers; at least one.
 
         Raises:
-            EvaluationImpossible: a part of ours (the judge) is away.
+            EvaluationImpossible: a part of ours (the judge) is unavailable.
         """
         ...
 

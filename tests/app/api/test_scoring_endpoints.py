@@ -127,11 +127,11 @@ def test_failures_and_timeouts_are_told_with_their_reason(call: Call, store: Sto
 
 
 @on_sqlite
-def test_what_was_given_up_is_gone_and_can_be_asked_anew(call: Call, store: Store) -> None:
+def test_what_was_given_up_is_gone_and_can_be_asked_again(call: Call, store: Store) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is away"))
+    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is unavailable"))
     found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
-    assert (found.status_code, found.json()) == (410, {"detail": "the judge is away"})
+    assert (found.status_code, found.json()) == (410, {"detail": "the judge is unavailable"})
     assert call("POST", "/score_model", INPUTS).json()["success"]
 
 

@@ -30,7 +30,7 @@ from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATO
 # the store's own tests run on both databases
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
-STRANGER = Keypair.create_from_uri("//Stranger")
+UNKNOWN_CALLER = Keypair.create_from_uri("//Unknown")
 POOR = Keypair.create_from_uri("//Poor")
 UNPERMITTED = Keypair.create_from_uri("//Unpermitted")
 
@@ -160,11 +160,11 @@ def test_whoever_does_not_sign_or_may_not_call_changes_nothing(
     assert client.request(method, path, json=body).status_code == 401
     assert call(method, path, body, age=61).status_code == 401
     assert call(method, path, body, age=-30).status_code == 401
-    assert call(method, path, body, key=STRANGER).status_code == 403
+    assert call(method, path, body, key=UNKNOWN_CALLER).status_code == 403
     assert call(method, path, body, key=POOR).status_code == 403
     admit(store, UNPERMITTED, 50_000.0, False)
     assert call(method, path, body, key=UNPERMITTED).status_code == 403
-    assert client.request(method, path, json=body, headers=basic(STRANGER)).status_code == 403
+    assert client.request(method, path, json=body, headers=basic(UNKNOWN_CALLER)).status_code == 403
     assert rows(store) == before
 
 

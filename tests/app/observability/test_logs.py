@@ -1,4 +1,4 @@
-"""Logs: one line per event whatever a stranger wrote, with its task's subject, and never a secret."""
+"""Logs: one line per event whatever others wrote, with its task's subject, and never a secret."""
 
 from __future__ import annotations
 

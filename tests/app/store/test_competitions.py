@@ -190,7 +190,7 @@ def test_a_post_must_belong_to_its_own_taking(store: Store) -> None:
         assert queue.post(miner(2), 2, ME, PostedScore(0.5), second.taken_at)
 
 
-def test_a_model_committed_anew_while_under_scoring_stays_new(store: Store) -> None:
+def test_a_model_committed_again_while_under_scoring_stays_new(store: Store) -> None:
     fill(store, 1)
     changed = ModelCommitment(miner(2), 500, model(2).model.__class__("maker", "other", "1", "beef", "h", "voicebench"))
     with store.writing() as session:

@@ -1,4 +1,4 @@
-"""What the Docker test runs as a stranger's model: healthy, and at ``/probe`` what it can see and do in there."""
+"""What the Docker test runs as an untrusted model: healthy, and at ``/probe`` what it can see and do in there."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""The rewritten Dockerfile: every stage labelled, every image pinned, nothing of the stranger's to hide behind."""
+"""The rewritten Dockerfile: every stage labelled, every image pinned, nothing of the miner's to hide behind."""
 
 from __future__ import annotations
 

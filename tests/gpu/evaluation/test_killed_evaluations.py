@@ -243,7 +243,7 @@ def test_the_node_keeps_its_id(folder: EvaluationsFolder, tmp_path: Path) -> Non
     assert folder.node() == folder.node()
 
 
-def test_a_lock_whose_file_was_removed_is_taken_anew(folder: EvaluationsFolder) -> None:
+def test_a_lock_whose_file_was_removed_is_taken_again(folder: EvaluationsFolder) -> None:
     with folder.held("e1", 1.0) as ours:
         assert ours
         assert json.loads(folder.lock_file("e1").read_text()) == {"deadline": 1.0}

@@ -1,4 +1,4 @@
-"""The model client against a server that does all a stranger's server may do."""
+"""The model client against a server that does all an untrusted server may do."""
 
 from __future__ import annotations
 

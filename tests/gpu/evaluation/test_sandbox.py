@@ -260,7 +260,7 @@ def test_a_lock_that_the_daemon_left_out_stops_the_evaluation(
     engine.alterations[path] = value
     with pytest.raises(EvaluationImpossible, match=lock), sandbox.running(model(), Deadline(60)):
         pytest.fail("the model ran")
-    # before anything of the stranger's had run
+    # before any of the miner's code had run
     assert engine.count("POST", "/containers/") == 1 + engine.count("POST", "/containers/cv-eval-e1/kill") + sum(
         request.path.endswith("/kill") for request in engine.requests
     )

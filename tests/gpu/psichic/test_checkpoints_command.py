@@ -100,7 +100,7 @@ def test_a_hub_that_is_away_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_cut_or_changed_file_is_seen_and_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_cut_or_changed_file_is_seen_and_fetched_again(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     assert _fetch(hub, folder, tmp_path).returncode == 0
     checkpoint = PUBLISHED["psichic"]

@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "other protein", "other model", "empty", "rewritten"])
-def test_a_bad_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_bad_entry_is_made_again(tmp_path: Path, damage: str) -> None:
     make, (sequence, other) = _Counting(), _sequences()
     cache = FeatureCache(tmp_path, "e" * 64)
     good = cache.get_or_make(sequence, make)

@@ -348,7 +348,7 @@ def test_no_request_finds_a_fault(client: TestClient, store: Store, mode: Genera
     schema = schemathesis.openapi.from_asgi("/openapi.json", scoring.create_scoring_app())
     names = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 5
+    assert len(operations) == 6
     for operation in operations:
 
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -116,7 +116,8 @@ class MinerViews:
 
     def of_hotkey(self, beginning: str) -> list[Found]:
         """The hotkeys that begin so, each with its newest epoch."""
-        return self._hotkeys(SubmissionRow.hotkey >= beginning, SubmissionRow.hotkey < beginning + "\U0010ffff")
+        # neither LIKE nor an order of texts means the same on both databases; the index covers this scan
+        return self._hotkeys(func.substr(SubmissionRow.hotkey, 1, len(beginning)) == beginning)
 
     def of_molecule(self, text: str) -> list[Found]:
         """The submissions of the last epochs that hold a molecule or sequence by name, SMILES or InChIKey."""

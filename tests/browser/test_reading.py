@@ -112,7 +112,7 @@ def test_without_scripts_the_same_is_there(browser: Browser, site: Site, path: s
 def test_without_scripts_nothing_offers_what_only_scripts_do(browser: Browser, competing: Site) -> None:
     with visitor(browser, competing, scripts=False) as guest:
         guest.go("/miners")
-        assert guest.page.locator("button:visible, input:visible").count() == 0
+        assert guest.page.locator("main button:visible, main input:visible").count() == 0
     with visitor(browser, competing) as guest:
         guest.go("/miners")
         guest.page.locator("label.filter input").fill(miner(13)[:6])

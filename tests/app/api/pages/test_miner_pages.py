@@ -24,7 +24,7 @@ from chem.properties import parse_smiles
 from tests.app.api.pages.page_reader import BROWSER, folded, read
 from tests.app.page_stores import full_epoch, hotkey, running_epoch, smiles, strangers
 
-pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 ATOM = {"a": "http://www.w3.org/2005/Atom"}
 
@@ -44,6 +44,7 @@ def go(client: TestClient, wanted: str) -> str:
     return str(answer.headers["location"]) if answer.status_code == 303 else answer.text
 
 
+@on_sqlite
 def test_a_miner_is_seen_over_all_epochs(pages: TestClient) -> None:
     page = read(pages, miner_path(hotkey(0)))
     rows = page.table("Newest first")
@@ -55,6 +56,7 @@ def test_a_miner_is_seen_over_all_epochs(pages: TestClient) -> None:
     assert titles == ["PSICHIC scores", "Boltz-2 scores", "Ranks (1 is the winner)"]
 
 
+@on_sqlite
 def test_a_refusal_says_what_to_change(pages: TestClient) -> None:
     (row, *_) = read(pages, miner_path(hotkey(7))).table("Newest first")
     code = row[3].split()[0]
@@ -77,6 +79,7 @@ def test_a_molecule_is_found_by_name_smiles_and_key(pages: TestClient) -> None:
     assert "the molecule that was refused" in go(pages, "rxn:4:7:7")
 
 
+@on_sqlite
 @pytest.mark.parametrize("wanted", ["", "   ", "99", "9" * 400, "nobody", "\x00", "%", "'; DROP TABLE", "🧪" * 500])
 def test_what_is_not_there_is_said(pages: TestClient, wanted: str) -> None:
     text = go(pages, wanted)
@@ -84,6 +87,7 @@ def test_what_is_not_there_is_said(pages: TestClient, wanted: str) -> None:
     assert ("Enter a UID" in text) != bool(wanted.strip())
 
 
+@on_sqlite
 def test_an_unknown_hotkey_has_no_page(pages: TestClient) -> None:
     assert "submitted nothing" in read(pages, "/hotkeys/5Nobody", 404).text("//main")
 
@@ -98,6 +102,7 @@ def test_the_files_hold_every_verdict(pages: TestClient) -> None:
     assert all(entry["remedy"] for entry in document)
 
 
+@on_sqlite
 def test_the_feed_is_atom(pages: TestClient) -> None:
     answer = pages.get(miner_path(hotkey(7)) + "/verdicts.atom")
     assert answer.headers["content-type"].startswith("application/atom+xml")
@@ -111,6 +116,7 @@ def test_the_feed_is_atom(pages: TestClient) -> None:
     assert "What to do:" in feed.xpath("a:entry/a:content/text()", namespaces=ATOM)[0]
 
 
+@on_sqlite
 def test_a_feed_of_attacks_is_well_formed(store: Store) -> None:
     strangers(store)
     with store.reading() as session:
@@ -123,6 +129,7 @@ def test_a_feed_of_attacks_is_well_formed(store: Store) -> None:
                 assert lxml.etree.fromstring(answer.content).tag.endswith("feed")
 
 
+@on_sqlite
 def test_the_molecule_behind_a_refusal_is_drawn(store: Store) -> None:
     epoch_id = running_epoch(store, submissions=2)
     (entry,) = entries(["rxn:4:1:2"], lambda _: None)
@@ -142,6 +149,7 @@ def test_the_molecule_behind_a_refusal_is_drawn(store: Store) -> None:
         assert client.get(f"{base}/1/refused.svg").status_code == 404
 
 
+@on_sqlite
 def test_a_code_of_a_newer_version_is_shown_as_it_is(pages: TestClient, store: Store) -> None:
     with store.writing() as session:
         session.execute(update(SubmissionRow).where(SubmissionRow.uid == 7).values(code="not_invented_yet"))

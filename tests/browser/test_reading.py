@@ -103,7 +103,7 @@ def test_without_scripts_the_same_is_there(browser: Browser, site: Site, path: s
             headings = [page.locator("h1, h2, th").all_inner_texts() for page in (guest.page, plain.page)]
             assert headings[0] == headings[1]
         else:
-            guest.page.evaluate("document.querySelectorAll('label.filter, button.copy').forEach((only) => only.remove())")
+            guest.page.evaluate("document.querySelectorAll('label.filter, button.copy').forEach((one) => one.remove())")
             assert content(guest.page) == content(plain.page)
         plain.page.locator("nav[aria-label=Main] a", has_text="Epochs").click()
         assert plain.page.locator("h1").inner_text() == "Epochs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -44,6 +43,12 @@ class EvaluationState(StrEnum):
     FAILED = "failed"
     TIMEOUT = "timeout"
     UNKNOWN = "unknown"
+
+
+# What a scorer may say; the other two are readings of ours.
+_STATES: Final[Mapping[str, EvaluationState]] = {
+    state.value: state for state in EvaluationState if state not in {EvaluationState.WAITING, EvaluationState.UNKNOWN}
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +211,17 @@ class ScoringApi:
 
 
 def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
-    """A status answer as an :class:`Evaluation`; a completed one without a usable score has failed.
+    """A status answer as an :class:`Evaluation`.
 
     ``scoring`` with ``started_at: null`` has not begun; a node that does not say when it began has.
 
     Raises:
         ScorerUnavailable: a status that the scoring API does not have: the scorer's fault, and not the model's.
+        ScorerGaveUp: it is completed, but with no score from 0 to 1: the scorer's fault too, and the end of it.
     """
-    try:
-        state = EvaluationState(str(answer.get("status")))
-    except ValueError:
-        raise ScorerUnavailable(f"the scorer reports the status {shown(answer.get('status'))}") from None
+    state = _STATES.get(str(answer.get("status")))
+    if state is None:
+        raise ScorerUnavailable(f"the scorer reports the status {shown(answer.get('status'))}")
     error = None if answer.get("error") is None else shown(answer["error"], 2000)
     metrics = answer.get("metric_scores")
     metrics = metrics if isinstance(metrics, dict) else None
@@ -226,9 +231,10 @@ def read_evaluation(answer: Mapping[str, Any]) -> Evaluation:
         state = EvaluationState.WAITING
     if state is not EvaluationState.COMPLETED:
         return Evaluation(state, None, metrics, error, started_at=_instant(answer.get("started_at")))
-    usable = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and score >= 0
+    usable = isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1
     if not usable:
-        return Evaluation(EvaluationState.FAILED, None, metrics, error or f"the scorer gave the score {shown(score)}")
+        why = "" if error is None else f" ({error})"
+        raise ScorerGaveUp(f"the scorer completed the evaluation with {shown(score)} for a score from 0 to 1{why}")
     return Evaluation(state, float(score or 0.0), metrics, error, shown(digest, 128) if digest else None)
 
 

@@ -105,8 +105,8 @@ def scorers() -> dict[str, ModelScorer]:
 # -- from the chain into the store ------------------------------------------------------------------------------------
 
 
-@app.task
-def sync_metagraph() -> dict[str, Any]:
+@app.task(bind=True)
+def sync_metagraph(self: ValidatorTask) -> dict[str, Any]:
     """Metagraph → store, one row per UID."""
     settings = get_settings()
     if settings.offline:
@@ -115,14 +115,14 @@ def sync_metagraph() -> dict[str, Any]:
         found = open_chain().metagraph(MODELS_NETUID)
     except ValidatorError as error:
         return _left_for_next_tick("metagraph", error)
-    with get_store().writing() as session:
-        Metagraph(session, MODELS_NETUID).sync(found.block, found.neurons)
-        keep_block(session, MODELS_NETUID, found.block)
+    with self.transaction() as step:
+        Metagraph(step.session, MODELS_NETUID).sync(found.block, found.neurons)
+        keep_block(step.session, MODELS_NETUID, found.block)
     return {"status": "synced", "block": found.block, "neurons": len(found.neurons)}
 
 
-@app.task
-def update_models() -> dict[str, Any]:
+@app.task(bind=True)
+def update_models(self: ValidatorTask) -> dict[str, Any]:
     """Each UID's commitment → model → queue; what is not queued is kept with its reason."""
     settings = get_settings()
     if settings.offline:
@@ -133,10 +133,10 @@ def update_models() -> dict[str, Any]:
     except ValidatorError as error:
         return _left_for_next_tick("commitments", error)
     counts = {"new": 0, "known": 0, "refused": 0}
-    with get_store().writing() as session:
-        queue = ModelQueue(session, MODELS_NETUID)
-        running: set[str | None] = {record.id for record in Competitions(session).all()}
-        for neuron in Metagraph(session, MODELS_NETUID).read().neurons:
+    with self.transaction() as step:
+        queue = ModelQueue(step.session, MODELS_NETUID)
+        running: set[str | None] = {record.id for record in Competitions(step.session).all()}
+        for neuron in Metagraph(step.session, MODELS_NETUID).read().neurons:
             commitment = commitments.get(neuron.hotkey)
             if commitment is not None:
                 counts[_queue_model(queue, neuron.uid, commitment, block_now, running)] += 1
@@ -172,11 +172,11 @@ def _queue_model(
     return "new" if changed else "known"
 
 
-@app.task
-def check_repository(hotkey: str) -> dict[str, Any]:
+@app.task(bind=True)
+def check_repository(self: ValidatorTask, hotkey: str) -> dict[str, Any]:
     """Keep when a model's Hugging Face repository was created; one younger than its commitment is penalised."""
     settings = get_settings()
-    with get_store().reading() as session:
+    with self.reading() as session:
         model = next((m for m in ModelQueue(session, MODELS_NETUID).models() if m.hotkey == hotkey), None)
     if model is None:
         return {"status": "gone"}
@@ -184,8 +184,8 @@ def check_repository(hotkey: str) -> dict[str, Any]:
         created_at = HubClient(settings.hf_endpoint).created_at(model.commitment.model.repository)
     except HubUnavailable as error:
         return _left_for_next_tick("repository date", error)
-    with get_store().writing() as session:
-        ModelQueue(session, MODELS_NETUID).note_repository(hotkey, model.commitment.model, created_at)
+    with self.transaction() as step:
+        ModelQueue(step.session, MODELS_NETUID).note_repository(hotkey, model.commitment.model, created_at)
     return {"status": "checked", "created_at": None if created_at is None else created_at.isoformat()}
 
 
@@ -272,13 +272,13 @@ class _Removed:
         raise ScorerBusy(f"{self.name} is no longer among SCORING_API_URL")
 
 
-@app.task(send_events=False)
-def release_stale() -> dict[str, Any]:
+@app.task(bind=True, send_events=False)
+def release_stale(self: ValidatorTask) -> dict[str, Any]:
     """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
     settings = get_settings()
-    with get_store().writing() as session:
-        released = ModelQueue(session, MODELS_NETUID).release_stale(settings.evaluation_limit)
-        forgotten = Callers(session).forget_old()
+    with self.transaction() as step:
+        released = ModelQueue(step.session, MODELS_NETUID).release_stale(settings.evaluation_limit)
+        forgotten = Callers(step.session).forget_old()
     if released:
         log.warning(
             "%d models under scoring for longer than %s returned to the queue", released, settings.evaluation_limit
@@ -298,29 +298,29 @@ def set_model_weights(self: ValidatorTask, mark: str | None = None) -> dict[str,
     return {"mark": mark, "status": "sent"}
 
 
-@app.task
-def update_reputations() -> dict[str, Any]:
+@app.task(bind=True)
+def update_reputations(self: ValidatorTask) -> dict[str, Any]:
     """One EMA step per miner and competition and day; forget who left 30 days ago; prune old rounds and scorings."""
     settings = get_settings()
     day = now().date().isoformat()
     before = now() - settings.retention
-    with get_store().writing() as session:
-        steps = reputation_steps(session, profile_of(settings), day)
-        reputations = Reputations(session)
+    with self.transaction() as step:
+        steps = reputation_steps(step.session, profile_of(settings), day)
+        reputations = Reputations(step.session)
         reputations.step(steps)
-        hotkeys = list(Metagraph(session, MODELS_NETUID).read().stakes)
+        hotkeys = list(Metagraph(step.session, MODELS_NETUID).read().stakes)
         forgotten = reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
-        WeightRounds(session).delete_before(before)
-        Scorings(session).delete_before(before)
-        Evaluations(session).delete_before(before)
+        WeightRounds(step.session).delete_before(before)
+        Scorings(step.session).delete_before(before)
+        Evaluations(step.session).delete_before(before)
     return {"day": day, "steps": len(steps), "forgotten": forgotten}
 
 
 # -- upkeep -----------------------------------------------------------------------------------------------------------
 
 
-@app.task
-def clean_models() -> dict[str, Any]:
+@app.task(bind=True)
+def clean_models(self: ValidatorTask) -> dict[str, Any]:
     """Remove local model folders (namespace/name/revision) that no model in the queue refers to."""
     settings = get_settings()
     if not is_ours(settings.models_folder):
@@ -331,7 +331,7 @@ def clean_models() -> dict[str, Any]:
             MARKER,
         )
         return {"removed": []}
-    with get_store().reading() as session:
+    with self.reading() as session:
         kept = {model_folder(settings.models_folder, text) for text in ModelQueue(session, MODELS_NETUID).referenced()}
     removed = []
     for folder in sorted(settings.models_folder.glob("*/*/*")):

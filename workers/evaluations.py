@@ -73,17 +73,17 @@ def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, ho
     return _told(self.task_id, claim.tries)
 
 
-@app.task(send_events=False)
-def note_capabilities() -> dict[str, str]:
+@app.task(bind=True, send_events=False)
+def note_capabilities(self: ValidatorTask) -> dict[str, str]:
     """Look which competitions this worker's machine can score, and keep it: what it cannot is then refused at once."""
     settings = get_settings()
-    with get_store().reading() as session:
+    with self.reading() as session:
         known = plans(session, settings)
     docker = _docker_objection()
     found = {one: docker or objection_here(plan, settings, one) for one, plan in known.items()}
-    with get_store().writing() as session:
+    with self.transaction() as step:
         for one, plan in known.items():
-            Capabilities(session).note(one, None if plan is None else plan.name, found[one])
+            Capabilities(step.session).note(one, None if plan is None else plan.name, found[one])
     return {one: objection or "can be scored" for one, objection in found.items()}
 
 

@@ -1,6 +1,6 @@
 """``/docs``: the OpenAPI description to read and try, with Swagger UI's files from the package ``fastapi_offline``.
 
-Also ``/robots.txt``.
+Also ``/robots.txt`` and ``/favicon.ico``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,15 @@ def docs_file(name: str) -> Response:
         raise HTTPException(404, "no such file")
     headers = {**_HEADERS, "Cache-Control": "public, max-age=86400"}
     return Response(_file(name), media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
+
+
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """The site's icon, for clients that ask for it without having read a page; it is an SVG."""
+    headers = {**SECURITY_HEADERS, "Cache-Control": "public, max-age=86400"}
+    return Response(
+        (files("app.api.pages") / "static" / "icon.svg").read_bytes(), media_type="image/svg+xml", headers=headers
+    )
 
 
 @router.get("/robots.txt")

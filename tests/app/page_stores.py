@@ -1,4 +1,4 @@
-"""Stores for the tests of the pages: a full epoch, lively competitions, and one that strangers filled with malice."""
+"""Stores for the tests of the pages: a full epoch, lively competitions, and one filled with hostile text."""
 
 from __future__ import annotations
 
@@ -463,7 +463,7 @@ def _settle_round(session: Session, mark: str, state: WeightsState, detail: str)
     submissions.settle(submissions.begin(NETUID, mark=mark).id, state, detail)
 
 
-# -- strangers --------------------------------------------------------------------------------------------------------
+# -- hostile text ----------------------------------------------------------------------------------------------------
 
 # Whatever gets through shows as an element or attribute called evil, a dialog, a request to evil.example, or 1234000.
 HOSTILE: Final = (
@@ -496,7 +496,7 @@ HOSTILE: Final = (
 BENIGN: Final = tuple(f"harmless {number}" for number in range(len(HOSTILE)))
 
 
-def strangers(store: Store, texts: Sequence[str] = HOSTILE) -> int:
+def hostile_epoch(store: Store, texts: Sequence[str] = HOSTILE) -> int:
     """Every text that somebody else may write, in every place, in an epoch and in the competitions. The epoch's id."""
     chosen = itertools.cycle(texts)
 

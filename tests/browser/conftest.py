@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.app.page_stores import full_epoch, lively_competitions, strangers
+from tests.app.page_stores import full_epoch, hostile_epoch, lively_competitions
 from tests.browser.chromium import chromium
 from tests.browser.sites import Site, cluster_site, store_site
 
@@ -54,8 +54,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A store in which every text is a stranger's attack."""
-    with store_site(tmp_path_factory.mktemp("hostile"), strangers) as site:
+    """A store in which every text is an attack."""
+    with store_site(tmp_path_factory.mktemp("hostile"), hostile_epoch) as site:
         yield site
 
 

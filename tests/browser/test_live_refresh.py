@@ -1,4 +1,4 @@
-"""A running epoch moves on the screen, without the page being loaded anew."""
+"""A running epoch moves on the screen, without reloading the page."""
 
 from __future__ import annotations
 

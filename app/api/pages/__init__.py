@@ -8,7 +8,7 @@ How a page is added:
    ``@router.page("/things")`` that takes the ``Request`` and returns ``render(request, "things.html", things=…)``.
    Ids in paths are typed (``/things/{thing_id:int}``); what is not there raises ``NotFound("sentence")``.
 3. Its template begins with ``{% extends "base.html" %}`` and ``{% import "macros.html" as ui with context %}``, and
-   fills the blocks ``title``, ``content``, and where wanted ``heading``, ``trail`` and ``downloads``. Strangers' text
+   fills the blocks ``title``, ``content``, and where wanted ``heading``, ``trail`` and ``downloads``. Untrusted text
    goes through ``ui.foreign`` or ``ui.code``, instants through ``ui.when``, scores through ``ui.score``, wide tables
    into ``{% call ui.table("its name") %}``, plots of ``charts.py`` through ``ui.figure(chart)``. No ``style``
    attributes and no inline scripts: the security policy refuses both. No ``|safe``.

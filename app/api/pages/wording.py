@@ -1,4 +1,4 @@
-"""How the pages write numbers, times and strangers' text. Pure functions, used as template filters."""
+"""How the pages write numbers, times and untrusted text. Pure functions, used as template filters."""
 
 from __future__ import annotations
 

@@ -38,10 +38,11 @@ def test_the_page_asks_nothing_of_others(store: Store) -> None:
 
 
 @on_sqlite
-def test_health_and_robots(store: Store) -> None:
+def test_health_robots_and_icon(store: Store) -> None:
     client = TestClient(create_app())
     assert client.get("/healthz", headers={"Accept": "text/html"}).json()["status"] == "ok"
     assert "Disallow: /" in client.get("/robots.txt").text
+    assert client.get("/favicon.ico").text.startswith("<svg")
 
 
 @on_sqlite

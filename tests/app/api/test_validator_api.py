@@ -169,7 +169,7 @@ def test_whoever_does_not_sign_or_may_not_call_changes_nothing(
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CLOSED)
-def test_a_stranger_learns_nothing_of_what_is_wrong_with_a_request(
+def test_an_unknown_caller_learns_nothing_of_what_is_wrong_with_a_request(
     client: TestClient, method: str, path: str, body: Any
 ) -> None:
     for content in (b"", b"{", b"\xff", b'{"competition_id": 5}'):

@@ -84,7 +84,7 @@ def test_a_json_line_has_every_field() -> None:
 
 
 @given(st.text())
-def test_whatever_a_stranger_writes_is_one_line(text: str) -> None:
+def test_untrusted_text_is_one_line(text: str) -> None:
     with logged_with({"task": "check_repository", "hotkey": text, "task_id": text}):
         for formatter in (HumanLines("cpu"), JsonLines("cpu")):
             line = emitted(formatter, "path %s", text)
@@ -122,7 +122,7 @@ def test_a_long_message_is_cut() -> None:
 @pytest.mark.parametrize(
     "text", ["x" * 200_000, "a://" * 5_000, "password" * 30_000, "token " * 30_000, "mnemonic a " * 20_000]
 )
-def test_no_strangers_text_makes_redaction_slow(text: str) -> None:
+def test_no_untrusted_text_makes_redaction_slow(text: str) -> None:
     began = time.process_time()
     Redaction()(text)
     assert time.process_time() - began < 3

@@ -162,7 +162,7 @@ def test_what_an_examination_found_is_read_back(store: Store) -> None:
         assert record.molecules == (molecule,)
 
 
-def test_strangers_text_with_nul_and_lone_surrogates_is_kept_readable(store: Store) -> None:
+def test_untrusted_text_with_nul_and_lone_surrogates_is_kept_readable(store: Store) -> None:
     epoch_id = opened(store)
     refusal = Rejection(RejectionCode.NOT_IN_DATABASE, "m\x00\ud800", "n\x00", 3)
     with store.writing() as session:

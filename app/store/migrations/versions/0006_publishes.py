@@ -21,5 +21,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # not through a batch: that would make the table anew, and take what refers to it along
+    # not through a batch: that would make the table again, and take what refers to it along
     op.execute("ALTER TABLE epochs DROP COLUMN publishes")

@@ -54,7 +54,7 @@ def upgrade() -> None:
     )
     _carry_over(op.get_bind())
     op.drop_table("facts_by_source")
-    # not through a batch: that would make the table anew, and take what refers to it along
+    # not through a batch: that would make the table again, and take what refers to it along
     op.execute("ALTER TABLE epochs DROP COLUMN source")
 
 

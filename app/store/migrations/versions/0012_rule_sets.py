@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # not through a batch: that would make the table anew, and take what refers to it along
+    # not through a batch: that would make the table again, and take what refers to it along
     for table, names in (("epochs", _EPOCHS), ("submissions", _SUBMISSIONS)):
         for name in names:
             op.execute(f"ALTER TABLE {table} DROP COLUMN {name}")

@@ -274,7 +274,7 @@ def test_a_miners_refusal_and_state(pages: TestClient) -> None:
     assert page.rows("Our own scorings")[0]["State"] == "scoring"
 
 
-def test_who_is_registered_without_a_model_has_a_page_and_a_stranger_has_none(pages: TestClient) -> None:
+def test_who_is_registered_without_a_model_has_a_page_and_an_unknown_hotkey_has_none(pages: TestClient) -> None:
     assert "has no model in any competition" in read(pages, f"/miners/{VALIDATOR.ss58_address}").text
     assert pages.get(f"/miners/{hotkey(4711)}").status_code == 404
     assert pages.get("/miners/%00").status_code == 404

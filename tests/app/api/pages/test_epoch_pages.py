@@ -40,7 +40,7 @@ from app.store.scores import Scores
 from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow
 from app.store.tables.weights import WeightSubmissionRow
 from tests.app.api.pages.page_reader import BROWSER, PageReader, counted, folded, read
-from tests.app.page_stores import HOSTILE, full_epoch, strangers
+from tests.app.page_stores import HOSTILE, full_epoch, hostile_epoch
 from tests.conftest import DATA
 
 EXAMPLE = DATA / "example"
@@ -693,12 +693,12 @@ def test_no_page_asks_the_store_more_for_more_submissions(own: TestClient, store
     assert len(statements) <= 16 + HEADER
 
 
-# -- strangers --------------------------------------------------------------------------------------------------------
+# -- hostile text ----------------------------------------------------------------------------------------------------
 
 
 @on_sqlite
-def test_what_strangers_write_stays_text(own: TestClient, store: Store) -> None:
-    epoch_id = strangers(store)
+def test_untrusted_text_stays_text(own: TestClient, store: Store) -> None:
+    epoch_id = hostile_epoch(store)
     found = crawled(own)
     assert len([path for path in found if "/submissions/" in path]) == 2 * len(HOSTILE)
     seen = "".join(page.text("//html") for page in found.values())
@@ -732,7 +732,7 @@ def test_what_strangers_write_stays_text(own: TestClient, store: Store) -> None:
 
 @on_sqlite
 def test_a_spreadsheet_takes_nothing_for_a_formula(own: TestClient, store: Store) -> None:
-    epoch_id = strangers(store)
+    epoch_id = hostile_epoch(store)
     uid = len(HOSTILE)
     for path in (
         f"/epochs/{epoch_id}.csv",

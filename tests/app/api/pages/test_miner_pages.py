@@ -22,7 +22,7 @@ from app.store.records import Examination
 from app.store.tables.epochs import SubmissionRow
 from chem.properties import parse_smiles
 from tests.app.api.pages.page_reader import BROWSER, folded, read
-from tests.app.page_stores import full_epoch, hotkey, running_epoch, smiles, strangers
+from tests.app.page_stores import full_epoch, hostile_epoch, hotkey, running_epoch, smiles
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -118,7 +118,7 @@ def test_the_feed_is_atom(pages: TestClient) -> None:
 
 @on_sqlite
 def test_a_feed_of_attacks_is_well_formed(store: Store) -> None:
-    strangers(store)
+    hostile_epoch(store)
     with store.reading() as session:
         keys = set(session.query(SubmissionRow.hotkey).distinct())
     with TestClient(create_app()) as client:

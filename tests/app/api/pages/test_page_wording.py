@@ -1,4 +1,4 @@
-"""How the pages write numbers, times and strangers' text; and what their files hold."""
+"""How the pages write numbers, times and untrusted text; and what their files hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strangers write stays text: on every page no element and no attribute that the pages do not have anyway."""
+"""Untrusted text stays text: on every page no element and no attribute that the pages do not have anyway."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.api.application import create_app
 from app.settings import get_settings
 from app.store.database import Store, close_stores
 from app.store.schema import migrate
-from tests.app.page_stores import BENIGN, HOSTILE, strangers
+from tests.app.page_stores import BENIGN, HOSTILE, hostile_epoch
 
 HTML = {"Accept": "text/html"}
 
@@ -58,11 +58,11 @@ class Skeleton(HTMLParser):
 
 
 def site(folder: Path, texts: tuple[str, ...]) -> str:
-    """The address of a store that strangers filled with these texts."""
+    """The address of a store filled with these texts."""
     url = f"sqlite:///{folder / 'store.sqlite'}"
     store = Store(url)
     migrate(store)
-    strangers(store, texts)
+    hostile_epoch(store, texts)
     store.close()
     return url
 

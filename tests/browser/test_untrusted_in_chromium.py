@@ -12,14 +12,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("look", [LOOKS[0], LOOKS[3]], ids=lambda look: look.name)
-def test_nothing_of_a_strangers_runs(browser: Browser, hostile: Site, look: object) -> None:
+def test_nothing_untrusted_runs(browser: Browser, hostile: Site, look: object) -> None:
     found: list[str] = []
     with visitor(browser, hostile, look) as guest:  # type: ignore[arg-type]
         for path in crawl(hostile, per_kind=12, strict=False).paths:
             guest.go(path)
             problems = guest.take_complaints()
             if guest.page.locator("evil, [evil], [onmouseover], [onfocus], [onload], [onerror], base, iframe").count():
-                problems.append("a stranger's element or attribute")
+                problems.append("a foreign element or attribute")
             if guest.page.locator("script").count() != 1:
                 problems.append("a script that is not ours")
             if too_wide := guest.sideways():

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import lxml.etree
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
+from app.api.metrics import ClusterState
 from app.api.pages.epochs.miners import miner_path
 from app.api.pages.epochs.rejection_codes import explanation_of
 from app.domain import Rejection, RejectionCode
@@ -159,6 +161,8 @@ def test_a_code_of_a_newer_version_is_shown_as_it_is(pages: TestClient, store: S
     for path in ("/epochs/1.json", "/epochs/1.csv", "/epochs/1/submissions/7.json", "/epochs/1/result.json"):
         assert "not_invented_yet" in pages.get(path).text or path.endswith("result.json"), path
     assert pages.get("/epochs/1/result.json").status_code == 200
-    assert pages.get("/metrics").status_code == 200
+    registry = CollectorRegistry()
+    registry.register(ClusterState())
+    assert b"validator_store_up 1.0" in generate_latest(registry)
     with pytest.raises(ValueError, match="valid"):
         RejectionCode("Not A Code")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import ModelInfo
 
 from chain import huggingface
-from chain.huggingface import FileAbsent, Hub
+from chain.huggingface import FileAbsent, Hub, HubClient, HubUnavailable, checked
 from chain.sources import SourceUnavailable
 from tests.chain import internet
 
@@ -55,6 +57,25 @@ def test_a_new_revision_is_another_file(server: internet.Hub, hub: Hub) -> None:
 def test_what_broke_off_is_resumed(server: internet.Hub, hub: Hub) -> None:
     server.faults["/datasets"] = internet.first(2, internet.break_off(BODY, 100_000))
     assert hub.file(DATASET, hub.revision(DATASET), "molecules.sqlite").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"rfilename": "a", "size": float("inf")},
+        {"rfilename": "a", "size": -1},
+        {"rfilename": "a", "size": True},
+        {"rfilename": "a", "size": "3"},
+        {"rfilename": 3, "size": 3},
+        {"rfilename": "a", "size": 3, "blobId": 7},
+        {"rfilename": "a", "size": 3, "lfs": {"size": 3.5, "sha256": "b", "pointerSize": 1}},
+        {"rfilename": "a", "size": 3, "lfs": {"size": 3, "sha256": 8, "pointerSize": 1}},
+    ],
+)
+def test_a_listing_in_other_types_than_the_librarys_is_a_fault_of_the_hub(entry: dict[str, Any]) -> None:
+    client = HubClient("http://hub")
+    with pytest.raises(HubUnavailable):
+        client.ask("the files", lambda: checked(ModelInfo(id="o/m", siblings=[entry])), attempts=1)
 
 
 def test_a_damaged_file_is_refused(server: internet.Hub, hub: Hub) -> None:

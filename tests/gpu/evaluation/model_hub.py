@@ -44,7 +44,7 @@ class ModelRepositories(Host):
     def commit(self, repository: str) -> str:
         digest = hashlib.sha1(repository.encode(), usedforsecurity=False)
         for name, body in sorted(self.repositories[repository].items()):
-            digest.update(name.encode() + body)
+            digest.update(name.encode("utf-8", "surrogatepass") + body)
         return digest.hexdigest()
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Reply:

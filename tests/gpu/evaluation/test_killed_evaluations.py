@@ -9,7 +9,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ NAME = "someone/model"
 BASE = "docker.io/library/python:3.11"
 DOCKERFILE = b'FROM python:3.11\nCOPY . /\nRUN true\nRUN true\nVOLUME /keep\nCMD ["python", "server.py"]\n'
 POINTS = 20
+PHASES = ("snapshot", "build", "running", "removal")
+TRIES = 10
 OURS = ("containers", "images", "networks", "volumes")
 
 
@@ -78,8 +80,26 @@ def test_killed_at_any_moment_nothing_stays(short_path: Path, tmp_path: Path) ->
             whole = asked() - start
             assert {kind: fake.state()[kind] for kind in OURS} == before
             reached: dict[str, int] = {}
-            killed = 0
             seen = len(fake.state()["requests"])
+
+            def strike(evaluation: str, here: Callable[[], bool]) -> bool:
+                """Kill it there, sweep, and look; whether it was killed before its end."""
+                nonlocal seen
+                ended = killer.run(evaluation, here)
+                assert ended in {"killed", "done 0"}
+                state = fake.state()
+                name = phase(state["requests"][seen:])
+                reached[name] = reached.get(name, 0) + 1
+                with engine(fake.address) as client:
+                    assert not sweep(EvaluationsFolder(tmp_path / "evaluations"), client).left
+                after = fake.state()
+                assert {kind: after[kind] for kind in OURS} == before, f"killed in {name}"
+                assert {path.name for path in (tmp_path / "evaluations").iterdir()} <= {".node-id", ".pulled"}, name
+                assert not list((tmp_path / "evaluations/.pulled").glob("*.pulled"))
+                seen = len(after["requests"])
+                return ended == "killed"
+
+            killed = 0
             for number in range(POINTS):
                 # one in each twentieth of the whole way, and somewhere between two requests
                 target = asked() + int(whole * (number + draw.random()) / POINTS)
@@ -91,24 +111,18 @@ def test_killed_at_any_moment_nothing_stays(short_path: Path, tmp_path: Path) ->
                     time.sleep(pause)
                     return True
 
-                ended = killer.run(f"e{number}", here)
-                assert ended in {"killed", "done 0"}
-                killed += ended == "killed"
-                state = fake.state()
-                name = phase(state["requests"][seen:])
-                reached[name] = reached.get(name, 0) + 1
-                with engine(fake.address) as client:
-                    assert not sweep(EvaluationsFolder(tmp_path / "evaluations"), client).left
-                after = fake.state()
-                assert {kind: after[kind] for kind in OURS} == before, f"killed in {name}"
-                assert {path.name for path in (tmp_path / "evaluations").iterdir()} <= {".node-id", ".pulled"}, name
-                assert not list((tmp_path / "evaluations/.pulled").glob("*.pulled"))
-                seen = len(after["requests"])
+                killed += strike(f"e{number}", here)
+            # on a busy machine a point falls into the next phase: those that none fell into are aimed at
+            for wanted in PHASES:
+                for attempt in range(TRIES):
+                    if wanted in reached:
+                        break
+                    strike(f"{wanted}{attempt}", lambda wanted=wanted: phase(fake.state()["requests"][seen:]) == wanted)
         finally:
             killer.close()
         assert bystanders in {container["Id"] for container in fake.state()["containers"]}
         # the points were spread over the whole of it
-        assert len(reached) >= 4, reached
+        assert set(PHASES) <= set(reached), reached
         assert killed >= POINTS - 2
 
 

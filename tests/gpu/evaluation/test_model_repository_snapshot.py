@@ -113,7 +113,19 @@ def test_a_damaged_file_is_refused(server: ModelRepositories, hub: ModelHub, tmp
 
 @pytest.mark.parametrize(
     "name",
-    ["../escaped", "/etc/passwd", "a/../../escaped", "a//b", ".", "a/.", "a\\..\\b", "a\nb", "x" * 300, "Dockerfile/x"],
+    [
+        "../escaped",
+        "/etc/passwd",
+        "a/../../escaped",
+        "a//b",
+        ".",
+        "a/.",
+        "a\\..\\b",
+        "a\nb",
+        "x" * 300,
+        "Dockerfile/x",
+        "a/\ud800b",
+    ],
 )
 def test_a_path_cannot_leave_the_folder(server: ModelRepositories, hub: ModelHub, tmp_path: Path, name: str) -> None:
     server.repositories[NAME][name] = b"x"

@@ -6,12 +6,15 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 MOLECULES_NETUID: Final = 68
 MODELS_NETUID: Final = 21
+
+# Subtensor makes a block every 12 seconds.
+BLOCK: Final = timedelta(seconds=12)
 
 MINUS_INFINITY: Final = float("-inf")
 

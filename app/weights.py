@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.domain import Neuron, ValidatorError
+from app.domain import BLOCK, Neuron, ValidatorError
 from app.settings import Settings
 from app.store.database import Store
 from app.store.services import ServiceStates
@@ -43,8 +43,6 @@ _LONGEST_PAUSE: Final = 5
 
 # Blocks that a submission may need; one that lands in the next epoch would be taken for that epoch's.
 _INCLUSION_BLOCKS: Final = 4
-
-_BLOCK: Final = timedelta(seconds=12)
 
 # A submission that waits for its block, or for a parameter to change, looks again at least this often.
 _LOOK_EVERY: Final = timedelta(minutes=5)
@@ -319,7 +317,7 @@ class Submitter:
             return Ended(WeightsState.SUPERSEDED, "the chain shows later weights of this validator")
         due = datetime.fromtimestamp(round_time(submission.reveal_round), UTC)
         if now() < due + _REVEAL_GRACE:
-            return Again(max(_BLOCK, min(due - now(), _LOOK_EVERY)), submission.state)
+            return Again(max(BLOCK, min(due - now(), _LOOK_EVERY)), submission.state)
         found, _ = self._chain.weights_parameters(submission.netuid, self._hotkey)
         self._keep(verdict(found))
         why = verdict(found, submission.sent)
@@ -353,7 +351,7 @@ class Submitter:
         return self._pause * min(2.0 ** max(0, failures), _LONGEST_PAUSE)
 
     def _until(self, found: WeightsParameters) -> timedelta:
-        return min(_LOOK_EVERY, _BLOCK * (found.due_block - found.block))
+        return min(_LOOK_EVERY, BLOCK * (found.due_block - found.block))
 
 
 _REVEALING: Final = frozenset({WeightsState.INCLUDED, WeightsState.UNREVEALED})

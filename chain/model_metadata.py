@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from app.domain import ModelId, ValidatorError
+from app.domain import BLOCK, ModelId, ValidatorError
 from app.untrusted import quoted
 
 LONGEST_COMMITMENT: Final = 128
-BLOCK_SECONDS: Final = 12
+BLOCK_SECONDS: Final = int(BLOCK.total_seconds())
 
 _ABSENT: Final = "None"
 _FIELDS: Final = 6

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
+from sqlalchemy.orm import Session
+
 from app.celery import app
 from app.clock import now
 from app.domain import ScoringModel
@@ -18,7 +20,7 @@ from app.epochs.recorded_scores import RECORDED, recorded_digests, with_what_was
 from app.epochs.scores import EpochScores
 from app.settings import get_settings
 from app.store.epochs import Epochs
-from app.store.records import Stage
+from app.store.records import OpenEpoch, Stage
 from app.store.scores import Scores
 from app.task import Step, ValidatorTask
 from chain.sources import SourceError, SourceUnavailable
@@ -98,16 +100,7 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     if (pause := exchange.before_due(process_subtensor(settings))) is not None:
         self.later(pause, uncounted=True)
     with self.reading() as session:
-        epochs = Epochs(session)
-        submissions = epochs.submissions(epoch_id)
-        scores = EpochScores()
-        for model in ScoringModel:
-            proteins = scoring_proteins(epoch, model)
-            for batch in epochs.batches(epoch.id, model):
-                known = Scores(session).known(batch.model_digest or "", proteins, batch.smiles)
-                if epoch.scores == RECORDED:
-                    known = with_what_was_not_recorded(known, proteins, batch.smiles)
-                scores.add(model, known.values())
+        submissions, scores = Epochs(session).submissions(epoch_id), _scores(session, epoch)
     if (pause := exchange.advance(submissions, scores, shared_session())) is not None:
         self.later(pause, uncounted=True)
     outcome = judge(epoch, submissions, scores, EpochFacts(epoch_id).document(SHARED_FILE))
@@ -117,6 +110,19 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
         )
         step.send_epoch("workers.weights.submit_weights", epoch_id)
     return {"epoch": epoch_id, "status": "closed"}
+
+
+def _scores(session: Session, epoch: OpenEpoch) -> EpochScores:
+    """All scores of an epoch whose batches are scored."""
+    scores = EpochScores()
+    for model in ScoringModel:
+        proteins = scoring_proteins(epoch, model)
+        for batch in Epochs(session).batches(epoch.id, model):
+            known = Scores(session).known(batch.model_digest or "", proteins, batch.smiles)
+            if epoch.scores == RECORDED:
+                known = with_what_was_not_recorded(known, proteins, batch.smiles)
+            scores.add(model, known.values())
+    return scores
 
 
 @app.task(bind=True, piece=True)

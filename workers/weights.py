@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.competitions.standings import by_uid, keep_round
-from app.domain import MODELS_NETUID, Neuron, ValidatorError
+from app.domain import BLOCK, MODELS_NETUID, Neuron, ValidatorError
 from app.epochs.capture import process_subtensor
 from app.epochs.rules import rules_of
 from app.epochs.scores import UNTRAINED
@@ -43,7 +43,6 @@ from app.weights import (
 from chain.subtensor import load_wallet
 from workers.reports import announce_reports
 
-_BLOCK: Final = timedelta(seconds=12)
 _ROUND: Final = timedelta(minutes=20)
 
 # What the epoch's report must say; how the others end is no trouble.
@@ -143,7 +142,7 @@ def epoch_job(epoch: OpenEpoch, summary: EpochSummary, submission: WeightSubmiss
     return WeightsJob(
         netuid=header.netuid,
         vector=lambda neurons: _winners_vector(epoch, summary, neurons),
-        closes_at=submission.created_at + header.epoch_length * _BLOCK,
+        closes_at=submission.created_at + header.epoch_length * BLOCK,
         closes_block=header.end_block + header.epoch_length,
         foreign_after=header.end_block,
     )

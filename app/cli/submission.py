@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from app.cli.terminal import Console
-from app.domain import Rejection, SubmissionRejected, ValidatorError
+from app.domain import BLOCK, Rejection, SubmissionRejected, ValidatorError
 from app.settings import get_settings
 from app.untrusted import quoted, shown
 
@@ -28,7 +28,6 @@ submission_app = typer.Typer(no_args_is_help=True, help="Check and seal a miner'
 
 EXIT_REFUSED: Final = 1
 
-_BLOCK_SECONDS: Final = 12
 
 # The file must open a little before the epoch ends, and not before the last chance to commit has passed.
 _SAFETY_BLOCKS: Final = 2
@@ -332,7 +331,7 @@ def _round_of_running_epoch(rules: RuleSet) -> int:
             f"block {head}: this epoch takes no more commitments (until {closes}); wait for block {end}"
         )
     opens = closes + min(_SAFETY_BLOCKS, rules.no_submission_blocks)
-    return round_at(chain.block_time(head) + (opens - head) * _BLOCK_SECONDS)
+    return round_at(chain.block_time(head) + ((opens - head) * BLOCK).total_seconds())
 
 
 def _check_size(content: bytes, path: str) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from app.clock import now
-from app.domain import ValidatorError
+from app.domain import BLOCK, ValidatorError
 from app.epochs.facts import EpochFacts, FactSheet
 from app.epochs.rules import rules_of
 from app.epochs.scores import EpochScores
@@ -22,8 +22,6 @@ from chain.web import HostUnavailable, WebSession
 
 POSTED_FILE: Final = "scores/posted.json"
 SHARED_FILE: Final = "scores/shared.json"
-
-_BLOCK: Final = timedelta(seconds=12)
 
 # The newest block is asked for at least this often while the averages are waited for.
 _LOOK_EVERY: Final = timedelta(minutes=5)
@@ -44,7 +42,7 @@ class Exchange:
         self._epoch, self._sheet, self._settings = epoch, sheet, settings
         self._facts = EpochFacts(sheet)
         # weights of this epoch must be out before the next closes
-        self._ends = summary.created_at + epoch.header.epoch_length * _BLOCK
+        self._ends = summary.created_at + epoch.header.epoch_length * BLOCK
         self._exchanges = epoch.publishes and rules_of(epoch).exchanges_scores
 
     def before_due(self, chain: Subtensor) -> timedelta | None:
@@ -57,7 +55,7 @@ class Exchange:
         except SourceUnavailable as fault:
             log.warning("%s", fault)
             return None if now() >= self._ends else _PAUSE
-        return min(left * _BLOCK, _LOOK_EVERY) if left > 0 else None
+        return min(left * BLOCK, _LOOK_EVERY) if left > 0 else None
 
     def advance(
         self, submissions: Sequence[SubmissionRecord], scores: EpochScores, session: WebSession

@@ -106,15 +106,5 @@ def floor(folder: Path, processes: int) -> dict[str, Any]:
     return {"seconds": seconds, "total": time.perf_counter() - begun, "winners": winners}
 
 
-def main() -> None:
-    """Print the floor of the recording that the command line names."""
-    if len(sys.argv) < 3:
-        print("epoch_floor: left out, it is run by epoch256")
-        return
-    begun = time.perf_counter()
-    found = floor(Path(sys.argv[1]), int(sys.argv[2]))
-    print(json.dumps(found | {"with start": time.perf_counter() - begun}))
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(floor(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -244,7 +244,7 @@ def test_a_lost_answer_is_read_back(scene: Scene) -> None:
 @on_sqlite
 def test_a_round_at_99_blocks_waits_for_the_hundredth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark is 100 blocks, and so is the rate limit."""
-    monkeypatch.setattr(app.weights, "_BLOCK", timedelta(seconds=0.02))
+    monkeypatch.setattr(app.weights, "BLOCK", timedelta(seconds=0.02))
     first = scene.round("a first one")
     delivered(submit_round, first)
     set_at = scene.sent()[0]["block"]

@@ -355,7 +355,7 @@ def test_a_pool_that_perhaps_has_ours_is_not_another_validator(scene: Scene, cod
 def test_the_rate_limit_is_waited_for_and_is_no_try(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.chain.subnets[68].neurons[7].last_update = END - 90
     change(scene)
-    monkeypatch.setattr("app.weights._BLOCK", timedelta(seconds=0.02))
+    monkeypatch.setattr("app.weights.BLOCK", timedelta(seconds=0.02))
     epoch = scene.closed_epoch()
     miner = threading.Thread(target=_mine_slowly, args=(scene, 8))
     miner.start()

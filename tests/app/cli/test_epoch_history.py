@@ -10,9 +10,10 @@ from typer.testing import CliRunner, Result
 
 import app.cli.epoch
 from app.cli import cli
-from app.domain import Challenge, Commitment, EpochHeader, ValidatorError
+from app.domain import ValidatorError
 from app.store.database import Store
 from app.store.epochs import Epochs, Examination
+from tests.app.opened_epoch import opened
 
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -22,25 +23,6 @@ def type_(*words: str) -> Result:
     if isinstance(result.exception, ValidatorError):
         raise result.exception
     return result
-
-
-def opened(store: Store, number: int, run: str, *, publishes: bool) -> int:
-    header = EpochHeader(68, "finney", 361, number * 361, (number + 1) * 361, "0x1", "0x2")
-    with store.writing() as session:
-        epochs = Epochs(session)
-        epoch_id = epochs.announce(run, header, "model", "default", publishes=publishes)
-        epochs.open(
-            epoch_id,
-            header=header,
-            neurons=(),
-            rules="",
-            rules_sha256="",
-            challenge=Challenge(("P1",), ("P2",), (1,)),
-            proteins=(),
-            commitments=[(uid, Commitment(f"hotkey{uid}", 1, "a/b/c/d.txt")) for uid in range(3)],
-            warnings=(),
-        )
-    return epoch_id
 
 
 def test_show_finds_replays_and_says_where_else_to_look(store: Store) -> None:

@@ -29,9 +29,6 @@ from app.api.application import create_app
 from app.api.metrics import ClusterState, api_exporter
 from app.celery import ROUTES
 from app.domain import (
-    Challenge,
-    Commitment,
-    EpochHeader,
     PairScore,
     QueueName,
     Rejection,
@@ -53,6 +50,7 @@ from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.web import HostUnavailable, WebSession
 from tests.app.api.test_server import free_port
+from tests.app.opened_epoch import opened
 from tests.app.page_stores import settle_weights
 
 PROJECT = Path(__file__).parents[3]
@@ -289,21 +287,9 @@ def test_pairs_are_counted_by_whether_they_have_a_score() -> None:
 
 
 def live_epoch(store: Store, number: int) -> int:
-    header = EpochHeader(68, "finney", 361, number * 361, (number + 1) * 361, "0x1", "0x2")
+    epoch_id = opened(store, number, f"68:{number}", publishes=True)
     with store.writing() as session:
         epochs = Epochs(session)
-        epoch_id = epochs.announce(f"68:{number}", header, "model", "default", publishes=True)
-        epochs.open(
-            epoch_id,
-            header=header,
-            neurons=(),
-            rules="",
-            rules_sha256="",
-            challenge=Challenge(("P1",), ("P2",), (1,)),
-            proteins=(),
-            commitments=[(uid, Commitment(f"hotkey{uid}", 1, "a/b/c/d.txt")) for uid in range(3)],
-            warnings=(),
-        )
         refusal = Rejection(RejectionCode.HASH_MISMATCH, "a sentence")
         epochs.record_examination(epoch_id, 0, Examination("", rejection=refusal))
         epochs.record_examination(epoch_id, 1, Examination(""))

@@ -397,7 +397,7 @@ def _file(name: str, table: str, form: str, sheets: Sheets, view: Callable[[], A
 # What is not in the store, in words for whoever asked for it.
 _MISSING: Final[Mapping[type[ValidatorError], str]] = {
     UnknownCompetition: (
-        "There never was a competition of this id. Add one with: python -m app competition add ID --percentage P"
+        "There never was a competition of this id. Add one with: python -m app competition add ID --share P"
     ),
     UnknownMiner: "No miner of this hotkey is in the store: it has no model, no score and no refusal.",
     UnknownEvaluation: "No evaluation of this id is in the store, or it is older than RETENTION.",

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 from app.api.pages.charts import Chart, Mark, Span, histogram, lanes, stacked_durations, timeline
 from app.api.pages.downloads import csv_response, file_response, streamed_json
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS
-from app.api.pages.epochs.stage_bars import MODEL_NAMES, SPANS, StageBar, stage_bars, stage_seconds
+from app.api.pages.epochs.stage_bars import MODEL_NAMES, RANKING_NAMES, StageBar, stage_bars, stage_seconds, stage_spans
 from app.api.pages.epochs.tracks import TrackBoard, boards
 from app.api.pages.errors import NotFound
 from app.api.pages.home import epoch_entry
 from app.api.pages.page import PageRouter, render
-from app.api.pages.paging import paging
+from app.api.pages.paging import READ_TOGETHER, every, paging
 from app.domain import ScoringModel
 from app.epochs.rules import RulesError, RuleSet, parse_rules, written_report
 from app.epochs.rules.october_2025 import October2025
@@ -39,7 +39,6 @@ RANKED_MODELS: Final = {model: MODEL_NAMES[model] for model in (ScoringModel.PSI
 
 PAGE_SIZE: Final = 30
 MOST_DOWNLOADED: Final = 5_000
-_READ_TOGETHER: Final = 200
 
 # A leaderboard's first rows; the table of all submissions has the rest.
 _LEADERS: Final = 10
@@ -148,12 +147,7 @@ def _csv_entry(line: EpochLine) -> dict[str, Any]:
 
 def _every_line() -> Iterator[EpochLine]:
     """The newest epochs, read a page at a time."""
-    for offset in range(0, MOST_DOWNLOADED, _READ_TOGETHER):
-        with get_store().reading() as session:
-            lines = EpochViews(session).lines(_READ_TOGETHER, offset)
-        yield from lines
-        if len(lines) < _READ_TOGETHER:
-            return
+    return every(lambda session, limit, offset: EpochViews(session).lines(limit, offset), MOST_DOWNLOADED)
 
 
 @router.page("/epochs.json")
@@ -251,9 +245,9 @@ def _every_submission(epoch_id: int) -> Iterator[SubmissionLine]:
     after = -1
     while True:
         with get_store().reading() as session:
-            found = EpochViews(session).submissions(epoch_id, after, _READ_TOGETHER)
+            found = EpochViews(session).submissions(epoch_id, after, READ_TOGETHER)
         yield from found
-        if len(found) < _READ_TOGETHER:
+        if len(found) < READ_TOGETHER:
             return
         after = found[-1].uid
 
@@ -365,22 +359,19 @@ def _distributions(found: EpochPage) -> list[Chart]:
 
 def _won(line: EpochLine) -> dict[int, str]:
     """What each winner won, by UID."""
-    named = {model.value: name for model, name in MODEL_NAMES.items()}
     found: dict[int, list[str]] = {}
     for ranking, uid in line.summary.winners.items():
         if uid is not None:
-            found.setdefault(uid, []).append(named.get(ranking, ranking))
+            found.setdefault(uid, []).append(RANKING_NAMES.get(ranking, ranking))
     return {uid: " and ".join(won) for uid, won in found.items()}
 
 
 def _course(found: EpochPage) -> Chart:
     """The epoch's stages, and below them what each worker did when."""
-    times = found.line.summary.stage_times
-    spans = []
-    for name, first, second in SPANS:
-        if first.value in times and second.value in times:
-            began, ended = (datetime.fromisoformat(times[stage.value]).timestamp() for stage in (first, second))
-            spans.append(Span("stages", name, began, ended, name))
+    spans = [
+        Span("stages", name, began.timestamp(), ended.timestamp(), name)
+        for name, began, ended in stage_spans(found.line.summary.stage_times)
+    ]
     for one in found.spans:
         kind = "examine" if one.model is None else MODEL_NAMES[one.model]
         text = f"UID {one.part}" if one.model is None else f"{kind} batch {one.part}"

@@ -19,7 +19,7 @@ from app.api.pages.epochs.rejection_codes import EXPLANATIONS, explanation_of
 from app.api.pages.epochs.stage_bars import MODEL_NAMES
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
-from app.api.pages.paging import paging
+from app.api.pages.paging import every, paging
 from app.api.pages.wording import iso, number
 from app.domain import MODELS_NETUID, ScoringModel
 from app.store.database import get_store
@@ -32,7 +32,6 @@ router = PageRouter()
 _PAGE_SIZE: Final = 30
 _PLOTTED: Final = 100
 _FEED: Final = 50
-_READ_TOGETHER: Final = 200
 
 # The shortest beginning of a hotkey that is looked for.
 _SHORTEST: Final = 4
@@ -137,14 +136,7 @@ def _known(hotkey: str) -> str:
 
 
 def _every(hotkey: str) -> Iterator[MinerEntry]:
-    offset = 0
-    while True:
-        with get_store().reading() as session:
-            entries = MinerViews(session).entries(hotkey, _READ_TOGETHER, offset)
-        yield from entries
-        offset += len(entries)
-        if len(entries) < _READ_TOGETHER:
-            return
+    return every(lambda session, limit, offset: MinerViews(session).entries(hotkey, limit, offset))
 
 
 def _document(entry: MinerEntry) -> dict[str, Any]:

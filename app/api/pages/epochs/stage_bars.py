@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,8 +14,11 @@ from app.store.records import Stage
 
 MODEL_NAMES: Final = {ScoringModel.PSICHIC: "PSICHIC", ScoringModel.BOLTZ: "Boltz-2", ScoringModel.BOLTZGEN: "BoltzGen"}
 
+# Rankings that are named after their model.
+RANKING_NAMES: Final = {model.value: name for model, name in MODEL_NAMES.items()}
+
 # What each stage's time is called, and between which two entries of ``stage_times`` it lies.
-SPANS: Final = (
+_SPANS: Final = (
     ("open", Stage.ANNOUNCED, Stage.EXAMINING),
     ("examine", Stage.EXAMINING, Stage.SCORING),
     ("score and rank", Stage.SCORING, Stage.CLOSED),
@@ -87,14 +90,17 @@ def stage_bars(line: EpochLine, work: EpochWork, now: datetime) -> tuple[StageBa
     return tuple(bars)
 
 
-def stage_seconds(stage_times: Mapping[str, str]) -> dict[str, float]:
-    """Seconds per ended stage, from the instants at which stages were entered."""
-    found = {}
-    for name, first, second in SPANS:
+def stage_spans(stage_times: Mapping[str, str]) -> Iterator[tuple[str, datetime, datetime]]:
+    """Each ended stage, from when to when."""
+    for name, first, second in _SPANS:
         if first.value in stage_times and second.value in stage_times:
-            began = datetime.fromisoformat(stage_times[first.value])
-            found[name] = (datetime.fromisoformat(stage_times[second.value]) - began).total_seconds()
-    return found
+            began, ended = (datetime.fromisoformat(stage_times[stage.value]) for stage in (first, second))
+            yield name, began, ended
+
+
+def stage_seconds(stage_times: Mapping[str, str]) -> dict[str, float]:
+    """Seconds per ended stage."""
+    return {name: (ended - began).total_seconds() for name, began, ended in stage_spans(stage_times)}
 
 
 def _reached(line: EpochLine) -> int:

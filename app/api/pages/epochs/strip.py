@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import median
 from typing import Final
 
-from app.api.pages.epochs.stage_bars import MODEL_NAMES
+from app.api.pages.epochs.stage_bars import RANKING_NAMES
+from app.domain import BLOCK
 from app.store.epoch_views import EpochLine, WorkSpan
 from app.store.records import PartState, Stage
 
 STRIP: Final = 20
-
-# Subtensor makes a block every 12 seconds.
-_BLOCK: Final = timedelta(seconds=12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +58,10 @@ def strip(lines: Sequence[EpochLine]) -> tuple[StripCell, ...]:
             line.counts.get(PartState.REJECTED, 0),
             line.counts.get(PartState.PENDING, 0),
             seconds_of(line),
-            {_NAMES.get(name, name): uid for name, uid in line.summary.winners.items() if uid is not None},
+            {RANKING_NAMES.get(name, name): uid for name, uid in line.summary.winners.items() if uid is not None},
         )
         for line in reversed(lines)
     )
-
-
-_NAMES: Final = {model.value: name for model, name in MODEL_NAMES.items()}
 
 
 def seconds_of(line: EpochLine) -> float | None:
@@ -95,7 +90,7 @@ def clock(
         else 0.0
     )
     return EpochClock(
-        closes_at=line.summary.created_at + length * _BLOCK if line.live and not line.final else None,
+        closes_at=line.summary.created_at + length * BLOCK if line.live and not line.final else None,
         expected=median(before) if before else None,
         spent=seconds_of(line) or (now - line.summary.created_at).total_seconds(),
         gpu_busy=min(1.0, busy / (whole * len(workers))) if whole > 0 else None,

@@ -11,7 +11,7 @@ from app.api.pages.charts import Chart, Mark, lanes
 from app.api.pages.downloads import csv_response, streamed_json
 from app.api.pages.epochs.epochs import MOST_DOWNLOADED
 from app.api.pages.page import PageRouter, render
-from app.api.pages.paging import paging
+from app.api.pages.paging import every, paging
 from app.api.pages.wording import percent
 from app.store.database import get_store
 from app.store.epoch_views import EpochViews, WeightsRecord
@@ -19,7 +19,6 @@ from app.store.epoch_views import EpochViews, WeightsRecord
 router = PageRouter()
 
 _PAGE_SIZE: Final = 30
-_READ_TOGETHER: Final = 200
 
 
 @router.page("/weights")
@@ -53,12 +52,7 @@ def weights_json() -> Response:
 
 def _every_record() -> Iterator[WeightsRecord]:
     """The newest weight submissions, read a page at a time."""
-    for offset in range(0, MOST_DOWNLOADED, _READ_TOGETHER):
-        with get_store().reading() as session:
-            found = EpochViews(session).weights_history(_READ_TOGETHER, offset)
-        yield from found
-        if len(found) < _READ_TOGETHER:
-            return
+    return every(lambda session, limit, offset: EpochViews(session).weights_history(limit, offset), MOST_DOWNLOADED)
 
 
 def _plot(records: Sequence[WeightsRecord]) -> Chart:

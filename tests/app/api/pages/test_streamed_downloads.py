@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Engine
 
 from app.api.application import create_app
-from app.api.pages import page_routers
-from app.api.pages.epochs import epochs, miners, weights
+from app.api.pages import page_routers, paging
+from app.api.pages.epochs import epochs
 from app.api.pages.epochs.miners import miner_path
 from app.competitions.profile import profile_of
 from app.settings import get_settings
@@ -96,8 +96,8 @@ def test_no_download_is_forgotten(store: Store) -> None:
 
 
 def test_what_grows_with_history_is_read_while_it_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (epochs, weights, miners):
-        monkeypatch.setattr(module, "_READ_TOGETHER", 3)
+    for module in (paging, epochs):
+        monkeypatch.setattr(module, "READ_TOGETHER", 3)
     for number in range(10):
         full_epoch(store, submissions=10, molecules=1, number=number)
     for path in PAGED.values():

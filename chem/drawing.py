@@ -14,6 +14,9 @@ _HEIGHT: Final = 150
 # A larger one is no drug, and its picture helps nobody.
 _MOST_ATOMS: Final = 250
 
+# So many characters name no molecule of so few atoms; RDKit's time grows with the square of a chain's length.
+_LONGEST_SMILES: Final = 20 * _MOST_ATOMS
+
 # A picture in an <img> sees the screen's theme, but not the page's style sheet.
 _STYLE: Final = (
     "<style>svg{color:#1b1f1d}path:not([fill]){fill:none;stroke:currentColor;stroke-width:1.4px}"
@@ -34,7 +37,7 @@ def drawing(smiles: str) -> str | None:
     None where RDKit reads no molecule, or one too large to be looked at. The picture holds no text of the input's;
     atoms are drawn as paths.
     """
-    molecule = parse_smiles(smiles)
+    molecule = parse_smiles(smiles) if len(smiles) <= _LONGEST_SMILES else None
     if molecule is None or not 0 < molecule.GetNumAtoms() <= _MOST_ATOMS:
         return None
     return _framed(_drawn(molecule))

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery, chain
@@ -31,6 +30,7 @@ from app.domain import MODELS_NETUID, QueueName
 from app.observability.logs import PROCESS_VARIABLE, configure, process_name
 from app.observability.redaction import redaction
 from app.settings import Settings, SettingsError, get_settings
+from gpu.devices import visible_gpus
 
 # One table, so that routes, documentation and tests cannot drift apart.
 ROUTES: Final[Mapping[str, QueueName]] = {
@@ -149,14 +149,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 def _limits(soft: timedelta) -> dict[str, float]:
     return {"soft_time_limit": soft.total_seconds(), "time_limit": (soft + _HARD_LIMIT_GRACE).total_seconds()}
-
-
-def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
-    """The GPUs this process may use, by index or UUID, found without touching CUDA."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [part.strip() for part in visible.split(",") if part.strip() and part.strip() != "-1"]
-    return [str(n) for n in sorted(int(p.name[6:]) for p in devices.glob("nvidia[0-9]*") if p.name[6:].isdigit())]
 
 
 def concurrency_for(queues: set[str], settings: Settings) -> int:

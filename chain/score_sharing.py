@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote
 
 from app.domain import ValidatorError
 from app.untrusted import NotJson, read_json, shown
-from chain.web import Answer, WebSession
+
+if TYPE_CHECKING:
+    # the rule sets read averages without ever asking for any
+    from chain.web import Answer, WebSession
 
 MOLECULE_METRICS: Final = (
     "affinity_probability_binary",

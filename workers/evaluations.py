@@ -17,7 +17,7 @@ from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from app.celery import app, visible_gpus
+from app.celery import app
 from app.clock import now
 from app.cluster.heartbeat import Heartbeat
 from app.competitions.benchmarks import objection_here, plan_of, plans
@@ -44,6 +44,7 @@ from app.task import ValidatorTask
 from app.untrusted import shown
 from chain.huggingface import HubClient, HubUnavailable
 from chain.incentive.models import PENALTY_SCORE
+from gpu.devices import visible_gpus
 from workers.competitions import open_chain
 from workers.scoring import forget_scorers
 

@@ -143,6 +143,4 @@ def _set_up_logs() -> None:
     except SettingsError:
         # the verb says it, if it needs settings at all
         settings = Settings.model_construct()
-    # `run` turns flags into settings first
-    get_settings.cache_clear()
     configure("cli", level=None if "log_level" in settings.model_fields_set else "WARNING", settings=settings)

@@ -112,8 +112,7 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     if settings.netuid != MOLECULES_NETUID:
         return
     from app.domain import ValidatorError
-    from app.epochs.opening import rdkit_difference
-    from app.epochs.rules import parse_rules
+    from app.epochs.rules import parse_rules, rdkit_difference
 
     path = settings.rules_file
     try:
@@ -184,7 +183,7 @@ def _nanobodies(settings: Settings) -> Iterator[Finding]:
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:
-    from app.celery import visible_gpus
+    from gpu.devices import visible_gpus
 
     gpus = visible_gpus()
     if gpus:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.domain import Challenge, Commitment, EpochHeader, Neuron, Protein
 from app.epochs.facts import EpochFacts
-from app.epochs.rules import RuleSet, parse_rules, rules_sha256
+from app.epochs.rules import RuleSet, parse_rules, rdkit_difference, rules_sha256
 from chain.commitments import in_window
 from chem.database import CombinatorialDatabase
 
@@ -70,17 +69,6 @@ def opening_of(facts: EpochFacts) -> Opening:
         proteins=proteins,
         commitments=tuple(in_window(facts.commitments(), header, rules.no_submission_blocks, neurons)),
         warnings=(*warnings, *facts.warnings()),
-    )
-
-
-def rdkit_difference(rules: RuleSet) -> str | None:
-    """What is to be said of this machine's RDKit, where it is not the one that the rules count with."""
-    installed = importlib.metadata.version("rdkit")
-    if installed == rules.rdkit:
-        return None
-    return (
-        f"RDKit {installed} is installed, but the rules of {rules.era} count with RDKit {rules.rdkit}: verdicts and "
-        "scores may differ from the subnet's"
     )
 
 

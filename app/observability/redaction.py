@@ -30,42 +30,39 @@ _ENVIRONMENT: Final = re.compile(r"(PASSWORD|PASSPHRASE|MNEMONIC|SECRET|TOKEN|AP
 _IS: Final = r"""(?:['"]\s*,|['"]?\s*(?:[:=]|=>))\s*(?:b(?=['"]))?"""
 _QUOTED: Final = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
-_PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in (
-        # redis://:password@host, postgresql://user:password@host, https://token@host
-        # (bounded and anchored, like all of these: a long word must not cost its square)
-        (
-            r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://[^\s:/?#@'\"]{0,200}):(?!\d{1,5}/)[^\s'\"]{0,300}@",
-            rf"\1:{MARK}@",
-        ),
-        (r"(https?://)[^\s:/?#@'\"]+@", rf"\1{MARK}@"),
-        (
-            r"([?&;](?:password|passwd|token|key|api_?key|access_token|secret|sig|signature|auth)=)[^\s&;#'\"]+",
-            rf"\1{MARK}",
-        ),
-        # Authorization: Bearer …, ('X-Signature', '…'); the scheme is no secret
-        (
-            rf"\b((?:proxy-)?authorization|x-signature|x-api-key|x-auth-token|set-cookie|cookie)({_IS})"
-            rf"(?:{_QUOTED}|(?:(?:bearer|basic|token|digest|negotiate)\s+)?[^\s,;'\"}})\]]+)",
-            rf"\1\2{MARK}",
-        ),
-        (r"\b(bearer|token)\s+(?=[^\s'\"]*\d)[a-z0-9._~+/=-]{8,}", rf"\1 {MARK}"),
-        (r"\b(basic)\s+(?=\S*(?-i:[A-Z0-9=]))[a-z0-9+/]{8,}={0,2}", rf"\1 {MARK}"),
-        # password=…, "secretPhrase": "…", mnemonic: twelve or more words
-        (
-            rf"\b(mnemonic|secret_?phrase|seed[_ ]?(?:phrase|words))({_IS}|\s+)"
-            rf"(?:{_QUOTED}|(?:[a-z]+[\s,]+){{5,}}[a-z]+)",
-            rf"\1\2{MARK}",
-        ),
-        (
-            r"\b(\w*(?:password|passwd|passphrase|secret_?phrase|secret_?seed|secret_?key|private_?key|client_?secret"
-            rf"|api_?key|access_?token|auth_?token))({_IS})(?:{_QUOTED}|[^\s,;'\"}})\]]+)",
-            rf"\1\2{MARK}",
-        ),
-        # tokens with a face of their own: GitHub, Hugging Face, OpenAI
-        (r"\b(?:gh[pousr]_|github_pat_|hf_|sk-)[A-Za-z0-9_-]{16,}", MARK),
-    )
+_PATTERNS: Final = (
+    # redis://:password@host, postgresql://user:password@host, https://token@host
+    # (bounded and anchored, like all of these: a long word must not cost its square)
+    (
+        r"((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,30}://[^\s:/?#@'\"]{0,200}):(?!\d{1,5}/)[^\s'\"]{0,300}@",
+        rf"\1:{MARK}@",
+    ),
+    (r"(https?://)[^\s:/?#@'\"]+@", rf"\1{MARK}@"),
+    (
+        r"([?&;](?:password|passwd|token|key|api_?key|access_token|secret|sig|signature|auth)=)[^\s&;#'\"]+",
+        rf"\1{MARK}",
+    ),
+    # Authorization: Bearer …, ('X-Signature', '…'); the scheme is no secret
+    (
+        rf"\b((?:proxy-)?authorization|x-signature|x-api-key|x-auth-token|set-cookie|cookie)({_IS})"
+        rf"(?:{_QUOTED}|(?:(?:bearer|basic|token|digest|negotiate)\s+)?[^\s,;'\"}})\]]+)",
+        rf"\1\2{MARK}",
+    ),
+    (r"\b(bearer|token)\s+(?=[^\s'\"]*\d)[a-z0-9._~+/=-]{8,}", rf"\1 {MARK}"),
+    (r"\b(basic)\s+(?=\S*(?-i:[A-Z0-9=]))[a-z0-9+/]{8,}={0,2}", rf"\1 {MARK}"),
+    # password=…, "secretPhrase": "…", mnemonic: twelve or more words
+    (
+        rf"\b(mnemonic|secret_?phrase|seed[_ ]?(?:phrase|words))({_IS}|\s+)"
+        rf"(?:{_QUOTED}|(?:[a-z]+[\s,]+){{5,}}[a-z]+)",
+        rf"\1\2{MARK}",
+    ),
+    (
+        r"\b(\w*(?:password|passwd|passphrase|secret_?phrase|secret_?seed|secret_?key|private_?key|client_?secret"
+        rf"|api_?key|access_?token|auth_?token))({_IS})(?:{_QUOTED}|[^\s,;'\"}})\]]+)",
+        rf"\1\2{MARK}",
+    ),
+    # tokens with a face of their own: GitHub, Hugging Face, OpenAI
+    (r"\b(?:gh[pousr]_|github_pat_|hf_|sk-)[A-Za-z0-9_-]{16,}", MARK),
 )
 
 
@@ -81,9 +78,15 @@ class Redaction:
         """The text without secrets."""
         if self._known is not None:
             text = self._known.sub(MARK, text)
-        for pattern, replacement in _PATTERNS:
+        for pattern, replacement in _patterns():
             text = pattern.sub(replacement, text)
         return text
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    # compiled for the first text: most commands write no line
+    return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS)
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str] = os.environ) -> Iterator[str]:

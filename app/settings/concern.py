@@ -29,6 +29,8 @@ class Concern(BaseSettings):
         frozen=True,
         str_strip_whitespace=True,
         hide_input_in_errors=True,
+        # the validators of a class that is only a part of Settings are never needed
+        defer_build=True,
     )
 
     @classmethod

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from filelock import FileLock
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -55,6 +54,7 @@ def migrate(store: Store) -> None:
         return
     from alembic import command
     from alembic.util.exc import CommandError
+    from filelock import FileLock
 
     database = store.engine.url.database
     lock: AbstractContextManager[object] = (

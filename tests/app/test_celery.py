@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import beat_schedule
-from app.celery import ROUTES, app, concurrency_for, visible_gpus
+from app.celery import ROUTES, app, concurrency_for
 from app.domain import QueueName
 from app.settings import Settings, get_settings
+from gpu.devices import visible_gpus
 
 
 def test_every_task_has_a_route_and_every_route_a_task() -> None:

@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 def main() -> None:
     """Run them."""
-    from app.celery import visible_gpus
+    from gpu.devices import visible_gpus
 
     wanted = sys.argv[1:] or names()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)

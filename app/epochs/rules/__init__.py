@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from app.epochs.rules.rule_set import RuleSet
 from app.store.records import EpochSummary, OpenEpoch, SubmissionRecord
 from app.untrusted import quoted
 
-__all__ = ["RuleSet", "RulesError", "build_report", "parse_rules", "rules_of", "rules_sha256"]
+__all__ = ["RuleSet", "RulesError", "build_report", "parse_rules", "rdkit_difference", "rules_of", "rules_sha256"]
 
 ERAS: Final = (October2025.era, August2026.era)
 
@@ -76,3 +77,14 @@ def written_report(
     rules = rules_of(epoch)
     entries = (rules.report(epoch, summary, (one,), ())["submissions"][0] for one in submissions)
     yield from report_pieces(rules.report(epoch, summary, (), warnings), entries)
+
+
+def rdkit_difference(rules: RuleSet) -> str | None:
+    """What is to be said of this machine's RDKit, where it is not the one that the rules count with."""
+    installed = importlib.metadata.version("rdkit")
+    if installed == rules.rdkit:
+        return None
+    return (
+        f"RDKit {installed} is installed, but the rules of {rules.era} count with RDKit {rules.rdkit}: verdicts and "
+        "scores may differ from the subnet's"
+    )

@@ -27,7 +27,7 @@ class RulesError(ValidatorError):
 class Section(BaseModel):
     """A part of a rules file: frozen, its unknown keys refused, its values taken as they are written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 P = TypeVar("P", bound=Section)

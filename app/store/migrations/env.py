@@ -12,7 +12,7 @@ from app.store.tables import (  # noqa: F401  (so that the metadata knows every 
     weights,
     work,
 )
-from app.store.tables.epochs import Table
+from app.store.tables.base import Table
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
+from app.store.tables.base import JsonText, Table, UntrustedText, UtcDateTime
 
 
 class NeuronRow(Table):

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import Table, UntrustedText, UtcDateTime
+from app.store.tables.base import Table, UntrustedText, UtcDateTime
+from app.store.tables.epochs import EpochRow
 
 
 class DeliveryRow(Table):
@@ -15,7 +16,7 @@ class DeliveryRow(Table):
 
     __tablename__ = "deliveries"
 
-    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
+    epoch_id: Mapped[int] = mapped_column(ForeignKey(EpochRow.id, ondelete="CASCADE"), primary_key=True)
     destination: Mapped[str] = mapped_column(Text, primary_key=True)
     state: Mapped[str] = mapped_column(Text)
     tries: Mapped[int] = mapped_column(default=0)

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import Table, UntrustedText, UtcDateTime
+from app.store.tables.base import Table, UntrustedText, UtcDateTime
+from app.store.tables.epochs import EpochRow
 
 
 class FactRow(Table):
@@ -18,7 +19,7 @@ class FactRow(Table):
 
     __tablename__ = "facts"
 
-    epoch_id: Mapped[int] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), primary_key=True)
+    epoch_id: Mapped[int] = mapped_column(ForeignKey(EpochRow.id, ondelete="CASCADE"), primary_key=True)
     kind: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(UntrustedText, primary_key=True)
     state: Mapped[str] = mapped_column(Text)

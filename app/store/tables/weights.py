@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import JsonText, Table, UntrustedText, UtcDateTime
+from app.store.tables.base import JsonText, Table, UntrustedText, UtcDateTime
+from app.store.tables.epochs import EpochRow
 
 
 class WeightSubmissionRow(Table):
@@ -23,7 +24,7 @@ class WeightSubmissionRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     netuid: Mapped[int]
-    epoch_id: Mapped[int | None] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), unique=True)
+    epoch_id: Mapped[int | None] = mapped_column(ForeignKey(EpochRow.id, ondelete="CASCADE"), unique=True)
     mark: Mapped[str | None] = mapped_column(Text, unique=True)
     state: Mapped[str] = mapped_column(Text, index=True)
     vector: Mapped[Any] = mapped_column(JsonText, nullable=True)

@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.tables.epochs import Table, UtcDateTime
+from app.store.tables.base import Table, UtcDateTime
+from app.store.tables.epochs import EpochRow
 
 
 class WorkRow(Table):
@@ -30,7 +31,7 @@ class WorkRow(Table):
     cluster: Mapped[str] = mapped_column(Text)
     task: Mapped[str] = mapped_column(Text)
     args: Mapped[str] = mapped_column(Text)
-    epoch_id: Mapped[int | None] = mapped_column(ForeignKey("epochs.id", ondelete="CASCADE"), index=True)
+    epoch_id: Mapped[int | None] = mapped_column(ForeignKey(EpochRow.id, ondelete="CASCADE"), index=True)
     part_of: Mapped[str | None] = mapped_column(Text)
     waits_for: Mapped[str | None] = mapped_column(Text)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)

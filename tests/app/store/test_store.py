@@ -27,7 +27,8 @@ from app.store.records import Examination, PartState, Stage, WorkedOn
 from app.store.reputations import WeightRounds
 from app.store.schema import _config, current_revision, head_revision, migrate
 from app.store.scores import Scores
-from app.store.tables.epochs import ScoreRow, Table
+from app.store.tables.base import Table
+from app.store.tables.epochs import ScoreRow
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 
 HEADER = EpochHeader(68, "finney", 361, 361, 722, "0x1", "0x2")

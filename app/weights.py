@@ -393,7 +393,7 @@ def kept_from_chain(
         detail = f"test mode: written to {settings.weights_file}, not to the chain"
         return Ended(WeightsState.WRITTEN, detail, weights)
     if settings.offline or settings.dont_set_weights:
-        flag = "--offline" if settings.offline else "--dont_set_weights"
+        flag = "--offline" if settings.offline else "--dont-set-weights"
         return Ended(WeightsState.NOT_SET, f"{flag}: nothing is submitted", weights)
     return None
 

@@ -96,7 +96,7 @@ def own_signer() -> Signer:
 
 
 def scorers() -> dict[str, ModelScorer]:
-    """The scoring APIs by name: the scorers of ``--run_api``. Without it this cluster evaluates by itself."""
+    """The scoring APIs by name: the scorers of ``--run-api``. Without it this cluster evaluates by itself."""
     settings = get_settings()
     apis = [ScoringApi(url, own_signer(), basic=settings.api_basic) for url in settings.scoring_api_url]
     return {api.name: api for api in apis} if settings.run_api else {}

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app import __version__
+from app.cli.shared_options import with_shared_options
 from app.domain import ValidatorError
 
 EXIT_BAD_INPUT = 2
@@ -55,7 +56,7 @@ class _Verbs(Mapping[str, Any]):
                 holder.add_typer(found, name=name)
             else:
                 holder.command(name)(found)
-            self._made[name] = get_command(holder).commands[name]  # type: ignore[attr-defined]
+            self._made[name] = with_shared_options(get_command(holder).commands[name])  # type: ignore[attr-defined]
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -106,7 +107,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error for the person who typed is a sentence, not a traceback."""
-    _set_up_logs()
+    set_up_logs()
     try:
         cli()
     except ValidatorError as error:
@@ -133,7 +134,7 @@ def _refuse(sentence: str) -> NoReturn:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def _set_up_logs() -> None:
+def set_up_logs() -> None:
     """Whoever types a command sees warnings; more where LOG_LEVEL says so."""
     from app.observability.logs import configure
     from app.settings import Settings, SettingsError, get_settings

@@ -295,7 +295,7 @@ def _docker(settings: Settings) -> Finding:
         with engine(settings.docker_host, timeout=5.0) as client, speaking("asking for its version"):
             version = str(client.version().get("Version", "?"))
     except ValidatorError as error:
-        advice = "install Docker, let this user talk to it (group docker), or set DOCKER_HOST; --run_api needs none"
+        advice = "install Docker, let this user talk to it (group docker), or set DOCKER_HOST; --run-api needs none"
         return Finding("Docker", Health.MISSING, str(error).split(". ")[0], advice)
     return Finding("Docker", Health.OK, f"Engine {version}")
 

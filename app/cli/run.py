@@ -33,16 +33,6 @@ class RunOptions:
 
 
 def run(
-    netuid: Annotated[int | None, typer.Option("--netuid", help="Subnet: 68 (molecules) or 21 (models).")] = None,
-    wallet_name: Annotated[str | None, typer.Option("--wallet.name", help="Coldkey's name.")] = None,
-    wallet_hotkey: Annotated[str | None, typer.Option("--wallet.hotkey", help="Hotkey's name.")] = None,
-    wallet_path: Annotated[Path | None, typer.Option("--wallet.path", help="Wallet folder.")] = None,
-    network: Annotated[
-        str | None, typer.Option("--subtensor.network", help="finney, test, local, or ws:// addresses.")
-    ] = None,
-    chain_endpoint: Annotated[
-        str | None, typer.Option("--subtensor.chain_endpoint", help="A ws:// address, instead of a network's name.")
-    ] = None,
     dont_set_weights: Annotated[
         bool, typer.Option("--dont-set-weights", help="Conclude epochs, but submit no weights.")
     ] = False,
@@ -65,24 +55,11 @@ def run(
     update_delay_minutes: Annotated[
         int | None, typer.Option("--update-delay-minutes", help="Models: how often commitments are read.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--logging.debug", help="Log all that happens.")] = False,
-    info: Annotated[bool, typer.Option("--logging.info", help="Log what is done (the default).")] = False,
-    trace: Annotated[bool, typer.Option("--logging.trace", help="As --logging.debug: no log says more.")] = False,
     flower: Annotated[bool, typer.Option(help="Start the Flower dashboard too.")] = True,
     api: Annotated[bool, typer.Option(help="Serve the pages and the API too.")] = True,
 ) -> None:
     """Run the validator: check registration and stake, start the cluster, and process each epoch as it closes."""
-    if network and chain_endpoint and network != chain_endpoint and "://" in network:
-        raise ValidatorError(
-            f"--subtensor.network {network} and --subtensor.chain_endpoint {chain_endpoint} are two addresses; give one"
-        )
     given: dict[str, object | None] = {
-        "NETUID": netuid,
-        "WALLET_NAME": wallet_name,
-        "WALLET_HOTKEY": wallet_hotkey,
-        "WALLET_PATH": wallet_path,
-        "SUBTENSOR_NETWORK": chain_endpoint or network,
-        "LOG_LEVEL": "DEBUG" if debug or trace else "INFO" if info else None,
         "DONT_SET_WEIGHTS": "1" if dont_set_weights else None,
         "OFFLINE": "1" if offline else None,
         "WEIGHTS_FILE": weights_file.resolve() if weights_file else None,

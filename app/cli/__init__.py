@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -17,6 +19,9 @@ from app.cli.shared_options import with_shared_options
 from app.domain import ValidatorError
 
 EXIT_BAD_INPUT = 2
+
+# Set by the shell that asks how a line may go on.
+_COMPLETING: Final = "_CELERY_VALIDATOR_COMPLETE"
 
 # verb → its command or group of commands, "module:name"; imported when it is the one that was typed
 VERBS: Final[dict[str, str]] = {
@@ -107,8 +112,11 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error for the person who typed is a sentence, not a traceback."""
-    set_up_logs()
+    # someone waits for the Tab key
+    if _COMPLETING not in os.environ:
+        set_up_logs()
     try:
+        _require_name()
         cli()
     except ValidatorError as error:
         _refuse(str(error))
@@ -121,6 +129,16 @@ def main() -> None:
             _refuse(sentence)
         logging.getLogger("celery_validator").critical("%s: %s", type(error).__name__, error, exc_info=True)
         sys.exit(1)
+
+
+def _require_name() -> None:
+    """A shell completes commands by their name, and what it would complete here is Python."""
+    asked = {"--install-completion", "--show-completion"} & set(sys.argv[1:2])
+    if asked and Path(sys.argv[0]).name == "__main__.py":
+        raise ValidatorError(
+            f"a shell completes commands by their name, and 'python -m app' has none; put celery-validator into PATH "
+            f"with 'pip install --no-deps -e .', then run: celery-validator {asked.pop()}"
+        )
 
 
 def _refuse(sentence: str) -> NoReturn:

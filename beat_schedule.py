@@ -49,7 +49,6 @@ def _models(settings: Settings) -> dict[str, dict[str, Any]]:
     updates = timedelta(minutes=settings.update_delay_minutes)
     cleaning = timedelta(minutes=settings.clean_period_minutes)
     local = {
-        "move evaluations on": _every(timedelta(seconds=15), "workers.evaluations.move_evaluations"),
         "note what can be scored": {
             "task": "workers.evaluations.note_capabilities",
             "schedule": timedelta(minutes=1),

@@ -60,7 +60,6 @@ ROUTES: Final[Mapping[str, QueueName]] = {
     "workers.competitions.clean_models": QueueName.GPU,
     "workers.evaluations.evaluate_model": QueueName.GPU,
     "workers.evaluations.sweep_evaluations": QueueName.GPU,
-    "workers.evaluations.move_evaluations": QueueName.CPU,
     "workers.evaluations.note_capabilities": QueueName.GPU,
     "workers.upkeep.reconcile": QueueName.CHAIN,
     "workers.upkeep.forget_old": QueueName.CPU,

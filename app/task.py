@@ -6,9 +6,9 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
@@ -38,13 +38,8 @@ _LONGEST_BACKOFF: Final = 60
 # How long a task that finds its piece taken waits before it asks again.
 _BUSY_COUNTDOWN: Final = timedelta(seconds=5)
 
-# A task without a time limit that has not renewed its claim for so long is dead.
-_SHORTEST_LEASE: Final = timedelta(minutes=5)
-
 # The clock's own tasks, mostly idle: their beginning and end are worth a line only to those who look for it.
-_TICKS: Final = frozenset(
-    {"watch_epoch", "reconcile", "score_next_models", "follow_scoring", "release_stale", "move_evaluations"}
-)
+_TICKS: Final = frozenset({"watch_epoch", "reconcile", "score_next_models", "follow_scoring", "release_stale"})
 
 log = logging.getLogger("celery_validator.task")
 
@@ -80,8 +75,27 @@ class Step:
         if piece.part_of is not None and (last := self.claims.ready(piece.part_of)) is not None:
             self._messages.append(self._signature(last))
 
-    def resend(self, standing: Sequence[Work]) -> None:
-        """Send again what stands still; the parts of a group as the chord that they were."""
+    def ask(self, task: str, expires: timedelta) -> None:
+        """Send a task that is no piece of work: where its message is lost, the next one does."""
+        options = {"ignore_result": True, "expires": expires.total_seconds()}
+        self._messages.append(self._app.signature(task, immutable=True, options=options))
+
+    def reconcile(self, alive: Mapping[str, datetime]) -> tuple[int, int]:
+        """Send again what stands still in this cluster, whatever it is: a lost message, a dead process's claim.
+
+        ``alive``: see :meth:`Claims.void`. How many claims were voided and how many pieces are sent.
+        """
+        settings = get_settings()
+        beating = [name for name, task in self._app.tasks.items() if getattr(task, "beats", False)]
+        voided = self.claims.void(settings.cluster_name, alive, beating)
+        standing = self.claims.standing(settings.cluster_name, settings.reconcile_after)
+        self._resend(standing)
+        if standing:
+            log.warning("%d piece(s) of work stood still and are sent again (%d claims voided)", len(standing), voided)
+        return voided, len(standing)
+
+    def _resend(self, standing: Sequence[Work]) -> None:
+        # the parts of a group as the chord that they were
         parts: dict[str, list[Work]] = {}
         last: dict[str, Work] = {}
         for work in standing:
@@ -141,8 +155,10 @@ class ValidatorTask(Task):  # type: ignore[misc]
 
     abstract = True
     piece = False
-    # the pieces are parts of a group: whoever finishes the last one sends what follows, so nobody waits for a busy one
-    parts = False
+    # whether a message waits for a piece that another holds; the reconciler sends a dead one's again in any case
+    waits = True
+    # a thread renews the claim all the while, so that silence means death, and nothing else does
+    beats = False
     max_retries = _STORE_RETRIES
     acks_late = True
     reject_on_worker_lost = True
@@ -183,9 +199,11 @@ class ValidatorTask(Task):  # type: ignore[misc]
 
     @property
     def lease(self) -> timedelta:
-        """How long a claim holds without being renewed: longer than the task may run."""
+        """How long a claim holds without being renewed: longer than the task may run, where nothing renews it."""
+        if self.beats:
+            return get_settings().evaluation_silence
         limit = self.time_limit or self.app.conf.task_time_limit
-        return max(_SHORTEST_LEASE, timedelta(seconds=limit or 0) + timedelta(minutes=1))
+        return timedelta(seconds=limit) + timedelta(minutes=1) if limit else get_settings().visibility_timeout
 
     def reading(self) -> AbstractContextManager[Session]:
         """A session that sees one snapshot and writes nothing."""
@@ -221,11 +239,12 @@ class ValidatorTask(Task):  # type: ignore[misc]
 
     def _run_piece(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         values = tuple(inspect.signature(self.run).bind(*args, **kwargs).arguments.values())
-        claim = str(self.request.id or f"direct-{uuid4()}")
+        # a redelivery does not prove a task dead that beats: redis hands over what a broken connection left
+        claim = str(self.request.id or f"direct-{uuid4()}") if not self.beats else str(uuid4())
         by_hand = bool(self.request.called_directly or self.request.is_eager)
         with get_store().writing() as session:
             taken = Claims(session).take(Work(self.name, values), claim, self.holder, self.lease, early=by_hand)
-        if taken is Refused.BUSY and not self.parts:
+        if taken is Refused.BUSY and self.waits:
             raise self.retry(countdown=_BUSY_COUNTDOWN.total_seconds(), max_retries=None)
         if isinstance(taken, Refused):
             return {"status": taken.value}

@@ -16,7 +16,7 @@ from celery import chain as celery_chain
 from app.celery import app
 from app.clock import now
 from app.competitions.benchmarks import scorable
-from app.competitions.evaluations import send_evaluation, slots
+from app.competitions.evaluations import SWEEP, SWEEP_EXPIRES, end_overdue, slots
 from app.competitions.profile import profile_of
 from app.competitions.scoring import Later, ScoringStep
 from app.competitions.standings import (
@@ -29,7 +29,7 @@ from app.settings import Settings, get_settings
 from app.store.callers import Callers
 from app.store.competitions import Competitions
 from app.store.database import get_store
-from app.store.evaluations import EvaluationInputs, Evaluations
+from app.store.evaluations import EVALUATE, EvaluationInputs, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal, model_id
 from app.store.reputations import Reputations, WeightRounds
@@ -234,7 +234,7 @@ def _open_next(task: ValidatorTask, scorer: str, hotkey: str) -> int | None:
             scorings.settle(scoring, ScoringEnd(None, False, f"{scorer} works on another model"))
             return None
         scorings.started(scoring_id, evaluation_id)
-    send_evaluation(app, evaluation_id, inputs)
+        step.send(EVALUATE, evaluation_id)
     return scoring_id
 
 
@@ -274,16 +274,19 @@ class _Removed:
 
 @app.task(bind=True, send_events=False)
 def release_stale(self: ValidatorTask) -> dict[str, Any]:
-    """Return models under scoring for longer than the limit to the queue; forget expired signatures."""
+    """End overdue evaluations; models under scoring for longer go back to the queue; forget expired signatures."""
     settings = get_settings()
     with self.transaction() as step:
+        ended = end_overdue(step.session, settings)
+        if ended:
+            step.ask(SWEEP, SWEEP_EXPIRES)
         released = ModelQueue(step.session, MODELS_NETUID).release_stale(settings.evaluation_limit)
         forgotten = Callers(step.session).forget_old()
     if released:
         log.warning(
             "%d models under scoring for longer than %s returned to the queue", released, settings.evaluation_limit
         )
-    return {"released": released, "forgotten": forgotten}
+    return {"ended": ended, "released": released, "forgotten": forgotten}
 
 
 # -- weights and reputation -------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from app.clock import now
 from app.cluster.heartbeat import Heartbeat
 from app.competitions.benchmarks import objection_here, plan_of, plans
 from app.competitions.commitments import CommitmentLookup, CommitmentSuperseded, CommitmentUnknown, NotCommitted
-from app.competitions.evaluations import move_on, silence
 from app.competitions.experiment_log import log_evaluation
 from app.competitions.profile import profile_of
 from app.domain import MODELS_NETUID, QueueName
@@ -31,16 +30,14 @@ from app.settings import get_settings
 from app.store.capabilities import Capabilities
 from app.store.database import get_store
 from app.store.evaluations import (
-    ClaimResult,
+    EVALUATE,
     EvaluationEnd,
-    EvaluationInputs,
     EvaluationPhase,
     EvaluationRecord,
     Evaluations,
-    EvaluationTry,
     timed_out,
 )
-from app.task import ValidatorTask
+from app.task import ValidatorTask, transaction
 from app.untrusted import shown
 from chain.huggingface import HubClient, HubUnavailable
 from chain.incentive.models import PENALTY_SCORE
@@ -64,14 +61,18 @@ _CAPABILITIES_EXPIRE: Final = 60
 log = logging.getLogger("celery_validator.evaluation")
 
 
-@app.task(bind=True)
-def evaluate_model(self: ValidatorTask, hf_repo_id: str, competition_id: str, hotkey: str, block: int) -> Any:
-    """Evaluate a model; the store has the result under this task's id. A second delivery finds that out and ends."""
-    claim = _claim(self, EvaluationInputs(hf_repo_id, competition_id, hotkey, block))
-    if not isinstance(claim, EvaluationRecord):
-        return {"evaluation": self.task_id, "status": claim.value}
-    _Try(claim).run()
-    return _told(self.task_id, claim.tries)
+@app.task(bind=True, piece=True, waits=False, beats=True)
+def evaluate_model(self: ValidatorTask, evaluation_id: str) -> dict[str, Any]:
+    """Do an accepted evaluation; the store has what came of it."""
+    device, limit = ",".join(visible_gpus()) or "cpu", get_settings().evaluation_limit
+    with self.transaction() as step:
+        is_ours = step.claims.renew(self.held)
+        record = Evaluations(step.session).begin(evaluation_id, self.held.attempts, device, limit) if is_ours else None
+        if record is None:
+            step.claims.finish(self.held)
+    if record is not None:
+        _Try(self, record).run()
+    return _told(evaluation_id, self.held.attempts)
 
 
 @app.task(bind=True, send_events=False)
@@ -88,29 +89,10 @@ def note_capabilities(self: ValidatorTask) -> dict[str, str]:
     return {one: objection or "can be scored" for one, objection in found.items()}
 
 
-@app.task(send_events=False)
-def move_evaluations() -> dict[str, Any]:
-    """End overdue evaluations, take dead ones from their workers, and send again what waits without a message."""
-    moved = move_on(get_store(), app, get_settings())
-    return {"ended": list(moved.ended), "voided": list(moved.voided), "sent": list(moved.sent)}
-
-
 @app.task
 def sweep_evaluations() -> dict[str, Any]:
     """Remove from this node what evaluations left that no longer run; what is at work stays."""
     return {"removed": _try_to_sweep()}
-
-
-def _claim(task: ValidatorTask, inputs: EvaluationInputs) -> EvaluationRecord | ClaimResult:
-    device = ",".join(visible_gpus()) or "cpu"
-    with get_store().writing() as session:
-        evaluations = Evaluations(session)
-        if evaluations.get(task.task_id) is None:
-            # a message of somebody's own, or a store that was replaced: what is asked is in the message
-            evaluations.accept(inputs, (), task.task_id)
-        found = evaluations.claim(task.task_id, task.holder, device, silence(get_settings()))
-        record = evaluations.get(task.task_id)
-    return record if found is ClaimResult.CLAIMED and record is not None else found
 
 
 def _told(evaluation_id: str, number: int) -> dict[str, Any]:
@@ -127,20 +109,29 @@ def _told(evaluation_id: str, number: int) -> dict[str, Any]:
 class _Try:
     """One try at an evaluation, from the clean device to the end in the store."""
 
-    def __init__(self, record: EvaluationRecord) -> None:
+    def __init__(self, task: ValidatorTask, record: EvaluationRecord) -> None:
+        self._task = task
+        self._piece = task.held
         self._record = record
-        self._of = EvaluationTry(record.id, record.tries)
         self._limit = get_settings().evaluation_limit
 
     def run(self) -> None:
         """Evaluate and write what came of it."""
         # a first try has Celery's own soft limit, which is the same
         deadline = self._record.deadline(self._limit) if self._record.tries > 1 else None
-        with Heartbeat(get_store(), self._of, get_settings().evaluation_heartbeat, deadline) as heart:
+        with Heartbeat(self._record.name, self._beat, get_settings().evaluation_heartbeat, deadline) as heart:
             outcome = self._outcome(heart)
             heart.rest()
             if outcome is not None:
                 self._write(outcome)
+
+    def _beat(self) -> bool:
+        # in a thread of its own, to which Celery's request is not there
+        with self._task.transaction() as step:
+            is_ours = step.claims.renew(self._piece)
+            if is_ours:
+                Evaluations(step.session).beat(self._record.id)
+        return is_ours
 
     def _outcome(self, heart: Heartbeat) -> EvaluationEnd | None:
         from gpu.evaluation.contract import EvaluationImpossible, ModelFault, ModelFaultCode
@@ -149,10 +140,10 @@ class _Try:
             return self._evaluated()
         except SoftTimeLimitExceeded:
             heart.rest()
-            return None if heart.lost else timed_out(self._of.number, self._limit)
+            return None if heart.lost else timed_out(self._record.tries, self._limit)
         except ModelFault as fault:
             if fault.code is ModelFaultCode.TIME_LIMIT:
-                return timed_out(self._of.number, self._limit, str(fault))
+                return timed_out(self._record.tries, self._limit, str(fault))
             return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(fault))
         except NotCommitted as error:
             return EvaluationEnd(EvaluationPhase.FAILED, 0.0, str(error))
@@ -163,7 +154,7 @@ class _Try:
             raise
         except Exception as error:
             # a fault of this program is no model's fault either
-            log.exception("evaluation %s failed", self._of.name)
+            log.exception("evaluation %s failed", self._record.name)
             return EvaluationEnd(EvaluationPhase.RELEASED, None, f"{type(error).__name__}: {shown(error, 500)}")
 
     def _evaluated(self) -> EvaluationEnd:
@@ -178,10 +169,10 @@ class _Try:
         open_ended = profile_of(settings).seven_fields
         committed = CommitmentLookup(get_store(), chain, open_ended).find(inputs)
         revision = committed.model.commit
-        with get_store().writing() as session:
-            Evaluations(session).note_revision(self._of, revision)
+        with self._task.transaction() as step:
+            Evaluations(step.session).note_revision(self._record.id, revision)
         origin = Origin(committed.committed_at, HubClient(settings.hf_endpoint).created_at(inputs.hf_repo_id))
-        model = ModelSource(self._of.name, inputs.hf_repo_id, revision, inputs.hotkey, inputs.competition_id)
+        model = ModelSource(self._record.name, inputs.hf_repo_id, revision, inputs.hotkey, inputs.competition_id)
         # what a dead try left has the device, the disk and the model's memory
         sweep_node()
         _free_device()
@@ -200,13 +191,10 @@ class _Try:
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
         ):
-            with attempt, get_store().writing() as session:
-                kept = Evaluations(session).finish(self._of, end)
-        if kept:
-            EVALUATIONS.labels(end.phase.value).inc()
-            log.info("evaluation %s: %s, score %s", self._of.name, end.phase.value, end.score)
-        else:
-            log.warning("evaluation %s no longer counted; what it found is not kept", self._of.name)
+            with attempt, self._task.finishing() as step:
+                Evaluations(step.session).finish(self._record.id, end)
+        EVALUATIONS.labels(end.phase.value).inc()
+        log.info("evaluation %s: %s, score %s", self._record.name, end.phase.value, end.score)
 
 
 def evaluator_for(competition_id: str) -> Evaluator:
@@ -266,8 +254,8 @@ def interrupt_evaluations(node: str) -> list[str]:
 
     The claim goes first, so that what the interrupted try makes of it is not written.
     """
-    with get_store().writing() as session:
-        holders = Evaluations(session).void_held_by(node)
+    with transaction(app) as step:
+        holders = step.claims.void_at(node, EVALUATE)
     for holder in holders:
         log.warning("the evaluation of %s is interrupted, for its worker stops", holder)
         with suppress(ProcessLookupError):

@@ -43,19 +43,19 @@ _INTERRUPTED_PAUSE: Final = timedelta(seconds=5)
 log = logging.getLogger("celery_validator.scoring")
 
 
-@app.task(bind=True, piece=True, parts=True)
+@app.task(bind=True, piece=True, waits=False)
 def score_psichic(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch against the target(s) and all antitargets."""
     return _score(self, epoch_id, batch_id)
 
 
-@app.task(bind=True, piece=True, parts=True)
+@app.task(bind=True, piece=True, waits=False)
 def score_boltz(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Score a batch of candidates against the molecules' target(s)."""
     return _score(self, epoch_id, batch_id)
 
 
-@app.task(bind=True, piece=True, parts=True)
+@app.task(bind=True, piece=True, waits=False)
 def score_boltzgen(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
     """Refold a batch of nanobodies with the nanobodies' target(s)."""
     return _score(self, epoch_id, batch_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,23 +22,16 @@ from app.task import ValidatorTask, transaction
 _EPOCHS_AT_ONCE: Final = 1
 _ROWS_AT_ONCE: Final = 5_000
 
-log = logging.getLogger("celery_validator.upkeep")
-
 
 @app.task(bind=True, send_events=False)
 def reconcile(self: ValidatorTask) -> dict[str, Any]:
     """Send again what stands still in this cluster, whatever it is: a lost message, a dead worker's claim."""
-    settings = get_settings()
     with self.reading() as session:
-        held = Claims(session).holders(settings.cluster_name)
+        held = Claims(session).holders(get_settings().cluster_name)
     alive = living_processes() if held else {}
     with self.transaction() as step:
-        voided = step.claims.void(settings.cluster_name, alive, settings.visibility_timeout) if held else 0
-        standing = step.claims.standing(settings.cluster_name, settings.reconcile_after)
-        step.resend(standing)
-    if standing:
-        log.warning("%d piece(s) of work stood still and are sent again (%d claims voided)", len(standing), voided)
-    return {"sent": len(standing), "voided": voided}
+        voided, sent = step.reconcile(alive)
+    return {"sent": sent, "voided": voided}
 
 
 def living_processes() -> dict[str, datetime]:

@@ -9,12 +9,13 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Response, status
-from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.application import create_app
@@ -31,11 +32,21 @@ from app.api.validator import health_router
 from app.celery import app as celery
 from app.clock import now
 from app.competitions.benchmarks import capabilities
-from app.competitions.evaluations import CannotEvaluate, EvaluationReleased, begin, move_on, slots, status_answer
-from app.domain import QueueName, ValidatorError
+from app.competitions.evaluations import (
+    SWEEP,
+    SWEEP_EXPIRES,
+    CannotEvaluate,
+    EvaluationReleased,
+    check_capable,
+    end_overdue,
+    slots,
+    status_answer,
+)
+from app.domain import ValidatorError
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.evaluations import EvaluationInputs, Evaluations
+from app.store.evaluations import EVALUATE, EvaluationInputs, Evaluations
+from app.task import Step, transaction
 from chain.hotkey import wallet_signer
 
 # How often (s) overdue, dead and lost evaluations are looked for while nobody asks.
@@ -93,16 +104,19 @@ _CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
 def start_model_scoring(hotkey: Caller, request: StartScoring, response: Response) -> ScoringStarted:
     """Begin a model's evaluation; refused in words while every GPU has a model, or where this node cannot do it."""
     store, settings = get_store(), get_settings()
-    move_on(store, celery, settings)
     inputs = EvaluationInputs(request.hf_repo_id, request.competition_id, request.hotkey, request.block)
     try:
-        task_id = begin(store, celery, inputs, slots(settings), settings)
+        check_capable(store, inputs, settings)
     except CannotEvaluate as error:
         response.status_code = status.HTTP_409_CONFLICT
         return ScoringStarted(success=False, message=str(error))
+    with transaction(celery) as step:
+        _move_on(step)
+        present = Evaluations(step.session).in_slots(slots(settings))
+        task_id = Evaluations(step.session).accept(inputs, slots(settings))
+        if task_id is not None:
+            step.send(EVALUATE, task_id)
     if task_id is None:
-        with store.reading() as session:
-            present = Evaluations(session).in_slots(slots(settings))
         names = ", ".join(record.inputs.hf_repo_id for record in present)
         return ScoringStarted(success=False, message=f"This node is busy with {names}." if names else "Busy.")
     log.info("%s asks for %s (%s); evaluation %s", hotkey, inputs.hf_repo_id, inputs.competition_id, task_id)
@@ -118,15 +132,14 @@ def start_model_scoring(hotkey: Caller, request: StartScoring, response: Respons
 )
 def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(max_length=200)] = None) -> ScoringStatus:
     """How an evaluation goes; without a task id, the one that was accepted last."""
-    store, settings = get_store(), get_settings()
-    move_on(store, celery, settings)
-    with store.reading() as session:
-        evaluations = Evaluations(session)
+    with transaction(celery) as step:
+        _move_on(step)
+        evaluations = Evaluations(step.session)
         record = evaluations.latest() if task_id is None else evaluations.get(task_id)
     if record is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "No such evaluation is known here.")
     try:
-        return ScoringStatus.model_validate(status_answer(record, settings))
+        return ScoringStatus.model_validate(status_answer(record))
     except EvaluationReleased as error:
         raise HTTPException(status.HTTP_410_GONE, str(error)) from None
 
@@ -156,33 +169,29 @@ def create_scoring_app() -> FastAPI:
 
 
 def _move_on_until(stop: threading.Event) -> None:
-    _look(forget=True)
-    _ask_what_can_be_scored()
-    looks = 0
-    while not stop.wait(_LOOK_EVERY):
-        _look()
-        looks += 1
-        if looks % _LOOKS_A_CAPABILITY == 0:
-            _ask_what_can_be_scored()
+    _look(0)
+    for number in count(1):
+        if stop.wait(_LOOK_EVERY):
+            return
+        _look(number)
 
 
-def _ask_what_can_be_scored() -> None:
-    """Have a gpu worker look; one that is busy leaves what was found before."""
+def _look(number: int) -> None:
     try:
-        celery.send_task(
-            "workers.evaluations.note_capabilities",
-            queue=QueueName.GPU.value,
-            expires=_LOOKS_A_CAPABILITY * _LOOK_EVERY,
-        )
-    except (OperationalError, ConnectionError) as error:
-        log.error("no gpu worker could be asked what it can score: %s", error)
-
-
-def _look(*, forget: bool = False) -> None:
-    try:
-        move_on(get_store(), celery, get_settings())
-        if forget:
-            with get_store().writing() as session:
-                Evaluations(session).delete_before(now() - get_settings().retention)
+        with transaction(celery) as step:
+            _move_on(step)
+            if number % _LOOKS_A_CAPABILITY == 0:
+                # a gpu worker looks; one that is busy leaves what was found before
+                step.ask("workers.evaluations.note_capabilities", _LOOKS_A_CAPABILITY * timedelta(seconds=_LOOK_EVERY))
+            if number == 0:
+                Evaluations(step.session).delete_before(now() - get_settings().retention)
     except (SQLAlchemyError, ValidatorError) as error:
         log.error("evaluations could not be moved on: %s", error)
+
+
+def _move_on(step: Step) -> None:
+    """What beat's tasks do in a larger cluster; here a worker is dead that its evaluation's claim outlived."""
+    ended = end_overdue(step.session, get_settings())
+    voided, _ = step.reconcile({})
+    if ended or voided:
+        step.ask(SWEEP, SWEEP_EXPIRES)

@@ -1,4 +1,4 @@
-"""Tells the store that an evaluation is alive, and ends it when it no longer counts or its time is over."""
+"""Says all the while that a long piece of work is alive; interrupts it when it is lost or its time is over."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -13,8 +14,6 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.clock import now
-from app.store.database import Store
-from app.store.evaluations import Evaluations, EvaluationTry
 
 log = logging.getLogger("celery_validator.heartbeat")
 
@@ -22,19 +21,20 @@ log = logging.getLogger("celery_validator.heartbeat")
 class Heartbeat:
     """A thread that beats while its ``with`` block runs.
 
-    ``lost`` is set once another try has taken over. Then, and at ``deadline`` if there is one, the block is interrupted
+    ``beat`` says that the work of this name is alive; it returns False once another has taken it over, which sets
+    ``lost``. Then, and at ``deadline`` if there is one, the block is interrupted
     as Celery's soft time limit would do it (SoftTimeLimitExceeded in the main thread), once, up to :meth:`rest`.
     """
 
-    def __init__(self, store: Store, of: EvaluationTry, every: timedelta, deadline: datetime | None) -> None:
-        self._store = store
-        self._of = of
+    def __init__(self, name: str, beat: Callable[[], bool], every: timedelta, deadline: datetime | None) -> None:
+        self._name = name
+        self._beat = beat
         self._every = every.total_seconds()
         self._deadline = deadline
         self._stop = threading.Event()
         self._may_interrupt = True
         self._interrupting = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"heartbeat of {of.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat of {name}", daemon=True)
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -56,13 +56,12 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stop.wait(self._pause()):
             try:
-                with self._store.writing() as session:
-                    self.lost = not Evaluations(session).beat(self._of)
+                self.lost = not self._beat()
             except SQLAlchemyError as error:
-                # a store that is unavailable for long costs the claim, not the evaluation
-                log.warning("%s cannot say that it lives: %s", self._of.name, error)
+                # a store that is unavailable for long costs the claim, not the work
+                log.warning("%s cannot say that it lives: %s", self._name, error)
             if self.lost:
-                log.warning("%s no longer counts: another try took over", self._of.name)
+                log.warning("%s no longer counts: another try took over", self._name)
             if self.lost or self._is_over():
                 self._interrupt()
             if self.lost:

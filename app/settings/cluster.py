@@ -41,7 +41,7 @@ class ClusterSettings(Concern):
     reconcile_every: Duration = Field(timedelta(seconds=15), description="how often the reconciler looks")
     reconcile_after: Duration = Field(
         timedelta(seconds=60),
-        description="how long an epoch may stand still before the reconciler moves it on",
+        description="how long work may stand still before the reconciler sends it again",
     )
 
     flower_address: Host = Field(

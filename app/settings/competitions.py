@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 
 from app.settings.concern import Concern
 from app.settings.values import Duration, DurationOrZero, SampleSets, WebAddress, WebAddresses
+
+# So many heartbeats may be missed before a try counts as dead.
+_MISSED_BEATS: Final = 6
 
 
 class CompetitionSettings(Concern):
@@ -79,3 +82,8 @@ class CompetitionSettings(Concern):
     )
     o1_samples: int = Field(64, ge=1, le=100_000, description="videos that an o1 model captions")
     imagebind_weights: Path | None = Field(None, description="ImageBind's imagebind_huge.pth (a state dict), for o1")
+
+    @property
+    def evaluation_silence(self) -> timedelta:
+        """How long a running evaluation may be silent before it counts as dead."""
+        return _MISSED_BEATS * self.evaluation_heartbeat

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, delete, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, delete, exists, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.clock import now
@@ -60,6 +60,7 @@ class Piece:
     part_of: str | None
     epoch_id: int | None
     claimed_at: datetime
+    lease: timedelta
 
 
 class Claims:
@@ -89,7 +90,7 @@ class Claims:
             insert_ignoring(self._session, WorkRow, rows[start : start + _AT_ONCE])
 
     def take(self, work: Work, claim: str, holder: str, lease: timedelta, *, early: bool = False) -> Piece | Refused:
-        """Claim a piece. A redelivery of the task that holds it takes it over at once; another's claim expires.
+        """Claim a piece for ``lease``. A redelivery of the task that holds it takes it over at once; others wait.
 
         A piece that was put off is taken by the task that comes back for it; another message of it, that was sent when
         the first seemed lost, waits until it is due: else both would come back for ever. ``early``: by no message, but
@@ -97,7 +98,7 @@ class Claims:
         """
         at = now()
         part = aliased(WorkRow)
-        free = or_(WorkRow.claim.is_(None), WorkRow.claim == claim, WorkRow.claimed_at < at - lease)
+        free = or_(WorkRow.claim.is_(None), WorkRow.claim == claim, WorkRow.held_until <= at)
         ready = or_(WorkRow.waits_for.is_(None), ~exists().where(part.part_of == WorkRow.waits_for))
         due = or_(
             literal(early),
@@ -109,12 +110,12 @@ class Claims:
         taken = self._session.execute(
             update(WorkRow)
             .where(WorkRow.task == work.task, WorkRow.args == work.key, free, ready, due)
-            .values(claim=claim, holder=holder, claimed_at=at, attempts=WorkRow.attempts + 1)
+            .values(claim=claim, holder=holder, claimed_at=at, held_until=at + lease, attempts=WorkRow.attempts + 1)
             .returning(WorkRow.id, WorkRow.attempts, WorkRow.part_of, WorkRow.epoch_id)
             .execution_options(synchronize_session=False)
         ).one_or_none()
         if taken is not None:
-            return Piece(taken.id, claim, taken.attempts, taken.part_of, taken.epoch_id, at)
+            return Piece(taken.id, claim, taken.attempts, taken.part_of, taken.epoch_id, at, lease)
         found = self._session.execute(
             select(WorkRow.claim, WorkRow.holder).where(WorkRow.task == work.task, WorkRow.args == work.key)
         ).one_or_none()
@@ -142,18 +143,18 @@ class Claims:
         taken = self._session.execute(
             update(WorkRow)
             .where(WorkRow.id.in_(free.scalar_subquery()), WorkRow.claim.is_(None))
-            .values(claim=piece.claim, holder=holder, claimed_at=at, attempts=1)
+            .values(claim=piece.claim, holder=holder, claimed_at=at, held_until=at + piece.lease, attempts=1)
             .returning(WorkRow.id, WorkRow.args)
             .execution_options(synchronize_session=False)
         ).all()
         return [
-            (Piece(row.id, piece.claim, 1, piece.part_of, piece.epoch_id, at), tuple(json.loads(row.args)))
+            (Piece(row.id, piece.claim, 1, piece.part_of, piece.epoch_id, at, piece.lease), tuple(json.loads(row.args)))
             for row in sorted(taken, key=lambda row: row.id)
         ]
 
     def renew(self, piece: Piece) -> bool:
-        """Keep a claim alive; False where it was lost."""
-        return self._changed(piece, claimed_at=now(), moved_at=now())
+        """Keep a claim for its lease from now on; False where it was lost."""
+        return self._changed(piece, held_until=now() + piece.lease, moved_at=now())
 
     def give_back(self, piece: Piece, until: datetime, *, uncounted: bool = False, comes_back: bool = False) -> bool:
         """Let go of a piece that is to be tried again at ``until``.
@@ -174,7 +175,7 @@ class Claims:
         Raises:
             ClaimLost: the piece is no longer this task's; nothing of the transaction may be kept.
         """
-        gone = self._session.execute(delete(WorkRow).where(WorkRow.id == piece.id, WorkRow.claim == piece.claim))
+        gone = self._session.execute(delete(WorkRow).where(*_held_by(piece)))
         if _count(gone) == 0:
             raise ClaimLost("the work was finished or taken over elsewhere")
         if piece.part_of is not None:
@@ -192,6 +193,10 @@ class Claims:
         except ClaimLost:
             return False
         return True
+
+    def drop(self, work: Work) -> None:
+        """Take a piece from the table, whoever holds it."""
+        self._session.execute(delete(WorkRow).where(WorkRow.task == work.task, WorkRow.args == work.key))
 
     def drop_epoch(self, epoch_id: int) -> None:
         """Take all work of an ended epoch from the table."""
@@ -216,25 +221,38 @@ class Claims:
         ).scalars()
         return {holder for holder in rows if holder}
 
-    def void(self, cluster: str, alive: Mapping[str, datetime], oldest: timedelta) -> int:
-        """Void the claims of processes that do not live, that began after the claim, or that say nothing; how many.
+    def void(self, cluster: str, alive: Mapping[str, datetime], beating: Collection[str] = ()) -> int:
+        """Void the claims that have expired, and those of processes that do not live or began later; how many.
 
         Args:
             alive: each living process and since when it has run; a restarted container's processes bear the numbers
                 of those before. Empty where nobody answered, which proves nobody dead.
-            oldest: no claim counts that was not renewed for so long.
+            beating: tasks that renew their short claims: these expire, whoever does not answer.
         """
-        expired = now() - oldest
-        held = self._session.execute(
-            select(WorkRow.id, WorkRow.holder, WorkRow.claimed_at).where(
-                WorkRow.cluster == cluster, WorkRow.claim.is_not(None)
-            )
-        ).all()
+        at = now()
+        of = WorkRow.id, WorkRow.task, WorkRow.holder, WorkRow.claimed_at, WorkRow.held_until
+        held = self._session.execute(select(*of).where(WorkRow.cluster == cluster, WorkRow.claim.is_not(None))).all()
+        checked = {row.id for row in held if alive and row.task not in beating}
         dead = [
             row.id
             for row in held
-            if row.claimed_at < expired or (alive and (row.holder not in alive or row.claimed_at < alive[row.holder]))
+            if row.held_until <= at
+            or (row.id in checked and (row.holder not in alive or row.claimed_at < alive[row.holder]))
         ]
+        self._void(dead)
+        return len(dead)
+
+    def void_at(self, node: str, task: str) -> list[str]:
+        """Void the claims on pieces of a task that a worker's processes hold; which processes (``node/pid``)."""
+        held = self._session.execute(
+            select(WorkRow.id, WorkRow.holder).where(
+                WorkRow.task == task, WorkRow.claim.is_not(None), WorkRow.holder.startswith(f"{node}/", autoescape=True)
+            )
+        ).all()
+        self._void([row.id for row in held])
+        return [row.holder for row in held]
+
+    def _void(self, dead: Sequence[int]) -> None:
         for start in range(0, len(dead), _AT_ONCE):
             self._session.execute(
                 update(WorkRow)
@@ -243,7 +261,6 @@ class Claims:
                 .values(claim=None, holder=None, claimed_at=None, moved_at=datetime.fromtimestamp(0, now().tzinfo))
                 .execution_options(synchronize_session=False)
             )
-        return len(dead)
 
     def standing(self, cluster: str, for_longer_than: timedelta) -> list[Work]:
         """Pieces that are due, that nobody works on, and whose group did not move either; they count as sent now."""
@@ -289,12 +306,14 @@ class Claims:
 
     def _changed(self, piece: Piece, **values: Any) -> bool:
         result = self._session.execute(
-            update(WorkRow)
-            .where(WorkRow.id == piece.id, WorkRow.claim == piece.claim)
-            .values(**values)
-            .execution_options(synchronize_session=False)
+            update(WorkRow).where(*_held_by(piece)).values(**values).execution_options(synchronize_session=False)
         )
         return _count(result) > 0
+
+
+def _held_by(piece: Piece) -> tuple[ColumnElement[bool], ...]:
+    # a redelivery that took the piece over bears the same claim, and counts one attempt more
+    return WorkRow.id == piece.id, WorkRow.claim == piece.claim, WorkRow.attempts == piece.attempts
 
 
 def _work(row: WorkRow) -> Work:

@@ -33,7 +33,7 @@ from app.epochs.rules.october_2025 import Parameters
 from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.epochs import Epochs
-from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations, EvaluationTry
+from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal
 from app.store.records import Examination, Standing, Verdict
@@ -55,6 +55,7 @@ from app.store.tables.weights import WeightSubmissionRow
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 from chain.incentive.models import Competition, incentive
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner
+from tests.app.store import evaluation_claims
 
 EPOCH_LENGTH: Final = 361
 
@@ -384,9 +385,9 @@ def _evaluations(session: Any, hotkey_: str, repository: str) -> None:
         identity = evaluations.accept(inputs, (f"{hotkey_}-{number}",))
         assert identity is not None
         if end is not None:
-            evaluations.claim(identity, "gpu@node/7", "cuda:0", timedelta(minutes=1))
-            evaluations.note_revision(EvaluationTry(identity, 1), "c0ffee" * 6)
-            assert evaluations.finish(EvaluationTry(identity, 1), end)
+            piece = evaluation_claims.begun(session, identity, device="cuda:0")
+            evaluations.note_revision(identity, "c0ffee" * 6)
+            evaluation_claims.finished(session, identity, piece, end)
 
 
 def _reputations(
@@ -561,13 +562,13 @@ def _strange_competitions(session: Any, texts: Sequence[str], one: Callable[[], 
     evaluations = Evaluations(session)
     for number, text in enumerate(texts):
         inputs = EvaluationInputs(one(), one(), text, number)
-        identity = evaluations.accept(inputs, (), f"{number:08d}")
+        identity = evaluations.accept(inputs, ("0",), f"{number:08d}")
         assert identity is not None
-        evaluations.claim(identity, one(), one(), timedelta(minutes=1))
-        evaluations.note_revision(EvaluationTry(identity, 1), one())
+        piece = evaluation_claims.begun(session, identity, device=one())
+        evaluations.note_revision(identity, one())
         samples = [{"prompt": one(), text[:300]: one(), "verdict": {one()[:99]: [one()]}}, {"answer": text}]
         end = EvaluationEnd(EvaluationPhase.FAILED, 0.0, one(), {one()[:99]: 0.5, "sets": {one()[:99]: 0.1}}, samples)
-        evaluations.finish(EvaluationTry(identity, 1), end)
+        evaluation_claims.finished(session, identity, piece, end)
     session.execute(
         insert(NeuronRow),
         [

@@ -77,7 +77,7 @@ class EvaluationCluster:
         while not happens():
             logs = {path.name: path.read_text()[-3000:] for path in self.embedded.logs.glob("*.log")}
             assert time.monotonic() < deadline, (self.scorings(), logs["gpu.log"], logs["cpu.log"])
-            for task in ("competitions.score_next_models", "evaluations.move_evaluations"):
+            for task in ("competitions.score_next_models", "competitions.release_stale", "upkeep.reconcile"):
                 self.client.send_task(f"workers.{task}", queue="cpu", expires=5)
             time.sleep(0.5)
 

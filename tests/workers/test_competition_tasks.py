@@ -23,17 +23,11 @@ from app.clock import now
 from app.competitions.profile import SEED
 from app.competitions.standings import model_standings
 from app.domain import Commitment, Neuron, QueueName, ValidatorError
+from app.observability.task_arguments import short_name
 from app.settings import Settings, get_settings
 from app.store.competitions import Competitions
 from app.store.database import Store, get_store
-from app.store.evaluations import (
-    ClaimResult,
-    EvaluationEnd,
-    EvaluationInputs,
-    EvaluationPhase,
-    Evaluations,
-    EvaluationTry,
-)
+from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, PostedScore, ScoreHistory, ScoreRecord
 from app.store.reputations import Reputations, WeightRound, WeightRounds
@@ -46,6 +40,7 @@ from chain.hotkey import KeypairSigner
 from chain.model_chain import ChainMetagraph, SubtensorModelChain
 from chain.subtensor import ChainUnavailable, Subtensor
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, fill, miner, model, neurons, scored
+from tests.app.store.evaluation_claims import begun, finished
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import KeyedWallet, subnet
 from tests.chain.scoring_node import ScoringNode
@@ -120,9 +115,8 @@ def chain(store: Store, setting: Callable[..., None], monkeypatch: pytest.Monkey
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Messages that would go to the broker; tests/cluster sends them for real."""
     messages: list[tuple[str, Any]] = []
-    monkeypatch.setattr(Step, "deliver", lambda step: messages.extend(("follow", *one.args) for one in step._messages))
     monkeypatch.setattr(
-        jobs, "send_evaluation", lambda _, evaluation_id, inputs: messages.append((evaluation_id, inputs))
+        Step, "deliver", lambda step: messages.extend((short_name(one.task), *one.args) for one in step._messages)
     )
     monkeypatch.setattr(jobs.check_repository, "apply_async", lambda args, **_: messages.append(("check", *args)))
     return messages
@@ -334,7 +328,7 @@ def test_two_scorers_work_side_by_side(nodes: list[ScoringNode], store: Store, s
     opened = jobs.score_next_models()["opened"]
     assert len(opened) == 2
     assert jobs.score_next_models()["opened"] == []
-    assert sent == [("follow", opened[0]), ("follow", opened[1])]
+    assert sent == [("follow_scoring", opened[0]), ("follow_scoring", opened[1])]
     assert all(follow(scoring_id) is not None for scoring_id in opened)
     uids = [scoring(store, scoring_id).uid for scoring_id in opened]
     assert [node.started[0]["hf_repo_id"] for node in nodes] == [f"maker/model{uid}" for uid in uids]
@@ -516,7 +510,7 @@ def test_a_scoring_whose_message_was_lost_is_followed_up(
     with store.writing() as session:
         session.execute(update(WorkRow).values(moved_at=now() - timedelta(minutes=2)))
     assert upkeep.reconcile() == {"sent": 2, "voided": 0}
-    assert sent == [("follow", scoring_id) for scoring_id in opened]
+    assert sent == [("follow_scoring", scoring_id) for scoring_id in opened]
     assert upkeep.reconcile() == {"sent": 0, "voided": 0}
 
 
@@ -544,15 +538,15 @@ def test_standalone_fills_every_place_with_one_message_each(
     found = [scoring(store, scoring_id) for scoring_id in opened]
     assert [one.scorer for one in found] == ["local:0", "local:1"]
     assert [one.state for one in found] == [ScoringState.SCORING] * 2
-    assert sent == [
-        (
-            one.task_id,
-            EvaluationInputs(
-                "maker/" + one.commitment.model.name, "voicebench", one.commitment.hotkey, one.commitment.block
-            ),
+    assert sent == [("evaluate_model", one.task_id) for one in found]
+    with store.reading() as session:
+        inputs = {record.id: record.inputs for record in Evaluations(session).recent()}
+    assert inputs == {
+        one.task_id: EvaluationInputs(
+            "maker/" + one.commitment.model.name, "voicebench", one.commitment.hotkey, one.commitment.block
         )
         for one in found
-    ]
+    }
     assert jobs.score_next_models()["opened"] == []
     assert len(sent) == 2
 
@@ -562,9 +556,7 @@ def ended(store: Store, scoring_id: int, end: EvaluationEnd) -> None:
     task_id = scoring(store, scoring_id).task_id
     assert task_id
     with store.writing() as session:
-        evaluations = Evaluations(session)
-        assert evaluations.claim(task_id, "gpu@a/1", "0", timedelta(seconds=60)) is ClaimResult.CLAIMED
-        assert evaluations.finish(EvaluationTry(task_id, 1), end)
+        finished(session, task_id, begun(session, task_id), end)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
@@ -16,18 +17,22 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 import beat_schedule
-from app.celery import app, configuration
+from app.celery import configuration
 from app.clock import now
 from app.competitions.benchmarks import capabilities
+from app.competitions.commitments import CommitmentLookup
 from app.domain import Commitment, ModelCommitment, Neuron
 from app.settings import Settings, get_settings
 from app.store.capabilities import Capabilities
+from app.store.claims import Claims, Work
 from app.store.competitions import Competitions
-from app.store.database import Store
-from app.store.evaluations import EvaluationInputs, EvaluationPhase, EvaluationRecord, Evaluations
+from app.store.database import Store, get_store
+from app.store.evaluations import EVALUATE, EvaluationInputs, EvaluationPhase, EvaluationRecord, Evaluations
 from app.store.model_queue import ModelQueue, ScoreHistory
-from app.store.scorings import Scorings
+from app.store.scorings import Scorings, ScoringState
 from app.store.tables.evaluations import EvaluationRow
+from app.store.tables.work import WorkRow
+from app.task import Step
 from chain.hotkey import KeypairSigner
 from chain.model_chain import ChainMetagraph
 from chain.scoring_api import EvaluationRequest
@@ -36,9 +41,12 @@ from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, 
 from gpu.evaluation.evaluation import Evaluator
 from gpu.evaluation.leftovers import EvaluationsFolder
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, miner
+from tests.app.store.evaluation_claims import begun
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene, write_voicebench
+from tests.workers.live_scene import eager_validator
 from workers import competitions as competition_jobs
 from workers import evaluations as jobs
+from workers.upkeep import reconcile
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -66,21 +74,30 @@ def scene(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterato
         yield found
 
 
-def evaluate(
-    store: Store, commitment: ModelCommitment, *, slots: tuple[str, ...] = ("0",), task_id: str | None = None
-) -> EvaluationRecord:
-    """Run the task as a worker would; the evaluation afterwards."""
-    inputs = EvaluationInputs(**asdict(EvaluationRequest.of(commitment)))
-    task_id = task_id or str(uuid.uuid4())
+def accept(store: Store, commitment: ModelCommitment) -> str:
+    """Accept a model's evaluation; its id."""
     with store.writing() as session:
-        Evaluations(session).accept(inputs, slots, task_id)
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id=task_id, throw=False)
-    return get(store, task_id)
+        found = Evaluations(session).accept(EvaluationInputs(**asdict(EvaluationRequest.of(commitment))), ("0",))
+        assert found is not None
+        Claims(session).add([Work(EVALUATE, (found,))], get_settings().cluster_name)
+    return found
 
 
-def get(store: Store, task_id: str) -> EvaluationRecord:
+def deliver(evaluation_id: str) -> Any:
+    """Run the task as a worker would; what it returns."""
+    return jobs.evaluate_model.apply((evaluation_id,), throw=False).result
+
+
+def evaluate(store: Store, commitment: ModelCommitment) -> EvaluationRecord:
+    """Accept and evaluate a model; the evaluation afterwards."""
+    evaluation_id = accept(store, commitment)
+    deliver(evaluation_id)
+    return get(store, evaluation_id)
+
+
+def get(store: Store, evaluation_id: str) -> EvaluationRecord:
     with store.reading() as session:
-        record = Evaluations(session).get(task_id)
+        record = Evaluations(session).get(evaluation_id)
     assert record is not None
     return record
 
@@ -88,6 +105,13 @@ def get(store: Store, task_id: str) -> EvaluationRecord:
 def change(store: Store, **values: Any) -> None:
     with store.writing() as session:
         session.execute(update(EvaluationRow).values(**values))
+
+
+def silent(store: Store) -> None:
+    """Nobody was heard of for a minute."""
+    with store.writing() as session:
+        session.execute(update(WorkRow).values(held_until=now()))
+    change(store, heartbeat_at=now() - timedelta(seconds=61))
 
 
 # -- with the real parts ----------------------------------------------------------------------------------------------
@@ -187,7 +211,7 @@ def test_the_score_its_metrics_and_its_samples_are_kept(scene: Scene, store: Sto
     )
     assert 7070 < parts.limits[0] < 7081
     # a message that comes once more finds that out
-    jobs.evaluate_model.apply(kwargs=asdict(record.inputs), task_id=record.id, throw=False)
+    assert deliver(record.id) == {"status": "done before"}
     assert len(parts.models) == 1
 
 
@@ -310,17 +334,17 @@ def test_a_second_try_has_the_time_that_is_left_and_its_limit_is_nobody_s_zero(
 ) -> None:
     commitment = scene.publish(2)
     committed(store, commitment)
-    inputs = EvaluationInputs(**asdict(EvaluationRequest.of(commitment)))
+    one = accept(store, commitment)
     with store.writing() as session:
-        Evaluations(session).accept(inputs, ("0",), "one")
-        Evaluations(session).claim("one", "gpu@dead/1", "0", timedelta(seconds=60))
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one", throw=False)
+        begun(session, one)
+    assert deliver(one) == {"status": "in progress elsewhere"}
     assert parts.models == []
-    change(store, heartbeat_at=now() - timedelta(seconds=61), begun_at=now() - timedelta(minutes=90))
+    change(store, begun_at=now() - timedelta(minutes=90))
+    silent(store)
     parts.step = raising(SoftTimeLimitExceeded())
-    jobs.evaluate_model.apply(kwargs=asdict(inputs), task_id="one", throw=False)
+    deliver(one)
     assert 1600 < parts.limits[0] < 1681
-    record = get(store, "one")
+    record = get(store, one)
     assert (record.phase, record.score, record.tries) == (EvaluationPhase.RELEASED, None, 2)
 
 
@@ -330,12 +354,34 @@ def test_a_try_that_was_given_up_for_dead_writes_nothing(scene: Scene, store: St
     committed(store, commitment)
 
     def overtaken(_: int) -> Score:
-        change(store, tries=2, holder="gpu@b/2")
+        silent(store)
+        with store.writing() as session:
+            begun(session, one, "gpu@b/2")
         raise ModelFault(ModelFaultCode.UNHEALTHY, "its container was taken away")
 
     parts.step = overtaken
-    record = evaluate(store, commitment)
-    assert (record.phase, record.tries, record.holder, record.score) == (EvaluationPhase.SCORING, 2, "gpu@b/2", None)
+    one = accept(store, commitment)
+    assert deliver(one) == {"status": "done before"}
+    record = get(store, one)
+    assert (record.phase, record.tries, record.score) == (EvaluationPhase.SCORING, 2, None)
+
+
+@on_sqlite
+def test_a_redelivery_beside_a_living_try_takes_nothing_over(scene: Scene, store: Store, parts: Parts) -> None:
+    """Redis hands over again what a broken connection left, with the same id: hours of work are not for that."""
+    commitment = scene.publish(2)
+    committed(store, commitment)
+    found: list[Any] = []
+
+    def twice(_: int) -> Score:
+        found.append(jobs.evaluate_model.apply((one,), task_id="the message").result)
+        return Score(0.6, {})
+
+    parts.step = twice
+    one = accept(store, commitment)
+    jobs.evaluate_model.apply((one,), task_id="the message")
+    assert found == [{"status": "in progress elsewhere"}]
+    assert (get(store, one).score, get(store, one).tries) == (0.6, 1)
 
 
 @on_sqlite
@@ -346,10 +392,10 @@ def test_a_store_that_is_away_for_a_moment_costs_no_result(
     committed(store, commitment)
     finish, pauses = Evaluations.finish, list[float]()
 
-    def away_twice(self: Evaluations, *arguments: Any) -> bool:
+    def away_twice(self: Evaluations, *arguments: Any) -> None:
         if len(pauses) < 2:
             raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
-        return finish(self, *arguments)
+        finish(self, *arguments)
 
     monkeypatch.setattr(Evaluations, "finish", away_twice)
     monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
@@ -359,12 +405,14 @@ def test_a_store_that_is_away_for_a_moment_costs_no_result(
 
 
 @on_sqlite
-def test_a_message_of_somebody_s_own_is_worked_on_too(scene: Scene, store: Store, parts: Parts) -> None:
-    commitment = scene.publish(2)
-    committed(store, commitment)
-    inputs = asdict(EvaluationRequest.of(commitment))
-    jobs.evaluate_model.apply(kwargs=inputs, task_id="own", throw=False)
-    assert get(store, "own").score == 0.6
+def test_a_message_that_the_store_knows_nothing_of_does_nothing(scene: Scene, store: Store, parts: Parts) -> None:
+    assert deliver("nobody's") == {"status": "done before"}
+    # its evaluation went while its message was on the way
+    with store.writing() as session:
+        Claims(session).add([Work(EVALUATE, ("deleted",))], get_settings().cluster_name)
+    assert deliver("deleted") == {"evaluation": "deleted", "status": "gone"}
+    assert deliver("deleted") == {"status": "done before"}
+    assert parts.models == []
 
 
 @on_sqlite
@@ -530,15 +578,124 @@ def test_a_killed_evaluation_s_things_are_swept_and_a_live_one_s_stay(
 
 
 @on_sqlite
-def test_moving_on_is_a_task_of_its_own(store: Store, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_overdue_ends_with_what_is_stale(
+    scene: Scene, store: Store, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[str] = []
-    monkeypatch.setattr(app, "send_task", lambda name, **_: sent.append(name))
-    with store.writing() as session:
-        task_id = Evaluations(session).accept(EvaluationInputs("maker/model2", "voicebench", miner(2), 102), ("0",))
-    assert jobs.move_evaluations() == {"ended": [], "voided": [], "sent": []}
+    monkeypatch.setattr(Step, "deliver", lambda step: sent.extend(one.task for one in step._messages))
+    one = accept(store, scene.publish(2))
+    assert competition_jobs.release_stale()["ended"] == []
     change(store, accepted_at=now() - timedelta(hours=3))
-    assert jobs.move_evaluations()["ended"] == [task_id]
+    assert competition_jobs.release_stale()["ended"] == [one]
     assert sent == ["workers.evaluations.sweep_evaluations"]
+    assert deliver(one) == {"status": "done before"}
+
+
+@on_sqlite
+def test_a_worker_that_stops_interrupts_its_evaluation_and_it_begins_again(
+    scene: Scene, store: Store, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda *arguments: interrupted.append(arguments))
+    commitment = scene.publish(2)
+    committed(store, commitment)
+
+    def stopped(number: int) -> Score:
+        if number == 1:
+            with store.reading() as session:
+                (holder,) = Claims(session).holders(get_settings().cluster_name)
+            assert jobs.interrupt_evaluations(holder.partition("/")[0]) == [holder]
+            raise SoftTimeLimitExceeded
+        return Score(0.6, {})
+
+    parts.step = stopped
+    one = accept(store, commitment)
+    deliver(one)
+    assert interrupted == [(os.getpid(), signal.SIGUSR1)]
+    assert (get(store, one).phase, get(store, one).slot) == (EvaluationPhase.WAITING, "0")
+    sent: list[Any] = []
+    monkeypatch.setattr(Step, "deliver", lambda step: sent.extend((one.task, one.args) for one in step._messages))
+    assert reconcile()["sent"] == 1
+    assert sent == [(EVALUATE, (one,))]
+    deliver(one)
+    assert (get(store, one).score, get(store, one).tries) == (0.6, 2)
+
+
+KILLED: dict[str, tuple[Any, str, str]] = {
+    "while it is accepted": (Evaluations, "accept", "after"),
+    "before its message is sent": (Step, "deliver", "before"),
+    "before it is claimed": (Claims, "take", "before"),
+    "while it is claimed": (Claims, "take", "after"),
+    "once it is claimed": (Evaluations, "begin", "before"),
+    "while its beginning is written": (Evaluations, "begin", "after"),
+    "before its revision is looked up": (CommitmentLookup, "find", "before"),
+    "while its revision is written": (Evaluations, "note_revision", "after"),
+    "while the node is swept": (jobs, "sweep_node", "after"),
+    "while the model answers": (Parts, "evaluate", "before"),
+    "once it is scored": (Parts, "evaluate", "after"),
+    "before its end is written": (Claims, "finish", "before"),
+    "while its end is written": (Evaluations, "finish", "after"),
+    "while its score is posted": (Scorings, "settle", "after"),
+    "once all is written": (jobs, "_told", "before"),
+}
+
+
+def killed_at(owner: Any, name: str, when: str) -> None:
+    """Take the next model from the queue and evaluate it in a child that kills itself at one point."""
+    child = os.fork()
+    if child == 0:
+        try:
+            # a database connection belongs to the process that opened it
+            get_store().engine.dispose(close=False)
+            original = getattr(owner, name)
+
+            def deadly(*args: Any, **kwargs: Any) -> Any:
+                if when == "after":
+                    original(*args, **kwargs)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            setattr(owner, name, deadly)
+            competition_jobs.score_next_models()
+        finally:
+            os._exit(3)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status), f"the child ended with {os.waitstatus_to_exitcode(status)}"
+
+
+def test_an_evaluation_whose_process_is_killed_ends_once_all_the_same(
+    scene: Scene, store: Store, parts: Parts, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any point from the queue to the history; a look of the reconciler later its score is there, once."""
+    monkeypatch.setattr(competition_jobs, "own_signer", lambda: KeypairSigner(VALIDATOR))
+    monkeypatch.setattr("workers.upkeep.living_processes", lambda: {"gpu@elsewhere/1": now()})
+    # the molecules' models, of which there are none here
+    monkeypatch.setattr(jobs, "_free_device", lambda: None)
+    setting(reconcile_after=0.001)
+    models = {point: scene.publish(uid) for uid, point in enumerate(KILLED, start=2)}
+    with eager_validator():
+        for point, commitment in models.items():
+            committed(store, commitment)
+            killed_at(*KILLED[point])
+            silent(store)
+            reconcile()
+            with store.reading() as session:
+                is_accepted = bool(Evaluations(session).recent(hotkey=commitment.hotkey))
+            assert is_accepted == (point != "while it is accepted"), point
+            if not is_accepted:
+                competition_jobs.score_next_models()
+            with store.reading() as session:
+                (record,) = Evaluations(session).recent(hotkey=commitment.hotkey)
+                (scoring,) = Scorings(session).of_miner(commitment.hotkey)
+                scores = [kept.score for kept in ScoreHistory(session).of_miner(commitment.hotkey, 5)]
+                assert (record.phase, record.slot, scores) == (EvaluationPhase.COMPLETED, None, [0.6]), point
+                assert len(Evaluations(session).samples(record.id)) == 2, point
+                assert scoring.state is ScoringState.SCORED, point
+                assert Scorings(session).idle(["local:0"]) == ["local:0"], point
+                assert Claims(session).holders(get_settings().cluster_name) == set(), point
+                assert not any(model.is_being_scored_by for model in ModelQueue(session, NETUID).models()), point
+            # the dead one's message comes again
+            assert deliver(record.id) == {"status": "done before"}, point
+            assert get(store, record.id) == record, point
 
 
 @on_sqlite
@@ -579,17 +736,14 @@ def test_what_cannot_be_evaluated_takes_no_place_and_the_others_go_on(
         Competitions(session).add("v2v", 1.0, "test")
         Capabilities(session).note("v2v", "v2v", "ASR_MODEL: there is none")
     sent: list[str] = []
-    monkeypatch.setattr(
-        competition_jobs, "send_evaluation", lambda _, evaluation_id, inputs: sent.append(evaluation_id)
-    )
+    monkeypatch.setattr(Step, "deliver", lambda step: sent.extend(one.args[0] for one in step._messages))
     monkeypatch.setattr(competition_jobs, "own_signer", lambda: KeypairSigner(VALIDATOR))
     competition_jobs.score_next_models()
     with store.reading() as session:
         (scoring,) = Scorings(session).recent()
     assert (scoring.competition_id, scoring.uid) == ("voicebench", 3)
     # and it ends with its score in the history, without anybody asking how it goes
-    inputs = asdict(EvaluationRequest.of(both[1]))
-    jobs.evaluate_model.apply(kwargs=inputs, task_id=sent[0], throw=False)
+    deliver(sent[0])
     with store.reading() as session:
         (record,) = ScoreHistory(session).of_miner(miner(3), 5)
         (scoring,) = Scorings(session).recent()
@@ -603,7 +757,6 @@ def test_a_cluster_that_evaluates_keeps_its_evaluations_moving() -> None:
         return {entry["task"] for entry in entries if entry["task"].startswith("workers.evaluations.")}
 
     assert ours(netuid=21) == {
-        "workers.evaluations.move_evaluations",
         "workers.evaluations.note_capabilities",
         "workers.evaluations.sweep_evaluations",
     }

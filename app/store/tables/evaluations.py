@@ -16,7 +16,9 @@ class EvaluationRow(Table):
 
     ``scoring_id`` is this cluster's own scoring that ends with it; None where another validator asked.
 
-    ``begun_at`` is when the first try began, from which the time limit counts; ``started_at`` when the present one did.
+    ``begun_at`` is when the first try began, from which the time limit counts; ``started_at`` when the present one did,
+    and ``heartbeat_at`` when it was last heard of. ``state`` is ``waiting`` until it has ended: its piece of work says
+    who works on it.
     """
 
     __tablename__ = "evaluations"
@@ -34,15 +36,11 @@ class EvaluationRow(Table):
     metric_scores: Mapped[Any] = mapped_column(JsonText, nullable=True)
     error: Mapped[str | None] = mapped_column(UntrustedText)
     tries: Mapped[int] = mapped_column(default=0)
-    holder: Mapped[str | None] = mapped_column(Text)
     device: Mapped[str | None] = mapped_column(Text)
     accepted_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     begun_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    sends: Mapped[int] = mapped_column(default=0)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime, index=True)
 
 

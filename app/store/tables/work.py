@@ -16,8 +16,8 @@ class WorkRow(Table):
 
     ``part_of`` names the piece's group; the piece whose ``waits_for`` is that name may begin once the group is empty.
     ``claim`` is the id of the task at work, ``holder`` its process, or of a piece that was put off the task that comes
-    back for it. ``moved_at`` is when the piece was last sent, and
-    for a piece that waits, when its group last moved.
+    back for it. A claim counts until ``held_until``. ``moved_at`` is when the piece was last sent, and for a piece that
+    waits, when its group last moved.
     """
 
     __tablename__ = "work"
@@ -39,4 +39,5 @@ class WorkRow(Table):
     claim: Mapped[str | None] = mapped_column(Text)
     holder: Mapped[str | None] = mapped_column(Text)
     claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(default=0)

@@ -21,14 +21,18 @@ from starlette.testclient import TestClient
 
 from app.api import scoring
 from app.clock import now
+from app.competitions.evaluations import SWEEP
 from app.settings import get_settings
 from app.store.capabilities import Capabilities
+from app.store.claims import Piece
 from app.store.database import Store
-from app.store.evaluations import ClaimResult, EvaluationEnd, EvaluationPhase, Evaluations, EvaluationTry
+from app.store.evaluations import EVALUATE, EvaluationEnd, EvaluationPhase, Evaluations
 from app.store.tables.evaluations import EvaluationRow
+from app.store.tables.work import WorkRow
 from chain.hotkey import KeypairSigner, signed_headers
 from tests.app.api.conftest import Call, basic
 from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, fill, miner
+from tests.app.store.evaluation_claims import begun, finished
 
 INPUTS = {"hf_repo_id": "maker/model2", "competition_id": "voicebench", "hotkey": miner(2), "block": 102}
 OTHER = INPUTS | {"hf_repo_id": "maker/model3", "hotkey": miner(3)}
@@ -40,6 +44,7 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """A broker in memory: one for the whole process, so what other tests left in it goes first."""
     celery = Celery(broker="memory://", backend="cache+memory://")
+    celery.conf.task_routes = {"workers.evaluations.*": {"queue": "gpu"}}
     monkeypatch.setattr(scoring, "celery", celery)
     with celery.connection_for_write() as connection:
         connection.SimpleQueue("gpu").clear()
@@ -55,27 +60,36 @@ def client(store: Store, broker: Celery, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield found
 
 
-def sent(broker: Celery) -> list[tuple[str, str, dict[str, Any]]]:
-    """The messages that are in the gpu queue, but for the look at what can be scored: task, id, keywords."""
+def sent(broker: Celery) -> list[tuple[str, list[Any]]]:
+    """The messages that are in the gpu queue, but for the look at what can be scored: task and arguments."""
     found = []
     with broker.connection_for_read() as connection:
         queue = connection.SimpleQueue("gpu")
         while queue.qsize():
             message = queue.get(timeout=1)
-            found.append((message.headers["task"], message.headers["id"], message.payload[1]))
+            found.append((message.headers["task"], message.payload[0]))
             message.ack()
     return [one for one in found if not one[0].endswith("note_capabilities")]
 
 
-def begun(store: Store, task_id: str) -> EvaluationTry:
+def begin(store: Store, task_id: str) -> Piece:
     with store.writing() as session:
-        assert Evaluations(session).claim(task_id, "gpu@a/1", "0", timedelta(seconds=60)) is ClaimResult.CLAIMED
-    return EvaluationTry(task_id, 1)
+        return begun(session, task_id)
 
 
-def finish(store: Store, of: EvaluationTry, end: EvaluationEnd) -> None:
+def end(store: Store, task_id: str, of: EvaluationEnd) -> None:
     with store.writing() as session:
-        assert Evaluations(session).finish(of, end)
+        finished(session, task_id, begun(session, task_id), of)
+
+
+def unheard(store: Store) -> None:
+    """Nothing was sent or heard for five minutes."""
+    with store.writing() as session:
+        session.execute(update(WorkRow).values(moved_at=long_ago(), held_until=long_ago()))
+
+
+def long_ago() -> datetime:
+    return now() - timedelta(minutes=5)
 
 
 def change(store: Store, **values: Any) -> None:
@@ -88,7 +102,7 @@ def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Sto
     answer = call("POST", path, INPUTS).json()
     task_id = answer.pop("task_id")
     assert answer == {"success": True, "message": "The evaluation of maker/model2 has begun."}
-    assert sent(broker) == [("workers.evaluations.evaluate_model", task_id, INPUTS)]
+    assert sent(broker) == [(EVALUATE, [task_id])]
 
     def status() -> dict[str, Any]:
         found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
@@ -99,13 +113,15 @@ def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Sto
     assert waiting["status"] == "scoring"
     assert waiting["started_at"] is None
     assert "waits for a gpu worker" in waiting["error"]
-    of = begun(store, task_id)
+    piece = begin(store, task_id)
     scoring_now = status()
     assert scoring_now["status"] == "scoring"
     assert datetime.fromisoformat(scoring_now["started_at"]) <= now()
     assert 0 <= scoring_now["runtime_seconds"] < 60
     assert scoring_now["error"] is None
-    finish(store, of, EvaluationEnd(EvaluationPhase.COMPLETED, 0.61, None, {"ifeval": {"score": 0.5}}))
+    with store.writing() as session:
+        completed = EvaluationEnd(EvaluationPhase.COMPLETED, 0.61, None, {"ifeval": {"score": 0.5}})
+        finished(session, task_id, piece, completed)
     done = status()
     assert {name: done[name] for name in ("status", "score", "metric_scores", "error", "inputs")} == {
         "status": "completed",
@@ -121,7 +137,7 @@ def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Sto
 @pytest.mark.parametrize("phase", [EvaluationPhase.FAILED, EvaluationPhase.TIMEOUT])
 def test_failures_and_timeouts_are_told_with_their_reason(call: Call, store: Store, phase: EvaluationPhase) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    finish(store, begun(store, task_id), EvaluationEnd(phase, 0.0, "it does not answer"))
+    end(store, task_id, EvaluationEnd(phase, 0.0, "it does not answer"))
     found = call("GET", "/api/check_scoring_status").json()
     assert (found["status"], found["score"], found["error"]) == (phase.value, 0.0, "it does not answer")
 
@@ -129,7 +145,7 @@ def test_failures_and_timeouts_are_told_with_their_reason(call: Call, store: Sto
 @on_sqlite
 def test_what_was_given_up_is_gone_and_can_be_asked_again(call: Call, store: Store) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is unavailable"))
+    end(store, task_id, EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is unavailable"))
     found = call("GET", "/api/check_scoring_status", params={"task_id": task_id})
     assert (found.status_code, found.json()) == (410, {"detail": "the judge is unavailable"})
     assert call("POST", "/score_model", INPUTS).json()["success"]
@@ -154,7 +170,7 @@ def test_one_model_for_each_gpu(call: Call, store: Store, broker: Celery, monkey
         "task_id": None,
     }
     assert len(sent(broker)) == 2
-    finish(store, begun(store, second), EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
+    end(store, second, EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
     assert call("POST", "/score_model", INPUTS).json()["success"]
 
 
@@ -268,15 +284,14 @@ def test_a_restarted_api_knows_what_the_last_one_began(call: Call, store: Store,
 def test_a_wiped_broker_gets_the_message_again(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
     assert len(sent(broker)) == 1
-    long_ago = now() - timedelta(minutes=5)
-    change(store, sent_at=long_ago, due_at=long_ago)
+    unheard(store)
     with TestClient(scoring.create_scoring_app()):
         deadline = time.monotonic() + 10
         while not (found := sent(broker)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert found == [("workers.evaluations.evaluate_model", task_id, INPUTS)]
-    change(store, sent_at=long_ago, due_at=long_ago, sends=1)
+    assert found == [(EVALUATE, [task_id])]
+    unheard(store)
     call("GET", "/api/check_scoring_status")
     assert len(sent(broker)) == 1
     call("GET", "/api/check_scoring_status")
@@ -293,41 +308,37 @@ def test_a_broker_that_is_away_loses_no_evaluation(
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
     assert call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()["status"] == "scoring"
     monkeypatch.setattr(scoring, "celery", broker)
-    long_ago = now() - timedelta(minutes=5)
-    change(store, sent_at=long_ago, due_at=long_ago)
+    unheard(store)
     call("GET", "/api/check_scoring_status")
-    assert [message[1] for message in sent(broker)] == [task_id]
+    assert sent(broker) == [(EVALUATE, [task_id])]
     away.close()
 
 
 def test_a_dead_worker_s_evaluation_is_sent_again_and_swept(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    begun(store, task_id)
+    begin(store, task_id)
     sent(broker)
-    change(store, heartbeat_at=now() - timedelta(minutes=5))
+    unheard(store)
     found = call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()
     assert (found["status"], found["started_at"]) == ("scoring", None)
     assert "not heard of" in found["error"]
-    assert [(task, identity == task_id) for task, identity, _ in sent(broker)] == [
-        ("workers.evaluations.sweep_evaluations", False),
-        ("workers.evaluations.evaluate_model", True),
-    ]
+    assert sent(broker) == [(EVALUATE, [task_id]), (SWEEP, [])]
 
 
 def test_the_time_limit_frees_the_slot_even_where_a_worker_hangs(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    begun(store, task_id)
+    begin(store, task_id)
     change(store, begun_at=now() - timedelta(hours=2, minutes=3), heartbeat_at=now())
     assert call("POST", "/score_model", OTHER).json()["success"]
     found = call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()
     assert (found["status"], found["score"]) == ("timeout", 0.0)
-    assert "workers.evaluations.sweep_evaluations" in [task for task, _, _ in sent(broker)]
+    assert (SWEEP, []) in sent(broker)
 
 
 @on_sqlite
 def test_old_evaluations_are_forgotten(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
-    finish(store, begun(store, task_id), EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
+    end(store, task_id, EvaluationEnd(EvaluationPhase.FAILED, 0.0, "no"))
     change(store, finished_at=now() - timedelta(days=31))
 
     def known() -> bool:

@@ -10,25 +10,29 @@ from datetime import timedelta
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import soft_timeout_sighandler
-from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from app.clock import now
 from app.cluster.heartbeat import Heartbeat
-from app.store.database import Store
-from app.store.evaluations import EvaluationInputs, Evaluations, EvaluationTry
-from app.store.tables.evaluations import EvaluationRow
-
-pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
 OFTEN = timedelta(milliseconds=20)
 
 
+class Work:
+    """Something that is alive until another has taken it over."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.overtaken = False
+
+    def beat(self) -> bool:
+        self.beats += 1
+        return not self.overtaken
+
+
 @pytest.fixture
-def of(store: Store) -> EvaluationTry:
-    with store.writing() as session:
-        Evaluations(session).accept(EvaluationInputs("maker/model2", "voicebench", "5Miner", 102), ("0",), "one")
-        Evaluations(session).claim("one", "gpu@a/1", "0", timedelta(seconds=60))
-    return EvaluationTry("one", 1)
+def work() -> Work:
+    return Work()
 
 
 @pytest.fixture
@@ -46,43 +50,40 @@ def until(happens: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def overtake(store: Store) -> None:
-    with store.writing() as session:
-        session.execute(update(EvaluationRow).values(tries=2))
-
-
-def test_it_beats_while_the_block_runs_and_no_longer(store: Store, of: EvaluationTry) -> None:
-    def beat_after(instant: object) -> bool:
-        with store.reading() as session:
-            record = Evaluations(session).get("one")
-        assert record is not None
-        assert record.heartbeat_at is not None
-        return record.heartbeat_at > instant  # type: ignore[operator]
-
-    with Heartbeat(store, of, OFTEN, None) as heart:
-        for _ in range(3):
-            instant = now()
-            until(lambda instant=instant: beat_after(instant))
-    ended = now()
+def test_it_beats_while_the_block_runs_and_no_longer(work: Work) -> None:
+    with Heartbeat("one", work.beat, OFTEN, None) as heart:
+        until(lambda: work.beats >= 3)
+    beats = work.beats
     time.sleep(0.1)
-    assert not beat_after(ended)
+    assert work.beats == beats
     assert not heart.lost
 
 
-def test_a_try_that_was_overtaken_is_interrupted(store: Store, of: EvaluationTry, interruptible: None) -> None:
-    with pytest.raises(SoftTimeLimitExceeded), Heartbeat(store, of, OFTEN, None) as heart:
-        overtake(store)
+def test_a_store_that_is_unavailable_costs_nothing(work: Work, interruptible: None) -> None:
+    def beat() -> bool:
+        if work.beat() and work.beats < 3:
+            raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
+        return True
+
+    with Heartbeat("one", beat, OFTEN, None) as heart:
+        until(lambda: work.beats >= 4)
+    assert not heart.lost
+
+
+def test_a_try_that_was_overtaken_is_interrupted(work: Work, interruptible: None) -> None:
+    with pytest.raises(SoftTimeLimitExceeded), Heartbeat("one", work.beat, OFTEN, None) as heart:
+        work.overtaken = True
         until(lambda: False)
     assert heart.lost
 
 
 @pytest.mark.parametrize("every", [OFTEN, timedelta(seconds=30)])
 def test_the_deadline_interrupts_once_however_rarely_it_beats(
-    store: Store, of: EvaluationTry, interruptible: None, every: timedelta
+    work: Work, interruptible: None, every: timedelta
 ) -> None:
     interrupted = 0
     began = time.monotonic()
-    with Heartbeat(store, of, every, now() + timedelta(seconds=0.3)) as heart:
+    with Heartbeat("one", work.beat, every, now() + timedelta(seconds=0.3)) as heart:
         try:
             until(lambda: False)
         except SoftTimeLimitExceeded:
@@ -93,15 +94,15 @@ def test_the_deadline_interrupts_once_however_rarely_it_beats(
     assert not heart.lost
 
 
-def test_once_at_rest_nothing_is_interrupted(store: Store, of: EvaluationTry, interruptible: None) -> None:
-    with Heartbeat(store, of, OFTEN, now() + timedelta(seconds=0.1)) as heart:
+def test_once_at_rest_nothing_is_interrupted(work: Work, interruptible: None) -> None:
+    with Heartbeat("one", work.beat, OFTEN, now() + timedelta(seconds=0.1)) as heart:
         heart.rest()
-        overtake(store)
+        work.overtaken = True
         until(lambda: heart.lost)
         time.sleep(0.2)
 
 
-def test_outside_a_worker_there_is_nobody_to_interrupt(store: Store, of: EvaluationTry) -> None:
-    with Heartbeat(store, of, OFTEN, now()) as heart:
-        overtake(store)
+def test_outside_a_worker_there_is_nobody_to_interrupt(work: Work) -> None:
+    with Heartbeat("one", work.beat, OFTEN, now()) as heart:
+        work.overtaken = True
         until(lambda: heart.lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from alembic import command
@@ -11,8 +12,10 @@ from sqlalchemy import text
 from app.clock import now
 from app.epochs.facts import EpochFacts
 from app.settings import get_settings
+from app.store.claims import Claims
 from app.store.database import Store, get_store
 from app.store.epochs import Epochs
+from app.store.evaluations import EVALUATE, Evaluations
 from app.store.facts import Fact, FactKind, Facts, FactState, HubFile, Sequences, place_of
 from app.store.records import Stage
 from app.store.schema import _config, migrate
@@ -93,3 +96,51 @@ def test_facts_of_a_source_become_facts_of_its_epoch(store_url: str, monkeypatch
     assert [summaries[epoch].publishes for epoch in (live, done, begun)] == [True, False, False]
     assert [summaries[epoch].stage for epoch in (live, done, begun)] == [Stage.EXAMINING, Stage.DONE, Stage.FAILED]
     assert "replay it again" in (summaries[begun].error or "")
+
+
+def test_evaluations_under_way_become_work(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", store_url)
+    monkeypatch.setenv("CLUSTER_NAME", "ours")
+    get_settings.cache_clear()
+    store = get_store()
+    _at(store, "0014")
+    with store.engine.begin() as connection:
+        for name, state, finished_at in (("one", "scoring", None), ("two", "waiting", None), ("old", "failed", now())):
+            connection.execute(
+                text(
+                    "INSERT INTO evaluations (id, hf_repo_id, competition_id, hotkey, block, slot, state, tries, "
+                    "accepted_at, due_at, sends, finished_at) "
+                    "VALUES (:id, 'a/b', 'voicebench', 'h', 1, :slot, :state, 1, :at, :at, 1, :finished_at)"
+                ),
+                {
+                    "id": name,
+                    "slot": None if finished_at else name,
+                    "state": state,
+                    "at": now(),
+                    "finished_at": finished_at,
+                },
+            )
+            connection.execute(
+                text("INSERT INTO evaluation_samples (evaluation_id, number, sample) VALUES (:id, 0, '{}')"),
+                {"id": name},
+            )
+        connection.execute(
+            text(
+                "INSERT INTO work (cluster, task, args, due_at, moved_at, claim, holder, claimed_at, attempts) "
+                "VALUES ('ours', 'workers.weights.submit_round', '[\"m\"]', :at, :at, 'c', 'chain@a/1', :at, 1)"
+            ),
+            {"at": now()},
+        )
+    migrate(store)
+    with store.writing() as session:
+        records = {record.id: record for record in Evaluations(session).recent()}
+        assert [records[name].phase.value for name in ("one", "two", "old")] == ["waiting", "waiting", "failed"]
+        assert [len(Evaluations(session).samples(name)) for name in records] == [1, 1, 1]
+        # what processes of the old version held is taken up again at once
+        assert Claims(session).void("ours", {}) == 1
+        assert {(work.task, work.args) for work in Claims(session).standing("ours", timedelta(seconds=-1))} == {
+            (EVALUATE, ("one",)),
+            (EVALUATE, ("two",)),
+            ("workers.weights.submit_round", ("m",)),
+        }
+        assert Evaluations(session).begin("one", 2, "0", timedelta(hours=2)) is not None

@@ -15,7 +15,6 @@ from app.competitions.profile import Profile
 from app.competitions.standings import ModelStanding, model_standings
 from app.domain import MODELS_NETUID, ModelId, ValidatorError
 from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions
-from app.store.evaluation_views import EvaluationViews
 from app.store.evaluations import EvaluationRecord, Evaluations
 from app.store.metagraph import Metagraph, SyncedMetagraph
 from app.store.model_priority import Priority, priority
@@ -309,7 +308,7 @@ def miner(session: Session, profile: Profile, hotkey: str) -> MinerView:
         competition=known.get(competition_id or ""),
         scores=tuple(scores),
         scorings=tuple(Scorings(session).of_miner(hotkey)),
-        evaluations=tuple(EvaluationViews(session).of_miner(hotkey, _MINER_EVALUATIONS)),
+        evaluations=tuple(Evaluations(session).recent(_MINER_EVALUATIONS, hotkey)),
         refusal=refusal,
         reputation=reputation.reputation if reputation else UNKNOWN_REPUTATION,
         reputation_updated_at=reputation.updated_at if reputation else None,

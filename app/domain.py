@@ -16,6 +16,9 @@ MODELS_NETUID: Final = 21
 # Subtensor makes a block every 12 seconds.
 BLOCK: Final = timedelta(seconds=12)
 
+# What every code of a refusal is made of, those of newer versions too.
+WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
 MINUS_INFINITY: Final = float("-inf")
 
 PSICHIC_METRIC: Final = "predicted_binding_affinity"
@@ -97,7 +100,7 @@ class RejectionCode(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> RejectionCode | None:
         """A code that a newer version wrote is shown as it is, though nothing here explains it."""
-        if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
+        if not isinstance(value, str) or not WORD.fullmatch(value):
             return None
         member = str.__new__(cls, value)
         member._name_, member._value_ = value.upper(), value

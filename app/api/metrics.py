@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.domain import QueueName, RejectionCode, ValidatorError
+from app.domain import WORD, QueueName, RejectionCode, ValidatorError
 from app.judgement import Cluster, Condition, Judgement, Part, cluster, gather, judge
 from app.observability.broker import workers_by_queue
 from app.observability.exporter import DataDisk, Exporter, PortOffset, process_folder, processes_write_to
@@ -165,15 +165,20 @@ def _last_epoch(session: Session) -> Iterator[Metric]:
         select(SubmissionRow.state, SubmissionRow.code, func.count())
         .where(SubmissionRow.epoch_id == row.id)
         .group_by(SubmissionRow.state, SubmissionRow.code)
-    ).all()
-    found = {code if code else state: count for state, code, count in results}
+    )
+    known = (PartState.PENDING, PartState.VALID, *RejectionCode)
+    counts = {result.value: 0 for result in known}
+    for state, code, count in results:
+        # a code of a newer version counts as it is; text that is no code at all must not become a label
+        result = (code or state) if WORD.fullmatch(code or state) else "other"
+        counts[result] = counts.get(result, 0) + count
     submissions = GaugeMetricFamily(
         "validator_epoch_submissions",
         "Submissions of the newest epoch: pending, valid, or the code they were refused with.",
         labels=["result"],
     )
-    for result in (PartState.PENDING.value, PartState.VALID.value, *(code.value for code in RejectionCode)):
-        submissions.add_metric([result], found.get(result, 0))
+    for result, count in counts.items():
+        submissions.add_metric([result], count)
     yield submissions
     batches = GaugeMetricFamily("validator_epoch_batches", "Batches of the newest epoch.", labels=["model", "state"])
     for model, state, count in session.execute(

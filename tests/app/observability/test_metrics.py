@@ -24,6 +24,7 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from app.api.application import create_app
 from app.api.metrics import ClusterState, api_exporter
@@ -45,6 +46,7 @@ from app.settings import Settings, get_settings
 from app.store.database import Store, get_store
 from app.store.epochs import Epochs
 from app.store.records import Examination
+from app.store.tables.epochs import SubmissionRow
 from app.store.weight_submissions import WeightsState
 from chain.github import GitHub
 from chain.github_path import parse_github_path
@@ -319,6 +321,20 @@ def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
     assert value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="well") == 0
     badly = value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="badly") or 0
     assert abs(badly - now) < 60
+
+
+def test_no_submission_is_left_out_whatever_its_code(store: Store) -> None:
+    epoch_id = live_epoch(store, 100)
+    with store.writing() as session:
+        refused = update(SubmissionRow).where(SubmissionRow.epoch_id == epoch_id)
+        for uid, code in enumerate(("a_code_of_a_newer_version", None, '"} 1\n')):
+            session.execute(refused.where(SubmissionRow.uid == uid).values(state="rejected", code=code))
+    found = {
+        dict(labels)["result"]: count
+        for (name, labels), count in exposed(ClusterState()).items()
+        if name == "validator_epoch_submissions" and count
+    }
+    assert found == {"a_code_of_a_newer_version": 1, "rejected": 1, "other": 1}
 
 
 def test_a_store_and_a_broker_that_do_not_answer_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.web import HostUnavailable, WebSession
 from tests.app.api.test_server import free_port
+from tests.app.observability.promql import NoSuchLabel, labels_of, selectors
 from tests.app.opened_epoch import opened
 from tests.app.page_stores import settle_weights
 
@@ -412,7 +413,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist(store: Store) -> None:
         rule["record"] for g in yaml.safe_load(RULES.read_text())["groups"] for rule in g["rules"] if "record" in rule
     }
     for where, expression in expressions().items():
-        used = set(re.findall(r"\b(?:validator[_:][a-z_:]+|up(?=\{))", expression))
+        used = {selector.name for selector in selectors(expression)}
         assert used, where
         assert used <= known, (where, used - known)
 
@@ -428,8 +429,8 @@ def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
         "job": {"chain", "cpu", "gpu", "beat", "api"},
     }
     for where, expression in expressions().items():
-        for label, _, text in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]+)"', expression):
-            assert set(text.split("|")) <= {str(item) for item in values[label]}, (where, label, text)
+        for asked in (matcher for selector in selectors(expression) for matcher in selector.matchers.matchers):
+            assert set(asked.value.split("|")) <= {str(item) for item in values[asked.name]}, (where, asked)
 
 
 def served(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
@@ -447,48 +448,48 @@ def served(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]
     return {name: given | {"job", "instance"} for name, given in found.items()}
 
 
-def unknown_labels(expression: str, legend: str, known: dict[str, set[str]]) -> set[str]:
-    """What an expression, or the legend of a panel, names that no series of the expression has."""
-    used = set(re.findall(r"\bvalidator[_:][a-z_:]+|\bup(?=\{)", expression))
-    wrong = {
-        f"{name}.{label}"
-        for name, selector in re.findall(r"\b(validator[_:][a-z_:]+|up)\{([^}]*)\}", expression)
-        for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', "", selector))
-        if label not in known[name]
-    }
-    grouped = {
-        label
-        for group in re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", expression)
-        for label in re.findall(r"\w+", group)
-    }
-    anywhere = set().union(*(known[name] for name in used))
-    kept = grouped if re.search(r"\b(?:sum|max|min|histogram_quantile)\b", expression) else anywhere
-    return wrong | (grouped - anywhere) | (set(re.findall(r"\{\{\s*(\w+)\s*\}\}", legend)) - kept)
-
-
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_every_expression_asks_for_what_the_exporters_serve(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     known = served(store, monkeypatch)
-    known |= {rule["record"]: {"model", "job", "instance"} for rule in rules() if "record" in rule}
+    known |= {rule["record"]: labels_of(rule["expr"], known) for rule in rules() if "record" in rule}
     panels = [
-        (target["expr"], target.get("legendFormat", ""))
+        (target["expr"], re.findall(r"\{\{\s*(\w+)\s*\}\}", target.get("legendFormat", "")))
         for panel in json.loads(DASHBOARD.read_text())["panels"]
         for target in panel.get("targets", ())
     ]
-    alerts = [
-        (rule["expr"], " ".join(f"{{{{{name}}}}}" for name in re.findall(r"\$labels\.(\w+)", json.dumps(rule))))
-        for rule in rules()
-    ]
+    alerts = [(rule["expr"], re.findall(r"\$labels\.(\w+)", json.dumps(rule))) for rule in rules()]
     assert len(panels) > 30
     assert len(alerts) > 20
-    for expression, legend in [*panels, *alerts]:
-        assert not unknown_labels(expression, legend, known), expression
-    # what the test is there to find
-    assert unknown_labels('validator_workers{pool="gpu"}', "", known) == {"validator_workers.pool"}
-    assert unknown_labels("sum by (color) (validator_tasks_running)", "", known) == {"color"}
-    assert unknown_labels("sum by (task) (validator_tasks_running)", "{{queue}}", known) == {"queue"}
-    with pytest.raises(KeyError):
-        unknown_labels("validator_nothing", "", known)
+    for expression, shown in [*panels, *alerts]:
+        assert set(shown) <= labels_of(expression, known), expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("sum(", ValueError),
+        ("rate(up)", ValueError),
+        ("per_second(up[5m])", ValueError),
+        ("validator_nothing", KeyError),
+        ('up{pool="gpu"}', NoSuchLabel),
+        ("sum by (color) (up)", NoSuchLabel),
+        ("sum by (job) (up) and on (instance) up", NoSuchLabel),
+        ("sum by (job) (up) / up", NoSuchLabel),
+    ],
+)
+def test_what_is_wrong_with_an_expression_is_found(expression: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        labels_of(expression, {"up": {"job", "instance"}})
+
+
+def test_the_labels_that_an_expression_leaves() -> None:
+    known = {"up": {"job", "instance"}, "seconds_bucket": {"le", "task"}}
+    assert labels_of("sum(up) > 0", known) == set()
+    assert labels_of("max without (job) (up)", known) == {"instance"}
+    assert labels_of("histogram_quantile(0.9, sum by (le, task) (rate(seconds_bucket[5m])))", known) == {"task"}
+    assert labels_of("time() - (up > 0)", known) == {"job", "instance"}
+    assert labels_of("up == on (job) up", known) == {"job"}
+    assert labels_of("up and on (job) up", known) == {"job", "instance"}
 
 
 def test_every_alert_is_explained() -> None:
@@ -509,7 +510,8 @@ def test_every_metric_is_explained() -> None:
         for family in metric.collect():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             assert f"`{name}`" in text, name
-    for used in {name for text in expressions().values() for name in re.findall(r"\bvalidator_[a-z_]+", text)}:
+    asked = {selector.name for expression in expressions().values() for selector in selectors(expression)}
+    for used in (name for name in asked if name.startswith("validator_")):
         assert f"`{re.sub('_(bucket|sum|count)$', '', used)}`" in text, used
 
 

@@ -75,10 +75,10 @@ class Step:
         if piece.part_of is not None and (last := self.claims.ready(piece.part_of)) is not None:
             self._messages.append(self._signature(last))
 
-    def ask(self, task: str, expires: timedelta) -> None:
+    def ask(self, task: str, expires: timedelta, *args: Any) -> None:
         """Send a task that is no piece of work: where its message is lost, the next one does."""
         options = {"ignore_result": True, "expires": expires.total_seconds()}
-        self._messages.append(self._app.signature(task, immutable=True, options=options))
+        self._messages.append(self._app.signature(task, args=args, immutable=True, options=options))
 
     def reconcile(self, alive: Mapping[str, datetime]) -> tuple[int, int]:
         """Send again what stands still in this cluster, whatever it is: a lost message, a dead process's claim.
@@ -157,6 +157,8 @@ class ValidatorTask(Task):  # type: ignore[misc]
     piece = False
     # whether a message waits for a piece that another holds; the reconciler sends a dead one's again in any case
     waits = True
+    # what goes wrong is logged and left for the next tick of the clock
+    ticks = False
     # a thread renews the claim all the while, so that silence means death, and nothing else does
     beats = False
     max_retries = _STORE_RETRIES
@@ -279,6 +281,11 @@ class ValidatorTask(Task):  # type: ignore[misc]
                 factor=1, retries=self.request.retries, maximum=_LONGEST_BACKOFF, full_jitter=True
             )
             raise self.retry(exc=error, countdown=pause) from error
+        except ValidatorError as error:
+            if not self.ticks:
+                raise
+            log.error("%s", error)
+            return {"status": "failed", "error": str(error)[:500]}
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send the task; Flower shows ``epoch=21455 uid=17`` and ``stage=examining`` for its arguments."""

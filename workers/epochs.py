@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.clock import now
-from app.domain import ScoringModel
+from app.domain import EpochHeader, ScoringModel
 from app.epochs.capture import Capture, closed_epoch, process_subtensor
 from app.epochs.exchange import SHARED_FILE, Exchange
 from app.epochs.facts import EpochFacts, StoredSheet, keep_warnings
@@ -20,7 +20,7 @@ from app.epochs.recorded_scores import RECORDED, recorded_digests, with_what_was
 from app.epochs.scores import EpochScores
 from app.settings import get_settings
 from app.store.epochs import Epochs
-from app.store.records import OpenEpoch, Stage
+from app.store.records import EpochSummary, OpenEpoch, Stage, SubmissionRecord
 from app.store.scores import Scores
 from app.task import Step, ValidatorTask
 from chain.sources import SourceError, SourceUnavailable
@@ -43,31 +43,23 @@ def open_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Capture what the epoch is opened with, freeze the rules, draw the challenge, write the submissions."""
     with self.reading() as session:
         summary, header = Epochs(session).summary(epoch_id), Epochs(session).header(epoch_id)
-    sheet = StoredSheet(epoch_id)
+    _capture_opening(self, header, StoredSheet(epoch_id), summary.created_at)
+    opening = opening_of(EpochFacts(epoch_id))
+    with self.finishing() as step:
+        Epochs(step.session).open(epoch_id, **opening.frozen())
+        step.send_epoch("workers.fetching.fetch_submissions", epoch_id)
+    return {"epoch": epoch_id, "status": "opened"}
+
+
+def _capture_opening(task: ValidatorTask, header: EpochHeader, sheet: StoredSheet, announced_at: datetime) -> None:
+    """Capture what an epoch is opened with; what does not come is asked for again until the budget ends."""
     try:
         Capture(closed_epoch(header), sheet).opening()
     except SourceUnavailable as fault:
         keep_warnings(sheet, [f"the epoch was opened late: {fault}"])
-        if now() - summary.created_at > get_settings().open_budget:
+        if now() - announced_at > get_settings().open_budget:
             raise SourceError(f"it could not be opened within {get_settings().open_budget}: {fault}") from None
-        self.later(_OPEN_PAUSE, fault)
-    opening = opening_of(EpochFacts(epoch_id))
-    with self.finishing() as step:
-        Epochs(step.session).open(
-            epoch_id,
-            header=opening.header,
-            neurons=opening.neurons,
-            rules=opening.rules_text,
-            rules_sha256=opening.rules_digest,
-            era=opening.rules.era,
-            parameters=opening.rules.parameters.model_dump(mode="json"),
-            challenge=opening.challenge,
-            proteins=opening.proteins,
-            commitments=opening.commitments,
-            warnings=opening.warnings,
-        )
-        step.send_epoch("workers.fetching.fetch_submissions", epoch_id)
-    return {"epoch": epoch_id, "status": "opened"}
+        task.later(_OPEN_PAUSE, fault)
 
 
 def send_examinations(step: Step, epoch_id: int) -> None:
@@ -93,16 +85,9 @@ def plan_scoring(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
 @app.task(bind=True, piece=True)
 def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     """Once every batch is scored, exchange scores where the rules say so, rank, find the winners, build the weights."""
-    settings = get_settings()
     with self.reading() as session:
         epoch, summary = Epochs(session).get(epoch_id), Epochs(session).summary(epoch_id)
-    exchange = Exchange(epoch, summary, StoredSheet(epoch_id), settings)
-    if (pause := exchange.before_due(process_subtensor(settings))) is not None:
-        self.later(pause, uncounted=True)
-    with self.reading() as session:
-        submissions, scores = Epochs(session).submissions(epoch_id), _scores(session, epoch)
-    if (pause := exchange.advance(submissions, scores, shared_session())) is not None:
-        self.later(pause, uncounted=True)
+    submissions, scores = _exchanged(self, epoch, summary)
     outcome = judge(epoch, submissions, scores, EpochFacts(epoch_id).document(SHARED_FILE))
     with self.finishing() as step:
         Epochs(step.session).close(
@@ -110,6 +95,21 @@ def close_epoch(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
         )
         step.send_epoch("workers.weights.submit_weights", epoch_id)
     return {"epoch": epoch_id, "status": "closed"}
+
+
+def _exchanged(
+    task: ValidatorTask, epoch: OpenEpoch, summary: EpochSummary
+) -> tuple[list[SubmissionRecord], EpochScores]:
+    """The epoch's submissions and scores, once the exchange with the other validators is over."""
+    settings = get_settings()
+    exchange = Exchange(epoch, summary, StoredSheet(epoch.id), settings)
+    if (pause := exchange.before_due(process_subtensor(settings))) is not None:
+        task.later(pause, uncounted=True)
+    with task.reading() as session:
+        submissions, scores = Epochs(session).submissions(epoch.id), _scores(session, epoch)
+    if (pause := exchange.advance(submissions, scores, shared_session())) is not None:
+        task.later(pause, uncounted=True)
+    return submissions, scores
 
 
 def _scores(session: Session, epoch: OpenEpoch) -> EpochScores:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +27,7 @@ from app.competitions.experiment_log import log_evaluation
 from app.competitions.profile import profile_of
 from app.domain import MODELS_NETUID, QueueName
 from app.observability.metrics import EVALUATIONS
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 from app.store.capabilities import Capabilities
 from app.store.database import get_store
 from app.store.evaluations import (
@@ -47,6 +48,7 @@ from workers.scoring import forget_scorers
 
 if TYPE_CHECKING:
     from gpu.evaluation.evaluation import Evaluator
+    from gpu.evaluation.plan import BenchmarkPlan
 
 # What the limit leaves to end it all: container, image and folder, and the result's way into the store.
 _LONGEST_RESERVE: Final = timedelta(minutes=2)
@@ -64,15 +66,10 @@ log = logging.getLogger("celery_validator.evaluation")
 @app.task(bind=True, piece=True, waits=False, beats=True)
 def evaluate_model(self: ValidatorTask, evaluation_id: str) -> dict[str, Any]:
     """Do an accepted evaluation; the store has what came of it."""
-    device, limit = ",".join(visible_gpus()) or "cpu", get_settings().evaluation_limit
-    with self.transaction() as step:
-        is_ours = step.claims.renew(self.held)
-        record = Evaluations(step.session).begin(evaluation_id, self.held.attempts, device, limit) if is_ours else None
-        if record is None:
-            step.claims.finish(self.held)
+    record = _begun(self, evaluation_id)
     if record is not None:
         _Try(self, record).run()
-    return _told(evaluation_id, self.held.attempts)
+    return _told(self, evaluation_id)
 
 
 @app.task(bind=True, send_events=False)
@@ -81,8 +78,7 @@ def note_capabilities(self: ValidatorTask) -> dict[str, str]:
     settings = get_settings()
     with self.reading() as session:
         known = plans(session, settings)
-    docker = _docker_objection()
-    found = {one: docker or objection_here(plan, settings, one) for one, plan in known.items()}
+    found = _objections(known, settings)
     with self.transaction() as step:
         for one, plan in known.items():
             Capabilities(step.session).note(one, None if plan is None else plan.name, found[one])
@@ -95,13 +91,24 @@ def sweep_evaluations() -> dict[str, Any]:
     return {"removed": _try_to_sweep()}
 
 
-def _told(evaluation_id: str, number: int) -> dict[str, Any]:
-    with get_store().reading() as session:
+def _begun(task: ValidatorTask, evaluation_id: str) -> EvaluationRecord | None:
+    """The evaluation whose next try this task is; None, and its piece is finished, where it has ended."""
+    device, limit = ",".join(visible_gpus()) or "cpu", get_settings().evaluation_limit
+    with task.transaction() as step:
+        is_ours = step.claims.renew(task.held)
+        record = Evaluations(step.session).begin(evaluation_id, task.held.attempts, device, limit) if is_ours else None
+        if record is None:
+            step.claims.finish(task.held)
+    return record
+
+
+def _told(task: ValidatorTask, evaluation_id: str) -> dict[str, Any]:
+    with task.reading() as session:
         record = Evaluations(session).get(evaluation_id)
     if record is None:
         return {"evaluation": evaluation_id, "status": "gone"}
     project = get_settings().wandb_project
-    if project is not None and record.finished_at is not None and record.tries == number:
+    if project is not None and record.finished_at is not None and record.tries == task.held.attempts:
         log_evaluation(project, record)
     return {"evaluation": evaluation_id, "status": record.phase.value, "score": record.score, "error": record.error}
 
@@ -176,7 +183,9 @@ class _Try:
         # what a dead try left has the device, the disk and the model's memory
         sweep_node()
         _free_device()
-        found = evaluator_for(inputs.competition_id).evaluate(model, origin, deadline)
+        with self._task.reading() as session:
+            plan = plan_of(session, settings, inputs.competition_id)
+        found = evaluator_for(inputs.competition_id, plan).evaluate(model, origin, deadline)
         score = found.score
         return EvaluationEnd(
             EvaluationPhase.COMPLETED, score.score, found.remark, score.metric_scores, list(score.samples)
@@ -197,8 +206,8 @@ class _Try:
         log.info("evaluation %s: %s, score %s", self._record.name, end.phase.value, end.score)
 
 
-def evaluator_for(competition_id: str) -> Evaluator:
-    """What this node evaluates models of a competition with.
+def evaluator_for(competition_id: str, plan: BenchmarkPlan | None) -> Evaluator:
+    """What this node evaluates models of a competition with, by its plan.
 
     Raises:
         EvaluationImpossible: the competition has no benchmark, or a setting of it is wrong.
@@ -210,8 +219,6 @@ def evaluator_for(competition_id: str) -> Evaluator:
     from gpu.evaluation.sandbox import docker_sandbox
 
     settings = get_settings()
-    with get_store().reading() as session:
-        plan = plan_of(session, settings, competition_id)
     if plan is None:
         raise EvaluationImpossible(objection_here(None, settings, competition_id))
     gpus = [] if settings.device == "cpu" else visible_gpus()
@@ -272,6 +279,11 @@ def _try_to_sweep() -> list[str]:
     except EvaluationImpossible as error:
         log.warning("nothing was swept: %s", error)
         return []
+
+
+def _objections(known: Mapping[str, BenchmarkPlan | None], settings: Settings) -> dict[str, str | None]:
+    docker = _docker_objection()
+    return {one: docker or objection_here(plan, settings, one) for one, plan in known.items()}
 
 
 def _docker_objection() -> str | None:

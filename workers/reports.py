@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import requests
 from pydantic import SecretStr
+from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.epochs.rules import build_report
 from app.observability.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.settings import Settings, get_settings
-from app.store.database import get_store
 from app.store.deliveries import Deliveries, Destination
 from app.store.epochs import Epochs
 from app.store.weight_submissions import WeightSubmissions
@@ -56,51 +56,56 @@ def end_failed(step: Step, epoch_id: int, error: str) -> None:
 @app.task(bind=True, piece=True)
 def deliver_report(self: ValidatorTask, epoch_id: int, destination: str) -> dict[str, Any]:
     """Post one epoch's report to one destination; a host that is unavailable is tried again for about half an hour."""
-    where, tries = Destination(destination), self.held.attempts
-    fault, again = _delivered(epoch_id, where)
-    if fault is not None:
-        log.warning("epoch %s: %s could not be delivered: %s", epoch_id, destination, fault)
-    if again and tries < _MOST_TRIES:
-        with self.transaction() as step:
-            Deliveries(step.session).note(epoch_id, where, fault, tries, final=False)
-        self.later(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
+    where = Destination(destination)
+    fault = _tried(self, epoch_id, where)
     with self.finishing() as step:
-        Deliveries(step.session).note(epoch_id, where, fault, tries, final=True)
+        Deliveries(step.session).note(epoch_id, where, fault, self.held.attempts, final=True)
     return {"epoch": epoch_id, "destination": destination, "status": "delivered" if fault is None else "failed"}
 
 
-def _delivered(epoch_id: int, where: Destination) -> tuple[str | None, bool]:
+def _tried(task: ValidatorTask, epoch_id: int, where: Destination) -> str | None:
+    """Why the report could not be delivered, for good; None where it was. Else the task comes back."""
+    tries = task.held.attempts
+    fault, again = _delivered(task, epoch_id, where)
+    if fault is not None:
+        log.warning("epoch %s: %s could not be delivered: %s", epoch_id, where.value, fault)
+    if again and tries < _MOST_TRIES:
+        with task.transaction() as step:
+            Deliveries(step.session).note(epoch_id, where, fault, tries, final=False)
+        task.later(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
+    return fault
+
+
+def _delivered(task: ValidatorTask, epoch_id: int, where: Destination) -> tuple[str | None, bool]:
     """The fault, if any, and whether another try may go through."""
     settings = get_settings()
     url, key = _address(settings, where)
     if url is None:
         return "no address is configured any more", False
-    payload = results_payload(epoch_id, settings) if where is Destination.RESULTS else state_payload(epoch_id, settings)
+    with task.reading() as session:
+        payload = (results_payload if where is Destination.RESULTS else state_payload)(session, epoch_id, settings)
     return _post(url, key, payload)
 
 
-def results_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
+def results_payload(session: Session, epoch_id: int, settings: Settings) -> dict[str, Any]:
     """``SUBMIT_RESULTS_URL``'s document (docs/live.md): the whole result.json and what became of the weights."""
-    with get_store().reading() as session:
-        epochs = Epochs(session)
-        result = build_report(
-            epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
-        )
+    epochs = Epochs(session)
+    result = build_report(
+        epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
+    )
     return {
         "schema": SCHEMA,
         "kind": "epoch_result",
         "validator": _validator(settings),
         "result": result,
-        "weights_submission": _weights(epoch_id),
+        "weights_submission": _weights(session, epoch_id),
     }
 
 
-def state_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
+def state_payload(session: Session, epoch_id: int, settings: Settings) -> dict[str, Any]:
     """``MONITORING_URL``'s document (docs/live.md): how the epoch went, without molecules."""
-    with get_store().reading() as session:
-        epochs = Epochs(session)
-        summary, submissions = epochs.summary(epoch_id), epochs.submissions(epoch_id)
-        warnings = epochs.warnings(epoch_id)
+    epochs = Epochs(session)
+    summary, submissions = epochs.summary(epoch_id), epochs.submissions(epoch_id)
     refused = Counter(entry.rejection.code.value for entry in submissions if entry.rejection)
     return {
         "schema": SCHEMA,
@@ -112,8 +117,8 @@ def state_payload(epoch_id: int, settings: Settings) -> dict[str, Any]:
         "stage_times": dict(summary.stage_times),
         "submissions": {"valid": len(submissions) - refused.total(), "rejected": dict(sorted(refused.items()))},
         "winners": dict(summary.winners),
-        "weights_submission": _weights(epoch_id),
-        "warnings": warnings,
+        "weights_submission": _weights(session, epoch_id),
+        "warnings": epochs.warnings(epoch_id),
     }
 
 
@@ -133,9 +138,8 @@ def _hotkey(settings: Settings) -> str | None:
     return None
 
 
-def _weights(epoch_id: int) -> dict[str, Any] | None:
-    with get_store().reading() as session:
-        found = WeightSubmissions(session).get(epoch_id)
+def _weights(session: Session, epoch_id: int) -> dict[str, Any] | None:
+    found = WeightSubmissions(session).get(epoch_id)
     if found is None:
         return None
     return {

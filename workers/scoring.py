@@ -18,14 +18,13 @@ from sqlalchemy.exc import DBAPIError
 from app.celery import app
 from app.clock import now
 from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringInterrupted, ScoringModel, ValidatorError
-from app.epochs.facts import StoredSheet, keep_warnings
+from app.epochs.facts import StoredSheet, keep_warnings, opened_epoch
 from app.epochs.recorded_scores import RECORDED, recorded_proteins
 from app.epochs.rules import rules_of
 from app.epochs.scores import MODEL_UNAVAILABLE, UNTRAINED
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
 from app.store.claims import ClaimLost
-from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import BatchRecord, OpenEpoch
 from app.store.scores import Scores
@@ -61,11 +60,8 @@ def score_boltzgen(self: ValidatorTask, epoch_id: int, batch_id: int) -> dict[st
     return _score(self, epoch_id, batch_id)
 
 
-@lru_cache(maxsize=4)
-def _frozen(epoch_id: int) -> OpenEpoch:
-    # what scoring asks of an epoch is frozen when it opens; parsing it again took a third of a recorded batch
-    with get_store().reading() as session:
-        return Epochs(session).get(epoch_id)
+# what scoring asks of an epoch is frozen when it opens; parsing it again took a third of a recorded batch
+_frozen = lru_cache(maxsize=4)(opened_epoch)
 
 
 def scoring_proteins(epoch: OpenEpoch, model: ScoringModel) -> tuple[Protein, ...]:
@@ -147,7 +143,7 @@ class _Scoring:
         self.proteins = scoring_proteins(epoch, batch.model)
         self._scorer = scorer_for(epoch, batch.model)
         if getattr(self._scorer, "untrained", False):
-            _refuse_or_warn(epoch)
+            _refuse_or_warn(task, epoch)
 
     def run_once(self) -> tuple[str, list[PairScore]]:
         """The model's digest, and the scores that are not kept yet, from one call of the scorer."""
@@ -240,15 +236,15 @@ class _Scoring:
         return [PairScore(protein.code, smiles, error=error[:300]) for protein in self.proteins]
 
 
-def _refuse_or_warn(epoch: OpenEpoch) -> None:
+def _refuse_or_warn(task: ValidatorTask, epoch: OpenEpoch) -> None:
     """Untrained weights show the machinery; on the chain they would set weights by chance."""
     if epoch.publishes and get_settings().sets_weights:
         raise ValidatorError(
             "no trained PSICHIC weights: run 'python -m app checkpoints fetch psichic' and '… fetch esm2', "
             "then set PSICHIC_WEIGHTS and ESM_CHECKPOINT (or rehearse with WEIGHTS_FILE or DONT_SET_WEIGHTS)"
         )
-    with get_store().writing() as session:
-        Epochs(session).warn(epoch.id, UNTRAINED)
+    with task.transaction() as step:
+        Epochs(step.session).warn(epoch.id, UNTRAINED)
     keep_warnings(StoredSheet(epoch.id), [UNTRAINED])
 
 

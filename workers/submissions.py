@@ -14,11 +14,10 @@ from app.celery import app
 from app.clock import now
 from app.domain import Rejection, RejectionCode
 from app.epochs.examine import Examiner
-from app.epochs.facts import EpochFacts
+from app.epochs.facts import EpochFacts, opened_epoch
 from app.epochs.rules import rules_of
 from app.observability.metrics import submission_examined
 from app.settings import get_settings
-from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Examination, PartState, Stage, SubmissionRecord
 from app.task import ValidatorTask
@@ -35,28 +34,30 @@ log = logging.getLogger("celery_validator.submissions")
 
 @lru_cache(maxsize=2)
 def _examiner(epoch_id: int) -> Examiner:
-    with get_store().reading() as session:
-        epoch = Epochs(session).get(epoch_id)
+    epoch = opened_epoch(epoch_id)
     return Examiner(EpochFacts(epoch_id), rules_of(epoch), epoch.challenge)
 
 
 @app.task(bind=True, piece=True)
 def examine_submission(self: ValidatorTask, epoch_id: int, uid: int) -> dict[str, Any]:
     """Examine one submission and store what was found. A refusal is a result."""
-    with self.reading() as session:
-        submission, epoch = Epochs(session).submission(epoch_id, uid), Epochs(session).summary(epoch_id)
-    try:
-        found = _examined(epoch_id, submission, self.held.attempts)
-    except SourceUnavailable as fault:
-        # a file that this machine lacks, such as the database: no miner pays for that while there is time
-        if now() - epoch.entered(Stage.EXAMINING) < get_settings().open_budget:
-            self.later(_OUTAGE_PAUSE, fault, uncounted=True)
-        found = _internal_error(f"{type(fault).__name__}: {fault}")
+    found = _found(self, epoch_id, uid)
     with self.finishing() as step:
         Epochs(step.session).record_examination(epoch_id, uid, found, self.worked_on)
     submission_examined(found.rejection.code if found.rejection else None)
-    state = PartState.REJECTED if found.rejection else PartState.VALID
-    return {"epoch": epoch_id, "uid": uid, "status": state.value}
+    return {"epoch": epoch_id, "uid": uid, "status": (PartState.REJECTED if found.rejection else PartState.VALID).value}
+
+
+def _found(task: ValidatorTask, epoch_id: int, uid: int) -> Examination:
+    with task.reading() as session:
+        submission, epoch = Epochs(session).submission(epoch_id, uid), Epochs(session).summary(epoch_id)
+    try:
+        return _examined(epoch_id, submission, task.held.attempts)
+    except SourceUnavailable as fault:
+        # a file that this machine lacks, such as the database: no miner pays for that while there is time
+        if now() - epoch.entered(Stage.EXAMINING) < get_settings().open_budget:
+            task.later(_OUTAGE_PAUSE, fault, uncounted=True)
+        return _internal_error(f"{type(fault).__name__}: {fault}")
 
 
 def _examined(epoch_id: int, submission: SubmissionRecord, attempts: int) -> Examination:

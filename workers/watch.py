@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from app.celery import app
@@ -10,11 +11,10 @@ from app.domain import EpochHeader
 from app.epochs.capture import process_subtensor
 from app.observability.metrics import EpochOutcome, epoch_ended
 from app.settings import Settings, get_settings
-from app.store.database import get_store
 from app.store.deliveries import Destination
 from app.store.epochs import FIRST_STEP, Epochs
 from app.store.services import keep_block
-from app.task import transaction
+from app.task import ValidatorTask, transaction
 from chain.epochs import ClosedEpoch, last_closed_epoch
 from chain.sources import SourceUnavailable
 from chain.subtensor import Subtensor
@@ -29,51 +29,55 @@ _NO_HASH: Final = "0x0"
 log = logging.getLogger("celery_validator.watch")
 
 
-@app.task(send_events=False)
-def watch_epoch() -> dict[str, Any]:
+@app.task(bind=True, send_events=False)
+def watch_epoch(self: ValidatorTask) -> dict[str, Any]:
     """Announce the last closed epoch if the store does not know it, and note those that were slept through."""
     settings = get_settings()
     if settings.offline or not settings.live:
         return {"status": "not live"}
-    chain = process_subtensor(settings)
     try:
-        epoch, finalized = last_closed_epoch(chain, settings.netuid)
-        with get_store().writing() as session:
-            keep_block(session, settings.netuid, finalized)
-        last = _last_watched(chain, settings, finalized)
-        if last is not None and epoch.end_block <= last.end_block:
-            return {"status": "known", "epoch": epoch.number}
-        header = EpochHeader(
-            netuid=epoch.netuid,
-            network=settings.subtensor_network,
-            epoch_length=epoch.epoch_length,
-            start_block=epoch.start_block,
-            end_block=epoch.end_block,
-            start_block_hash=chain.block_hash(epoch.start_block),
-            end_block_hash=chain.block_hash(epoch.end_block),
-        )
+        epoch, last, header = _looked(self, process_subtensor(settings), settings)
     except SourceUnavailable as fault:
         # the next beat asks again, on the next endpoint
         log.warning("%s", fault)
         return {"status": "chain unavailable", "detail": str(fault)}
-    missed = announce(epoch, header, last, settings)
-    if missed:
-        epoch_ended(EpochOutcome.MISSED, {}, len(missed))
-        log.warning("epoch(s) %s to %s were missed", missed[0], missed[-1])
-    return {"status": "announced", "epoch": epoch.number, "missed": len(missed)}
+    if header is None:
+        return {"status": "known", "epoch": epoch.number}
+    return {"status": "announced", "epoch": epoch.number, "missed": len(announce(epoch, header, last, settings))}
+
+
+def _looked(
+    task: ValidatorTask, chain: Subtensor, settings: Settings
+) -> tuple[ClosedEpoch, EpochHeader | None, EpochHeader | None]:
+    """The epoch that closed last, the one that was announced last, and the first one's header where it is a new one."""
+    epoch, finalized = last_closed_epoch(chain, settings.netuid)
+    with task.transaction() as step:
+        keep_block(step.session, settings.netuid, finalized)
+        headers = Epochs(step.session).newest_headers(settings.netuid, finalized)
+    last = _last_watched(chain, settings, headers)
+    if last is not None and epoch.end_block <= last.end_block:
+        return epoch, last, None
+    header = EpochHeader(
+        netuid=epoch.netuid,
+        network=settings.subtensor_network,
+        epoch_length=epoch.epoch_length,
+        start_block=epoch.start_block,
+        end_block=epoch.end_block,
+        start_block_hash=chain.block_hash(epoch.start_block),
+        end_block_hash=chain.block_hash(epoch.end_block),
+    )
+    return epoch, last, header
 
 
 def _scores(settings: Settings) -> str:
     return "recorded" if settings.rehearsal_scores else "model"
 
 
-def _last_watched(chain: Subtensor, settings: Settings, finalized: int) -> EpochHeader | None:
+def _last_watched(chain: Subtensor, settings: Settings, headers: Iterable[EpochHeader]) -> EpochHeader | None:
     """The epoch of this chain that was announced last; the store may know epochs of other networks too.
 
     A chain is known by its hashes, so that an endpoint's other name makes no other network of it.
     """
-    with get_store().reading() as session:
-        headers = Epochs(session).newest_headers(settings.netuid, finalized)
     for header in headers:
         try:
             here = chain.block_hash(header.end_block) == header.end_block_hash
@@ -122,4 +126,7 @@ def announce(epoch: ClosedEpoch, header: EpochHeader, last: EpochHeader | None, 
             without_boltz=settings.without_boltz,
         )
         step.send_epoch(FIRST_STEP, epoch_id)
+    if missed:
+        epoch_ended(EpochOutcome.MISSED, {}, len(missed))
+        log.warning("epoch(s) %s to %s were missed", missed[0].number, missed[-1].number)
     return [gone.number for gone in missed]

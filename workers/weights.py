@@ -22,6 +22,7 @@ from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import EpochSummary, OpenEpoch
+from app.store.reputations import WeightRound
 from app.store.weight_submissions import (
     WEIGHTS_OPEN,
     WEIGHTS_TROUBLE,
@@ -29,9 +30,8 @@ from app.store.weight_submissions import (
     WeightSubmission,
     WeightSubmissions,
 )
-from app.task import ValidatorTask
+from app.task import Step, ValidatorTask
 from app.weights import (
-    Again,
     Ended,
     NoVector,
     Submitter,
@@ -59,9 +59,8 @@ def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
         summary, epoch = Epochs(step.session).summary(epoch_id), Epochs(step.session).get(epoch_id)
         untrained = UNTRAINED in Epochs(step.session).warnings(epoch_id)
         submission = WeightSubmissions(step.session).begin(epoch.header.netuid, epoch_id=epoch_id)
-    end = _kept(summary, epoch, settings, untrained=untrained)
-    if end is None:
-        end = _advance(self, submission, epoch_job(epoch, summary, submission), settings)
+    kept = _kept(summary, epoch, settings, untrained=untrained)
+    end = kept or _advance(self, submission, epoch_job(epoch, summary, submission), settings)
     return _end_epoch(self, epoch_id, submission, end)
 
 
@@ -75,48 +74,57 @@ def submit_round(self: ValidatorTask, mark: str) -> dict[str, Any]:
     if submission.state not in WEIGHTS_OPEN:
         with self.finishing():
             return {"mark": mark, "status": submission.state.value}
-    weights = {uid: share for uid, share in computed.weights.items() if share > 0}
-    end = kept_from_chain(settings, weights, MODELS_NETUID, mark=mark)
-    if end is None:
-        end = _advance(self, submission, round_job(computed.by_hotkey, submission), settings)
+    end = _round_end(self, computed, submission, settings)
     with self.finishing() as step:
         _write(self, step, submission, end)
     _tell(f"round {mark}", WeightsOf.MODELS, end)
     return {"mark": mark, "status": end.state.value}
 
 
+def _round_end(task: ValidatorTask, computed: WeightRound, submission: WeightSubmission, settings: Settings) -> Ended:
+    weights = {uid: share for uid, share in computed.weights.items() if share > 0}
+    kept = kept_from_chain(settings, weights, MODELS_NETUID, mark=computed.mark)
+    return kept or _advance(task, submission, round_job(computed.by_hotkey, submission), settings)
+
+
 @app.task(bind=True, piece=True)
 def follow_weights(self: ValidatorTask, submission_id: int) -> dict[str, Any]:
     """Look until a commit is revealed; try a refused submission again once what refused it has changed."""
-    settings = get_settings()
     with self.reading() as session:
         submission = WeightSubmissions(session).by_id(submission_id)
         job = None if submission is None else _job_of(session, submission)
     if submission is None:
         with self.finishing():
             return {"submission": submission_id, "status": "deleted"}
+    end = _followed(self, submission, job)
+    with self.finishing() as step:
+        _note(step, submission, end) if end is not None else _reopen(step, submission)
+    return {"submission": submission_id, "status": (WeightsState.COMPUTED if end is None else end.state).value}
+
+
+def _followed(task: ValidatorTask, submission: WeightSubmission, job: WeightsJob | None) -> Ended | None:
+    """How a submission that is followed ended; None where it is to be tried again. Else the task comes back."""
     try:
-        found = _submitter(settings).follow(submission, job)
+        found = _submitter(get_settings()).follow(submission, job)
     except ValidatorError as error:
         log.warning("%s", error)
-        self.later(_ROUND, uncounted=True)
-    of = WeightsOf.MOLECULES if submission.mark is None else WeightsOf.MODELS
-    if isinstance(found, Again) and found.state is not WeightsState.COMPUTED:
-        if found.state is not submission.state:
-            end = Ended(found.state, found.sentence or "")
-            with self.transaction() as step:
-                end.write(WeightSubmissions(step.session), submission_id)
-            _tell(_named(submission), of, end)
-        self.later(found.pause, uncounted=True)
-    with self.finishing() as step:
-        if isinstance(found, Again):
-            _reopen(step, submission)
-            log.info("%s: what refused its weights has changed; they are tried again", _named(submission))
-        elif found.state is not submission.state:
-            found.write(WeightSubmissions(step.session), submission_id)
-    if isinstance(found, Ended) and found.state is not submission.state:
-        _tell(_named(submission), of, found)
-    return {"submission": submission_id, "status": found.state.value}
+        task.later(_ROUND, uncounted=True)
+    if isinstance(found, Ended):
+        return found
+    if found.state is WeightsState.COMPUTED:
+        return None
+    with task.transaction() as step:
+        _note(step, submission, Ended(found.state, found.sentence or ""))
+    task.later(found.pause, uncounted=True)
+    raise AssertionError("a task that comes back later does not go on")
+
+
+def _note(step: Step, submission: WeightSubmission, end: Ended) -> None:
+    """Write and tell what became of a submission, where that is news."""
+    if end.state is not submission.state:
+        end.write(WeightSubmissions(step.session), submission.id)
+        of = WeightsOf.MOLECULES if submission.mark is None else WeightsOf.MODELS
+        _tell(_named(submission), of, end)
 
 
 @app.task(bind=True)
@@ -192,12 +200,13 @@ def _job_of(session: Session, submission: WeightSubmission) -> WeightsJob | None
     return round_job({}, submission)
 
 
-def _reopen(step: Any, submission: WeightSubmission) -> None:
+def _reopen(step: Step, submission: WeightSubmission) -> None:
     WeightSubmissions(step.session).reopen(submission.id)
     if submission.epoch_id is not None:
         step.send_epoch("workers.weights.submit_weights", submission.epoch_id)
     else:
         step.send("workers.weights.submit_round", submission.mark)
+    log.info("%s: what refused its weights has changed; they are tried again", _named(submission))
 
 
 # -- one step ---------------------------------------------------------------------------------------------------------
@@ -240,7 +249,7 @@ def _submitter(settings: Settings) -> Submitter:
     return Submitter(process_subtensor(settings), wallet, get_store(), settings.weights_pause)
 
 
-def _write(task: ValidatorTask, step: Any, submission: WeightSubmission, end: Ended) -> None:
+def _write(task: ValidatorTask, step: Step, submission: WeightSubmission, end: Ended) -> None:
     end.write(WeightSubmissions(step.session), submission.id)
     if end.followed:
         step.send("workers.weights.follow_weights", submission.id)

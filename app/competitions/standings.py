@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,9 @@ from chain.incentive.models import (
     stake_weighted_score,
     unchanged,
 )
+
+# The reputation of a hotkey that left the metagraph is kept for so long.
+_REPUTATION_KEPT: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,14 @@ def reputation_steps(session: Session, profile: Profile, day: str) -> list[Reput
             after = reputation_after(before, score, competition.baseline)
             steps.append(ReputationStep(hotkey, competition.id, day, score, competition.baseline, after))
     return steps
+
+
+def step_reputations(session: Session, profile: Profile, day: str) -> tuple[int, int]:
+    """Do the steps of one day, and forget who left the metagraph long ago; how many of both."""
+    steps, reputations = reputation_steps(session, profile, day), Reputations(session)
+    reputations.step(steps)
+    hotkeys = list(Metagraph(session, MODELS_NETUID).read().stakes)
+    return len(steps), reputations.note_registered(hotkeys, _REPUTATION_KEPT) if hotkeys else 0
 
 
 def mark_of(instant: datetime, every_minutes: int = 20) -> str:

@@ -19,7 +19,9 @@ from app.domain import Commitment, EpochHeader, Neuron, ScoringModel
 from app.epochs import documents
 from app.settings import Settings, get_settings
 from app.store.database import get_store
+from app.store.epochs import Epochs
 from app.store.facts import Blob, Blobs, Fact, FactKind, Facts, FactState, HubFile, file_fact, place_of
+from app.store.records import OpenEpoch
 from app.untrusted import NotJson, quoted, read_json
 from chain.github_path import GitHubPath
 from chain.huggingface import FileAbsent, Hub
@@ -43,6 +45,12 @@ DATABASE_FILE: Final = "molecules.sqlite"
 
 # A sentence longer than this is cut in the report too.
 _WARNING_LENGTH: Final = 500
+
+
+def opened_epoch(epoch_id: int) -> OpenEpoch:
+    """An epoch as it was frozen when it opened."""
+    with get_store().reading() as session:
+        return Epochs(session).get(epoch_id)
 
 
 class FactSheet(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.domain import Challenge, Commitment, EpochHeader, Neuron, Protein
 from app.epochs.facts import EpochFacts
@@ -26,6 +27,21 @@ class Opening:
     proteins: tuple[Protein, ...]
     commitments: tuple[tuple[int, Commitment], ...]
     warnings: tuple[str, ...]
+
+    def frozen(self) -> dict[str, Any]:
+        """The keywords of :meth:`app.store.epochs.Epochs.open`."""
+        return {
+            "header": self.header,
+            "neurons": self.neurons,
+            "rules": self.rules_text,
+            "rules_sha256": self.rules_digest,
+            "era": self.rules.era,
+            "parameters": self.rules.parameters.model_dump(mode="json"),
+            "challenge": self.challenge,
+            "proteins": self.proteins,
+            "commitments": self.commitments,
+            "warnings": self.warnings,
+        }
 
 
 def drawn(rules: RuleSet, start_block_hash: str, pool: Sequence[str], molecule_database: Path) -> Challenge:

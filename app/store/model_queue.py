@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ _ABSENT: Final = "None"
 _GIVEN_BACK_LATELY: Final = timedelta(minutes=10)
 
 _chance: Final = random.SystemRandom()
+
+log = logging.getLogger("celery_validator.models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +289,10 @@ class ModelQueue:
             .values(is_being_scored_by=None, taken_at=None, taken_model=None, taken_block=None)
             .execution_options(synchronize_session=False)
         )
-        return cast(CursorResult[Any], result).rowcount
+        released = cast(CursorResult[Any], result).rowcount
+        if released:
+            log.warning("%d models under scoring for longer than %s returned to the queue", released, limit)
+        return released
 
     def candidates(self, competition_id: str) -> list[Candidate]:
         """The models of a running competition that may be taken now, as the queue's order sees them."""

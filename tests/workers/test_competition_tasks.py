@@ -20,6 +20,7 @@ import workers.weights
 from app.celery import ROUTES
 from app.celery import app as celery_app
 from app.clock import now
+from app.competitions.model_folders import model_folder
 from app.competitions.profile import SEED
 from app.competitions.standings import model_standings
 from app.domain import Commitment, Neuron, QueueName, ValidatorError
@@ -118,7 +119,6 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(
         Step, "deliver", lambda step: messages.extend((short_name(one.task), *one.args) for one in step._messages)
     )
-    monkeypatch.setattr(jobs.check_repository, "apply_async", lambda args, **_: messages.append(("check", *args)))
     return messages
 
 
@@ -154,7 +154,7 @@ def test_metagraph_and_commitments_come_into_the_store(
 ) -> None:
     assert jobs.sync_metagraph()["neurons"] == 6
     assert jobs.update_models() == {"status": "updated", "block": 1000, "new": 1, "known": 0, "refused": 3}
-    assert sent == [("check", miner(2))]
+    assert sent == [("check_repository", miner(2))]
     with store.reading() as session:
         (queued,) = ModelQueue(session, NETUID).models()
         refusals = {refusal.uid: refusal.reason for refusal in ModelQueue(session, NETUID).refusals()}
@@ -718,7 +718,7 @@ def test_only_unreferenced_model_folders_are_removed(
     root, outside = tmp_path / "models", tmp_path / "outside"
     setting(model_dir=root)
     assert jobs.clean_models() == {"removed": []}
-    kept = jobs.model_folder(root, model(2).model.text)
+    kept = model_folder(root, model(2).model.text)
     old, gone = root / "maker" / "model2" / "older", root / "left" / "model9" / "c"
     for folder in (kept, old, gone, outside):
         folder.mkdir(parents=True)

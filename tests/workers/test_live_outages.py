@@ -139,7 +139,7 @@ def test_unknown_push_times_are_no_refusal(scene: World, monkeypatch: pytest.Mon
 
 
 def test_another_rdkit_than_the_rules_is_said(scene: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.epochs.opening.importlib.metadata.version", lambda _: "2026.9.1")
+    monkeypatch.setattr("app.epochs.rules.importlib.metadata.version", lambda _: "2026.9.1")
     report = concluded(monkeypatch)
     assert any("RDKit 2026.9.1 is installed" in s and "RDKit 2024.9.4" in s for s in report["warnings"])
 

@@ -106,6 +106,8 @@ class Residency:
             DeviceTooSmall: when it does not fit although every other is closed.
             MemoryNotReturned: when a closed model's memory is still taken.
         """
+        if self._residents and next(reversed(self._residents)) == id(resident):
+            return  # nothing was loaded since it was admitted
         self._residents[id(resident)] = resident
         self._residents.move_to_end(id(resident))
         missing = needed_bytes - resident.resident_bytes()
@@ -114,6 +116,7 @@ class Residency:
         while (free := self._memory.free_bytes(self.residents)) < missing + self._headroom:
             oldest = next(iter(self._residents.values()))
             if oldest is resident:
+                del self._residents[id(resident)]
                 raise DeviceTooSmall(
                     f"{_name(resident)} needs {_gib(missing + self._headroom)} GiB and {_gib(free)} GiB are free with "
                     "nothing else of this worker loaded; give the worker a larger device or end what else uses it."

@@ -6,14 +6,17 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
-from time import perf_counter
+from threading import Event
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from app.celery import app
 from app.clock import now
@@ -24,17 +27,21 @@ from app.epochs.rules import rules_of
 from app.epochs.scores import MODEL_UNAVAILABLE, UNTRAINED
 from app.observability.metrics import BatchOutcome, batch_ended, pairs_scored
 from app.settings import get_settings
-from app.store.claims import ClaimLost
+from app.store.claims import Piece
 from app.store.epochs import Epochs
-from app.store.records import BatchRecord, OpenEpoch
+from app.store.records import BatchRecord, OpenEpoch, WorkedOn
 from app.store.scores import Scores
-from app.task import ValidatorTask
+from app.task import Step, ValidatorTask
 
 # A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
 _MOST_WHOLE_ATTEMPTS: Final = 2
 
 # So many batches of 32 are scored in one call, if nobody works on them: a device is idle between small calls.
-_BATCHES_TOGETHER: Final = 8
+_BATCHES_TOGETHER: Final = 16
+
+# A task goes on with its group's batches for so long (s): on a CPU a call takes longer, on a device half a second.
+_LONGEST_TOGETHER: Final = 30.0
+_LANES: Final = 2
 
 # What interrupted a batch (a full device, a time limit) is given this long to pass.
 _INTERRUPTED_PAUSE: Final = timedelta(seconds=5)
@@ -95,39 +102,97 @@ def _score(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any]:
 
 
 def _score_together(task: ValidatorTask, epoch_id: int, batch_id: int) -> dict[str, Any] | None:
-    """Score this batch and others of its group in one call of PSICHIC, which takes as long for 256 pairs as for 2,000.
+    """Score this batch and others of its group in large calls of PSICHIC: one takes as long for 256 pairs as for 2,000.
 
     None where the batch is to be scored alone: Boltz-2 gains nothing, and a batch that has failed must not fail others.
     """
     if task.name != score_psichic.name or task.held.attempts > 1:
         return None
-    with task.transaction() as step:
-        more = step.claims.take_more(task.held, task.name, task.holder, _BATCHES_TOGETHER - 1)
-        batches = [Epochs(step.session).batch(number) for number in (batch_id, *(args[1] for _, args in more))]
-    kept = False
-    try:
-        scoring = _Scoring(_frozen(epoch_id), replace(batches[0], smiles=_unique(batches)), task)
-        digest, scores = scoring.run_once()
-        with task.finishing() as step:
-            Scores(step.session).keep(digest, scoring.proteins, scores)
-            mine = [True, *(step.claims.finished(piece) for piece, _ in more)]
-            for batch in (batch for batch, is_mine in zip(batches, mine, strict=True) if is_mine):
-                Epochs(step.session).finish_batch(batch.id, digest, task.worked_on)
-        kept = True
-    except (SoftTimeLimitExceeded, DBAPIError, ClaimLost):
-        raise
-    except Exception:
-        # alone, each batch finds out for itself what is wrong
-        log.warning("batches %s together failed", [batch.id for batch in batches], exc_info=True)
+    together = _Together(task, epoch_id)
+    if not together.first(batch_id):
         return None
-    finally:
-        if more and not kept:
-            with task.transaction() as step:
-                for piece, _ in more:
+    together.rest()
+    return {"epoch": epoch_id, "batch": batch_id, "status": "scored", "batches": together.scored}
+
+
+class _Together:
+    """Batches of one group, many a call, in two lanes: one has the device while the other reads or writes."""
+
+    def __init__(self, task: ValidatorTask, epoch_id: int) -> None:
+        self._task, self._epoch_id = task, epoch_id
+        # a lane is another thread, in which the task has no request
+        self._own, self._holder, self._name = task.held, task.holder, task.name
+        self._until = monotonic() + _LONGEST_TOGETHER
+        self._ended = Event()
+        self.scored = 0
+
+    def first(self, batch_id: int) -> bool:
+        """Score the task's own batch and some more; False where that failed, and the batch is to be scored alone."""
+        with self._task.transaction() as step:
+            more = self._more(step, _BATCHES_TOGETHER - 1)
+        if len(more) < _BATCHES_TOGETHER - 1:
+            self._ended.set()
+        return self._score([self._own, *(piece for piece, _ in more)], [batch_id, *(args[1] for _, args in more)])
+
+    def rest(self) -> None:
+        """Score what nobody works on yet."""
+        if self._ended.is_set():
+            return
+        with ThreadPoolExecutor(_LANES) as pool:
+            try:
+                for lane in [pool.submit(self._lane) for _ in range(_LANES)]:
+                    lane.result()
+            finally:
+                # a time limit interrupts this thread alone
+                self._ended.set()
+
+    def _lane(self) -> None:
+        while not self._ended.is_set() and monotonic() < self._until:
+            with self._task.transaction() as step:
+                more = self._more(step, _BATCHES_TOGETHER)
+            if not more or not self._score([piece for piece, _ in more], [args[1] for _, args in more]):
+                return
+
+    def _more(self, step: Step, at_most: int) -> list[tuple[Piece, tuple[Any, ...]]]:
+        return step.claims.take_more(self._own, self._name, self._holder, at_most)
+
+    def _score(self, pieces: Sequence[Piece], batch_ids: Sequence[int]) -> bool:
+        kept = False
+        try:
+            with self._task.reading() as session:
+                batches = [Epochs(session).batch(batch_id) for batch_id in batch_ids]
+            scoring = _Scoring(_frozen(self._epoch_id), replace(batches[0], smiles=_unique(batches)), self._task)
+            digest, scores = scoring.run_once()
+            with self._task.transaction() as step:
+                Scores(step.session).keep(digest, scoring.proteins, scores)
+                mine = step.claims.finished(pieces)
+                for piece, batch_id in zip(pieces, batch_ids, strict=True):
+                    if piece.id in mine:
+                        Epochs(step.session).finish_batch(batch_id, digest, WorkedOn(self._holder, piece.claimed_at))
+                step.follow(self._own)
+            kept = True
+        except (SoftTimeLimitExceeded, DBAPIError):
+            raise
+        except Exception:
+            # alone, each batch finds out for itself what is wrong
+            log.warning("batches %s together failed", list(batch_ids), exc_info=True)
+            return False
+        finally:
+            if not kept:
+                self._give_back([piece for piece in pieces if piece is not self._own])
+        for batch in batches:
+            batch_ended(batch.model, BatchOutcome.SCORED)
+        self.scored += len(batches)
+        return True
+
+    def _give_back(self, pieces: Sequence[Piece]) -> None:
+        # nobody else takes them before their lease ends: worth waiting for a store that is unavailable
+        for attempt in Retrying(
+            retry=retry_if_exception_type(DBAPIError), wait=wait_exponential(max=10), stop=stop_after_delay(60)
+        ):
+            with attempt, self._task.transaction() as step:
+                for piece in pieces:
                     step.claims.give_back(piece, now())
-    for batch in batches:
-        batch_ended(batch.model, BatchOutcome.SCORED)
-    return {"epoch": epoch_id, "batch": batch_id, "status": "scored", "batches": len(batches)}
 
 
 def _unique(batches: Sequence[BatchRecord]) -> tuple[str, ...]:

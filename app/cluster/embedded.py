@@ -44,8 +44,8 @@ _STOP_SECONDS: Final = 30.0
 # A process that dies is started again, but not in a tight loop; one that never lives long (its port is taken, say)
 # ever more rarely.
 _RESTART_PAUSE: Final = 2.0
-_LONGEST_PAUSE: Final = 60.0
-_LIVED_LONG: Final = 90.0
+_LONGEST_PAUSE: Final = 30.0
+_LIVED_LONG: Final = 15.0
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 
@@ -63,6 +63,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     quick_ends: int = 0
+    ended: float | None = None
+    """When its end was noticed"""
 
 
 def running_cluster(data_dir: Path) -> Mapping[str, str] | None:
@@ -223,14 +225,16 @@ class EmbeddedCluster:
         for child in list(self._children):
             if child.process.poll() is None:
                 continue
-            age = time.monotonic() - child.started
-            if age < min(_RESTART_PAUSE * 2**child.quick_ends, _LONGEST_PAUSE):
+            now = time.monotonic()
+            child.ended = child.ended or now
+            if now - child.started < min(_RESTART_PAUSE * 2**child.quick_ends, _LONGEST_PAUSE):
                 continue
             log.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
             self._children.remove(child)
             _signal_group(child.process, signal.SIGKILL)
             self._launch(child.name, child.command)
-            self._children[-1].quick_ends = 0 if age > _LIVED_LONG else child.quick_ends + 1
+            lived = child.ended - child.started
+            self._children[-1].quick_ends = 0 if lived > _LIVED_LONG else child.quick_ends + 1
             revived.append(child.name)
         return revived
 

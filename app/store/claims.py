@@ -178,21 +178,18 @@ class Claims:
         gone = self._session.execute(delete(WorkRow).where(*_held_by(piece)))
         if _count(gone) == 0:
             raise ClaimLost("the work was finished or taken over elsewhere")
-        if piece.part_of is not None:
-            self._session.execute(
-                update(WorkRow)
-                .where(WorkRow.waits_for == piece.part_of)
-                .values(moved_at=now())
-                .execution_options(synchronize_session=False)
-            )
+        self._group_moved(piece)
 
-    def finished(self, piece: Piece) -> bool:
-        """Finish a piece that was taken beside another; False where it was lost, which costs nothing else."""
-        try:
-            self.finish(piece)
-        except ClaimLost:
-            return False
-        return True
+    def finished(self, pieces: Sequence[Piece]) -> set[int]:
+        """Finish parts of one group that were claimed together; the ids of those that were not lost meanwhile."""
+        gone = self._session.execute(
+            delete(WorkRow)
+            .where(WorkRow.id.in_([piece.id for piece in pieces]), WorkRow.claim == pieces[0].claim)
+            .returning(WorkRow.id)
+            .execution_options(synchronize_session=False)
+        ).scalars()
+        self._group_moved(pieces[0])
+        return set(gone)
 
     def drop(self, work: Work) -> None:
         """Take a piece from the table, whoever holds it."""
@@ -303,6 +300,15 @@ class Claims:
         """What an epoch still waits for, in the order in which it was planned."""
         rows = self._session.execute(select(WorkRow).where(WorkRow.epoch_id == epoch_id).order_by(WorkRow.id)).scalars()
         return [_work(row) for row in rows]
+
+    def _group_moved(self, piece: Piece) -> None:
+        if piece.part_of is not None:
+            self._session.execute(
+                update(WorkRow)
+                .where(WorkRow.waits_for == piece.part_of)
+                .values(moved_at=now())
+                .execution_options(synchronize_session=False)
+            )
 
     def _changed(self, piece: Piece, **values: Any) -> bool:
         result = self._session.execute(

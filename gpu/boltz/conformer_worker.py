@@ -1,22 +1,14 @@
-"""The process in which conformers are embedded, so that a hanging embedding can be killed.
-
-Started by file path (see :mod:`gpu.boltz.conformer`), needs RDKit and nothing else. On stdin and stdout: frames
-of a 4-byte little-endian length and a pickle; in: (molecule as RDKit binary, seed); out: coordinates or None.
-"""
+"""What the child process does in which conformers are embedded, so that a hanging embedding can be killed."""
 
 from __future__ import annotations
 
-import pickle
-import struct
-import sys
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
-
-_LENGTH = struct.Struct("<I")
 
 
 def embedded_coordinates(molecule: Chem.Mol, seed: int) -> npt.NDArray[np.float64] | None:
@@ -45,38 +37,13 @@ def embedded_coordinates(molecule: Chem.Mol, seed: int) -> npt.NDArray[np.float6
     return np.asarray(molecule.GetConformer(conformer).GetPositions(), dtype=np.float64)
 
 
-def write_frame(stream: BinaryIO, value: Any) -> None:
-    """Send one pickled value."""
-    payload = pickle.dumps(value)
-    stream.write(_LENGTH.pack(len(payload)) + payload)
-    stream.flush()
-
-
-def read_frame(stream: BinaryIO) -> Any:
-    """Receive one pickled value; EOFError where the other side is gone."""
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        raise EOFError
-    (size,) = _LENGTH.unpack(header)
-    payload = stream.read(size)
-    if len(payload) < size:
-        raise EOFError
-    return pickle.loads(payload)  # noqa: S301  (both ends are this program)
-
-
-def main() -> None:
-    """Answer requests until the parent closes the pipe."""
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+def embedding() -> Callable[[tuple[Any, int]], npt.NDArray[np.float64] | None]:
+    """What the child does: answers a molecule as RDKit binary and a seed with coordinates."""
     blocker = rdBase.BlockLogs()
-    write_frame(answers, "ready")
-    while True:
-        try:
-            binary, seed = read_frame(requests)
-        except EOFError:
-            break
-        write_frame(answers, embedded_coordinates(Chem.Mol(binary), seed))
-    del blocker
 
+    def answer(question: tuple[Any, int]) -> npt.NDArray[np.float64] | None:
+        binary, seed = question
+        assert blocker is not None
+        return embedded_coordinates(Chem.Mol(binary), seed)
 
-if __name__ == "__main__":
-    main()
+    return answer

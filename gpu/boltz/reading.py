@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import pickle
-import subprocess
-import sys
-import threading
-from collections import OrderedDict, deque
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from gpu.boltz.conformer_worker import read_frame, write_frame
 from gpu.boltz.failure import BoltzInstallationError
 from gpu.boltz.profile import PocketConstraint, Profile
 from gpu.boltz.record import ParsedRecord, Reading, RecordReader
+from gpu.child import Child, ChildDied
 
 _START_SECONDS: Final = 300.0
 _KEPT_RECORDS: Final = 8
 
-
-class ReaderDied(Exception):
-    """The process that reads records ended, perhaps of the record that it was reading."""
+# One molecule may be embedded for a minute, in which others are read; more readers than that only take memory.
+_MOST_READERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,11 @@ class Awaited(Protocol):
 
 class Reader(Protocol):
     """Where records are read."""
+
+    @property
+    def ahead(self) -> int:
+        """How many molecules are to be asked for before the first is taken."""
+        ...
 
     def structure(self, request: Request) -> Awaited:
         """The structure model's features."""
@@ -119,6 +120,10 @@ class ReaderHere:
     def __init__(self, mols: Path, profile: Profile, pocket: PocketConstraint | None) -> None:
         self._records = _Records(mols, profile, pocket)
 
+    @property
+    def ahead(self) -> int:
+        return 1
+
     def check(self) -> None:
         self._records.check()
 
@@ -133,117 +138,65 @@ class ReaderHere:
 
 
 class ReaderBeside:
-    """Reads in a child process, in the order of asking; a thread takes its answers.
+    """Reads in child processes, each in the order of asking. A molecule stays with the child that parsed it."""
 
-    A plain child because a Celery worker's child is daemonic and may have no multiprocessing children. It ends when
-    this process does, because its standard input ends then.
-    """
+    def __init__(
+        self, mols: Path, profile: Profile, pocket: PocketConstraint | None, children: int | None = None
+    ) -> None:
+        self._arguments = (mols, profile, pocket)
+        wanted = children or min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 4))
+        self._children = [self._child() for _ in range(wanted)]
+        self._next = itertools.cycle(range(len(self._children)))
+        self._reads: OrderedDict[Request, int] = OrderedDict()
 
-    def __init__(self, mols: Path, profile: Profile, pocket: PocketConstraint | None) -> None:
-        command = [sys.executable, "-c", "from gpu.boltz.reading import main; main()"]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        self._child = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        self._pending: deque[Future[Reading]] = deque()
-        self._lock = threading.Lock()
-        self._dead = False
-        self._listener = threading.Thread(target=self._listen, name="boltz-reader", daemon=True)
-        self._listener.start()
-        self._started = self._ask((mols, profile, pocket))
+    @property
+    def ahead(self) -> int:
+        return 2 * len(self._children)
 
     def check(self) -> None:
-        try:
-            self._started.result(_START_SECONDS)
-        except (ReaderDied, TimeoutError) as error:
-            raise BoltzInstallationError(
-                f"The process that reads Boltz-2's records does not start: run `{sys.executable} -c "
-                "'import gpu.boltz.reading'` to see why."
-            ) from error
+        for child in self._children:
+            try:
+                child.started.result(_START_SECONDS)
+            except (ChildDied, TimeoutError) as error:
+                raise BoltzInstallationError(
+                    "The process that reads Boltz-2's records does not start: run `python -c "
+                    "'import gpu.boltz.reading'` to see why."
+                ) from error
 
     def structure(self, request: Request) -> Awaited:
-        return self._ask((request, None))
+        number = self._reads[request] = next(self._next)
+        while len(self._reads) > _KEPT_RECORDS * len(self._children):
+            self._reads.popitem(last=False)
+        return self._ask(number, (request, None))
 
     def affinity(self, request: Request, coordinates: npt.NDArray[np.float32]) -> Awaited:
-        return self._ask((request, coordinates))
+        number = self._reads.pop(request, None)
+        return self._ask(next(self._next) if number is None else number, (request, coordinates))
 
     def close(self) -> None:
-        self._child.kill()
-        self._child.wait()
-        # what was still to be written is of no use to a child that has gone
-        with suppress(BrokenPipeError):
-            cast(BinaryIO, self._child.stdin).close()
-        self._listener.join()
+        for child in self._children:
+            child.close()
 
-    def _ask(self, question: object) -> Future[Reading]:
-        answer: Future[Reading] = Future()
-        with self._lock:
-            if self._dead:
-                answer.set_exception(ReaderDied())
-                return answer
-            self._pending.append(answer)
-        try:
-            write_frame(cast(BinaryIO, self._child.stdin), question)
-        except (BrokenPipeError, ValueError):
-            self._child.kill()  # the listener fails what is pending
-        return answer
+    def _ask(self, number: int, question: object) -> Future[Reading]:
+        if not self._children[number].alive:
+            self._children[number] = self._child()
+        return self._children[number].ask(question)
 
-    def _listen(self) -> None:
-        stream = cast(BinaryIO, self._child.stdout)
-        try:
-            while True:
-                answer = read_frame(stream)
-                with self._lock:
-                    pending = self._pending.popleft()
-                if isinstance(answer, BaseException):
-                    pending.set_exception(answer)
-                else:
-                    pending.set_result(answer)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            with self._lock:
-                self._dead = True
-                pending_now, self._pending = self._pending, deque()
-            for waiting in pending_now:
-                waiting.set_exception(ReaderDied())
-            stream.close()
+    def _child(self) -> Child:
+        return Child("gpu.boltz.reading:answering", *self._arguments)
 
 
-def main() -> None:
-    """Answer the parent's questions until it closes the pipe. Answers go out as frames, errors among them."""
-    import warnings
-
+def answering(mols: Path, profile: Profile, pocket: PocketConstraint | None) -> Callable[[Any], Reading]:
+    """What a child does: reads structures, and affinity's features where coordinates come along."""
     import torch
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    # boltz prints; frames must not be disturbed
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    records: _Records | None = None
-    while True:
-        try:
-            question = read_frame(questions)
-        except EOFError:
-            break
-        try:
-            if records is None:
-                records = _Records(*question)
-                records.check()
-                answer: object = None
-            else:
-                request, coordinates = question
-                answer = records.structure(request) if coordinates is None else records.affinity(request, coordinates)
-        except Exception as error:  # noqa: BLE001  (the parent decides what each means)
-            answer = _sendable(error)
-        write_frame(answers, answer)
-    if records is not None:
-        records.close()
+    records = _Records(mols, profile, pocket)
+    records.check()
 
+    def answer(question: Any) -> Reading:
+        request, coordinates = question
+        return records.structure(request) if coordinates is None else records.affinity(request, coordinates)
 
-def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  (made on the line itself)
-    except Exception:  # noqa: BLE001  (whatever its own pickling raises)
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    return answer

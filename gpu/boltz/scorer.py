@@ -14,8 +14,8 @@ import logging
 import math
 import random
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,6 @@ _CONFIDENCE_METRICS: Final = (
     "complex_pde",
     "complex_ipde",
 )
-_READ_AHEAD: Final = 2
 _AFFINITY_PREFIX: Final = "affinity_"
 _STEERING: Final = ("fk_steering", "physical_guidance_update", "contact_guidance_update")
 _PAIR_TYPE: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -227,11 +226,12 @@ class BoltzScorer:
         )
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def _reader(self) -> Reader:
+    def _reader(self, children: int | None = None) -> Reader:
         from gpu.boltz.reading import ReaderBeside, ReaderHere
 
-        reader = ReaderBeside if self._beside else ReaderHere
-        return reader(self._mols, self._profile, self._pocket)
+        if not self._beside:
+            return ReaderHere(self._mols, self._profile, self._pocket)
+        return ReaderBeside(self._mols, self._profile, self._pocket, children)
 
     @property
     def _kernels(self) -> bool:
@@ -265,23 +265,25 @@ class BoltzScorer:
         return replayed
 
     def _protein_scores(self, protein: Protein, ligands: Sequence[str]) -> Iterator[tuple[str, PairScore | None]]:
-        """Each ligand's score, in order; None where the device has no room for it even alone.
+        """Each ligand's score, in the order of reading; None where the device has no room for it even alone.
 
-        Records are read ahead. While one molecule's pose is made into features the next molecule is posed.
+        Records are read ahead, and one that takes long to read is waited for last. While one molecule's pose is made
+        into features the next molecule is posed.
         """
         if not protein.sequence:
             for ligand in ligands:
                 yield ligand, PairScore(protein.code, ligand, error=f"no_sequence: nobody knows {protein.code}'s")
             return
         coming = (self._request(protein, protein.sequence, ligand) for ligand in ligands)
-        reading = deque(self._read(request) for request in itertools.islice(coming, _READ_AHEAD))
+        assert self._loaded is not None
+        reading = [self._read(request) for request in itertools.islice(coming, self._loaded.reader.ahead)]
         posed: _Posed | None = None
         while reading or posed:
-            if posed is not None and not (reading and reading[0].structure.done()):
+            if posed is not None and not any(read.structure.done() for read in reading):
                 yield posed.request.smiles, self._concluded(protein, posed)
                 posed = None
                 continue
-            read = reading.popleft()
+            read = _first_read(reading)
             reading.extend(self._read(request) for request in itertools.islice(coming, 1))
             outcome = self._scored(protein, read.request, functools.partial(self._pose, read))
             if posed is not None:
@@ -378,21 +380,21 @@ class BoltzScorer:
         return {key: value.item() for key, value in affinity.items() if key.startswith(_AFFINITY_PREFIX)}
 
     def _answer(self, awaited: Awaited, ask_again: Callable[[Reader], Awaited]) -> Reading:
-        """The reading; a reader that died is started again and asked again, once."""
-        from gpu.boltz.reading import ReaderDied
+        """The reading; where the process died, perhaps of another molecule, one of its own is asked, once."""
+        from gpu.child import ChildDied
 
-        assert self._loaded is not None
         try:
             return awaited.result()
-        except ReaderDied:
-            _log.warning("the process that reads Boltz-2's records died: starting another")
-        self._loaded.reader.close()
-        self._loaded.reader = self._reader()
-        self._loaded.reader.check()
+        except ChildDied:
+            _log.warning("a process that reads Boltz-2's records died: asking one that reads nothing else")
+        lone = self._reader(children=1)
         try:
-            return ask_again(self._loaded.reader).result()
-        except ReaderDied:
+            lone.check()
+            return ask_again(lone).result()
+        except ChildDied:
             raise MoleculeFailure(FailureCode.PARSE, "boltz crashes when it reads this molecule") from None
+        finally:
+            lone.close()
 
     def _predict(self, model: Any, reading: Reading, seed: int) -> dict[str, Any]:
         from gpu.boltz.economy import idle_terms_left_out
@@ -424,6 +426,14 @@ class BoltzScorer:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _first_read(reading: list[_Read]) -> _Read:
+    """Take out what is read, or will be first."""
+    wait([read.structure for read in reading if isinstance(read.structure, Future)], return_when=FIRST_COMPLETED)
+    read = next((read for read in reading if read.structure.done()), reading[0])
+    reading.remove(read)
+    return read
 
 
 _AMINO_ACIDS: Final = frozenset(

@@ -17,6 +17,9 @@ class LigandError(PsichicError):
         self.code = code
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[LigandError], tuple[str, str]]:
+        return LigandError, (self.code, self.reason)
+
 
 class ProteinError(PsichicError):
     """A sequence or feature file from which no residue graph can be made."""

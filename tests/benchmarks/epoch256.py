@@ -40,10 +40,12 @@ class FullEpoch(Maker):
     """The bundled recording's maker, with every UID submitting 100 molecules of its own."""
 
     metagraph_size = UIDS
+    drawn = 1.35
+    """Names drawn for each molecule wanted: some are refused"""
 
     def _draw_names(self, count: int) -> Iterable[str]:
         names: dict[str, None] = {}
-        while len(names) < UIDS * MOLECULES * 1.35:
+        while len(names) < UIDS * MOLECULES * self.drawn:
             names[self._two_blocks() if len(names) % 3 == 0 else self._three_blocks()] = None
         return names
 

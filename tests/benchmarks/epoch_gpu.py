@@ -1,19 +1,23 @@
 """A whole epoch on GPUs: real Redis, real workers, full-size random PSICHIC and Boltz-2 weights, capture to weights.
 
-    python -m tests.benchmarks.epoch_gpu record DIR --uids 48      once, anywhere: the recording
+    python -m tests.benchmarks.epoch_gpu record DIR --uids 256     once, anywhere: the recording
     python -m tests.benchmarks.epoch_gpu weights DIR               once, on the machine: random weights (7 GB)
-    python -m tests.benchmarks.epoch_gpu run DIR                   all cards; all cards with a killed child; one card
+    python -m tests.benchmarks.epoch_gpu run DIR all               every card the machine has
+    python -m tests.benchmarks.epoch_gpu run DIR one --cards 0     one card
+    python -m tests.benchmarks.epoch_gpu run DIR killed --kill     a gpu child is killed while it scores Boltz-2
+    python -m tests.benchmarks.epoch_gpu compare DIR all one killed
 
 ``run`` replays the recording with ``epoch replay --scores model`` on the embedded cluster, whose gpu worker
-(``celery -A app worker -Q gpu``) has one child a card. It prints seconds by stage, each card's utilisation, pairs and
-molecules by worker process, whether the scores of all runs are the same bits, and the scaling from one card to all.
+(``celery -A app worker -Q gpu``) has one child a card, and prints seconds by stage, pairs a second of PSICHIC,
+molecules by worker process, and each card's utilisation in both models' time. ``--without-boltz`` leaves PSICHIC alone.
+``compare`` says whether the scores of several runs are the same bits, and how much quicker each was than the slowest.
+Of the invented macrocycles some have no conformer in a minute: ``--largest-ring 8`` leaves them out of a recording.
 ``--components`` names a folder of CCD components where biotite is not there.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import shutil
@@ -24,19 +28,39 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 KILL_AFTER_SCORES = 4
 
 
-def record(folder: Path, uids: int) -> None:
+def record(folder: Path, uids: int, largest: int | None) -> None:
     """The recording of an epoch in which ``uids`` miners submit 100 molecules each."""
+    from rdkit import Chem
+
     from tests.benchmarks import epoch256
 
+    class Epoch(epoch256.FullEpoch):
+        metagraph_size = uids
+        drawn = 1.35 if largest is None else 3.3
+
+        def _miners(self) -> list[Any]:
+            if largest is None:
+                return super()._miners()
+            self.good = [name for name in self.good if _largest_ring(self.smiles(name)) <= largest]
+            return super()._miners()
+
+    def _largest_ring(smiles: Any) -> int:
+        molecule = Chem.MolFromSmiles(smiles)
+        return max(map(len, molecule.GetRingInfo().AtomRings()), default=0)
+
     epoch256.UIDS = uids
-    epoch256.FullEpoch.metagraph_size = uids
-    epoch256.FullEpoch(folder / "recording").make()
+    Epoch(_recording(folder, uids)).make()
+
+
+def _recording(folder: Path, uids: int) -> Path:
+    return folder / f"recording-{uids}"
 
 
 def weights(folder: Path, components: Path | None) -> None:
@@ -61,7 +85,7 @@ class Cards:
     """Utilisation of every card, asked of nvidia-smi once a second."""
 
     def __init__(self) -> None:
-        self.percent: dict[str, list[int]] = collections.defaultdict(list)
+        self.seen: list[tuple[float, str, int]] = []
         command = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         threading.Thread(target=self._listen, daemon=True).start()
@@ -70,17 +94,22 @@ class Cards:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             card, percent = line.split(",")
-            self.percent[card.strip()].append(int(percent))
+            self.seen.append((time.time(), card.strip(), int(percent)))
 
-    def means(self) -> dict[str, float]:
-        """Mean percent of each card since the beginning."""
+    def close(self) -> None:
+        """Ask no more."""
         self._process.kill()
-        return {card: round(statistics.fmean(seen), 1) for card, seen in self.percent.items()}
+
+    def means(self, since: float, until: float) -> dict[str, float]:
+        """Mean percent of each card in a span of time."""
+        cards = sorted({card for _, card, _ in self.seen})
+        within = {card: [p for at, c, p in self.seen if c == card and since <= at <= until] for card in cards}
+        return {card: round(statistics.fmean(percents), 1) for card, percents in within.items() if percents}
 
 
-def replay(folder: Path, name: str, cards: str | None, *, kill: bool = False) -> dict[str, Any]:
-    """One replay in a data folder of its own; with ``kill`` a gpu child is killed once it has scored some molecules."""
-    data = folder / name
+def run(folder: Path, options: argparse.Namespace) -> None:
+    """One replay in a data folder of its own; what was found is kept in ``NAME.json``."""
+    data = folder / options.name
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
     environment = {
@@ -90,121 +119,147 @@ def replay(folder: Path, name: str, cards: str | None, *, kill: bool = False) ->
         "ESM_CHECKPOINT": str(folder / "psichic" / "esm2.pt"),
         "BOLTZ_CACHE": str(folder / "boltz"),
         "BOLTZ_PROFILE": "fast",
-        "CPU_CONCURRENCY": "8",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CPU_CONCURRENCY": str(max(2, (os.cpu_count() or 2) // 2)),
     }
-    if cards is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = cards
-    command = [sys.executable, "-m", "app", "epoch", "replay", str(folder / "recording"), "--scores", "model"]
-    seen, begun = Cards(), time.monotonic()
-    process = subprocess.Popen([*command, "--out", str(data / "result.json")], env=environment)
+    if options.cards is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = options.cards
+    command = [sys.executable, "-m", "app", "epoch", "replay", str(_recording(folder, options.uids))]
+    command += ["--scores", "model", "--out", str(data / "result.json"), *["--without-boltz"] * options.without_boltz]
+    cards, begun = Cards(), time.monotonic()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     killed: int | None = None
     while process.poll() is None:
         time.sleep(0.5)
-        if kill and killed is None:
+        if options.kill and killed is None:
             killed = _kill_a_scoring_child(data, process.pid)
     seconds = time.monotonic() - begun
-    utilisation = seen.means()
+    cards.close()
     if process.returncode:
         for log in sorted((data / "embedded" / "logs").glob("*.log")):
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}", flush=True)
-        raise SystemExit(f"the replay {name} ended with status {process.returncode}")
-    told = _told(data)
-    finding = {"run": name, "seconds": round(seconds, 1), "utilisation": utilisation, "killed": killed, **told}
-    print(json.dumps({**finding, "scores": len(told["scores"])}), flush=True)
-    return finding
+        raise SystemExit(f"the replay {options.name} ended with status {process.returncode}")
+    finding = {"run": options.name, "seconds": round(seconds, 1), "killed": killed, **_told(data, cards)}
+    (folder / f"{options.name}.json").write_text(json.dumps(finding))
+    print(json.dumps({**finding, "scores": len(finding["scores"])}), flush=True)
 
 
-def _database(data: Path) -> Path:
-    return next(iter(sorted(data.glob("*.db")) or sorted(data.glob("*.sqlite*"))), data / "none")
+def compare(folder: Path, names: list[str]) -> None:
+    """Same bits, and how much quicker than the slowest."""
+    findings = [json.loads((folder / f"{name}.json").read_text()) for name in names]
+    first, slowest = findings[0], max(findings, key=lambda found: found["boltz"].get("seconds", 0.0))
+    for found in findings:
+        quicker = {
+            model: round(slowest[model]["seconds"] / found[model]["seconds"], 2)
+            for model in ("psichic", "boltz")
+            if found[model] and slowest[model]
+        }
+        same = found["scores"] == first["scores"]
+        print(json.dumps({"run": found["run"], "same_bits": same, "scores": len(found["scores"]), "quicker": quicker}))
 
 
 def _kill_a_scoring_child(data: Path, root: int) -> int | None:
-    """Kill the gpu worker's child that scores Boltz-2, once some of its molecules are kept."""
-    database = _database(data)
-    if not database.exists():
+    """Kill a child of the gpu worker, once some of Boltz-2's molecules are kept."""
+    try:
+        with sqlite3.connect(f"file:{data / 'validator.sqlite'}?mode=ro", uri=True) as connection:
+            query = "select count(*) from molecule_scores where metrics like '%affinity%'"
+            rows = connection.execute(query).fetchone()[0]
+    except sqlite3.OperationalError:
         return None
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        try:
-            rows = connection.execute(
-                "select count(*) from molecule_scores where metrics like '%affinity%'"
-            ).fetchone()[0]
-        except sqlite3.OperationalError:
-            return None
     if rows < KILL_AFTER_SCORES:
         return None
-    for pid in _descendants(root):
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") if Path(f"/proc/{pid}").exists() else b""
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) if line else 0
-        siblings = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ") if parent else b""
-        if b"worker -Q gpu" in line and b"worker -Q gpu" in siblings and b"import" not in siblings:
-            os.kill(pid, signal.SIGKILL)
-            return pid
+    for worker in _descendants(root):
+        if b"-Q\0gpu" in _command(worker):
+            for child in _children(worker):
+                if b"spawn_main" in _command(child):
+                    os.kill(child, signal.SIGKILL)
+                    return child
     return None
+
+
+def _command(pid: int) -> bytes:
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_bytes() if path.exists() else b""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 def _descendants(root: int) -> list[int]:
     found, pending = [], [root]
     while pending:
-        pid = pending.pop()
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            children = [int(child) for child in task.read_text().split()]
-            found += children
-            pending += children
+        children = _children(pending.pop())
+        found += children
+        pending += children
     return found
 
 
-def _told(data: Path) -> dict[str, Any]:
-    """What the store says: stages, batches by worker process, and every score."""
-    with sqlite3.connect(_database(data)) as connection:
+def _told(data: Path, cards: Cards) -> dict[str, Any]:
+    """What the store says: stages, both models' rates and batches by worker process, and every score."""
+    with sqlite3.connect(data / "validator.sqlite") as connection:
         connection.row_factory = sqlite3.Row
         epoch = dict(connection.execute("select * from epochs").fetchone())
-        batches = [dict(row) for row in connection.execute("select * from batches")]
+        batches = [dict(row) for row in connection.execute("select * from batches order by finished_at")]
         scores = connection.execute("select hex(molecule), hex(numbers), errors from molecule_scores").fetchall()
-    work: dict[str, dict[str, Any]] = {}
-    for batch in batches:
-        entry = work.setdefault(f"{batch['model']} {batch['worker']}", {"batches": 0, "began": [], "finished": []})
-        entry["batches"] += 1
-        entry["began"].append(batch["began_at"])
-        entry["finished"].append(batch["finished_at"])
-    for entry in work.values():
-        entry["began"], entry["finished"] = min(entry["began"]), max(entry["finished"])
+        proteins = max(len(json.loads(row[0])) for row in connection.execute("select proteins from panels"))
     return {
         "stages": json.loads(epoch["stage_times"] or "{}"),
         "closed_at": epoch["closed_at"],
         "weights": len(json.loads(epoch["weights"] or "[]")),
-        "work": work,
-        "scores": sorted(tuple(map(str, row)) for row in scores),
+        "psichic": _model(batches, "psichic", proteins, cards),
+        "boltz": _model(batches, "boltz", 1, cards),
+        "scores": sorted([*map(str, row)] for row in scores),
     }
 
 
-def run(folder: Path) -> None:
-    """All cards, all cards with a killed child, one card."""
-    cards = [line for line in subprocess.check_output(["nvidia-smi", "-L"], text=True).splitlines() if line]
-    findings = []
-    plans: list[tuple[str, str | None, bool]] = [("warm-up and all cards", None, False), ("one card", "0", False)]
-    if len(cards) > 1:
-        plans.append(("all cards, a child killed", None, True))
-    for name, visible, kill in plans:
-        findings.append(replay(folder, name.replace(" ", "-").replace(",", ""), visible, kill=kill))
-        if len(findings) > 1:
-            same = findings[-1]["scores"] == findings[0]["scores"]
-            print(json.dumps({"same_bits": [findings[0]["run"], name], "same": same}), flush=True)
+def _model(batches: list[dict[str, Any]], model: str, proteins: int, cards: Cards) -> dict[str, Any]:
+    mine = [batch for batch in batches if batch["model"] == model]
+    if not mine:
+        return {}
+    began, first, last = (min(_time(b["began_at"]) for b in mine), _time(mine[0]["finished_at"]),
+                          _time(mine[-1]["finished_at"]))  # fmt: skip
+    # what is finished later than the first call, in which the model is loaded
+    later = [batch for batch in mine if _time(batch["finished_at"]) > first]
+    pairs = sum(len(json.loads(batch["smiles"])) for batch in later) * proteins
+    by_worker: dict[str, int] = {}
+    for batch in mine:
+        by_worker[batch["worker"]] = by_worker.get(batch["worker"], 0) + 1
+    return {
+        "seconds": round(last - began, 2),
+        "until_first": round(first - began, 2),
+        "pairs_per_second_after_it": round(pairs / (last - first), 1) if last > first else None,
+        "pairs_per_second": round((sum(len(json.loads(b["smiles"])) for b in mine) * proteins) / (last - began), 1),
+        "batches": by_worker,
+        "utilisation": cards.means(first, last),
+    }
+
+
+def _time(text: str) -> float:
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("record", "weights", "run"))
+    parser.add_argument("what", choices=("record", "weights", "run", "compare"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--uids", type=int, default=48)
+    parser.add_argument("names", nargs="*", help="of the runs")
+    parser.add_argument("--uids", type=int, default=256)
+    parser.add_argument("--cards", help="as CUDA_VISIBLE_DEVICES; all by default")
+    parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--without-boltz", action="store_true")
+    parser.add_argument("--largest-ring", type=int)
     parser.add_argument("--components", type=Path)
-    arguments = parser.parse_args()
-    if arguments.what == "record":
-        record(arguments.folder, arguments.uids)
-    elif arguments.what == "weights":
-        weights(arguments.folder, arguments.components)
+    options = parser.parse_args()
+    if options.what == "record":
+        record(options.folder, options.uids, options.largest_ring)
+    elif options.what == "weights":
+        weights(options.folder, options.components)
+    elif options.what == "run":
+        (options.name,) = options.names
+        run(options.folder, options)
     else:
-        run(arguments.folder)
+        compare(options.folder, options.names)
 
 
 if __name__ == "__main__":

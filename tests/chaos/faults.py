@@ -235,7 +235,7 @@ def disk_full(scene: Scene, dice: random.Random) -> object:
 
 def connections_dropped(scene: Scene, _: random.Random) -> object:
     others = "pid <> pg_backend_pid() and backend_type = 'client backend'"
-    store = Store(scene.store.url)
+    store = Store(scene.store.engine.url.render_as_string(hide_password=False))
     try:
         with store.engine.connect() as session:
             query = f"select count(pg_terminate_backend(pid)) from pg_stat_activity where {others}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -316,7 +317,7 @@ def test_batches_that_wait_are_scored_in_one_call(store: Store, monkeypatch: pyt
     sizes = [len(smiles) for smiles in scorer.asked]
     molecules = sum(len(batch.smiles) for batch in batches)
     if not bad:
-        assert sizes == [256, molecules - 256] if molecules > 256 else [molecules]
+        assert sizes == [512, molecules - 512] if molecules > 512 else [molecules]
     assert sum(size for size in sizes if size <= 32 or not bad) == molecules
 
 
@@ -354,3 +355,34 @@ def test_old_things_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch)
     assert forgotten["epochs"] == 1
     assert forgotten["files"] == 7
     assert forgotten["scores"] > 300
+
+
+@on_sqlite
+@pytest.mark.parametrize("bad", [False, True])
+def test_two_lanes_score_a_groups_batches_once_each(store: Store, monkeypatch: pytest.MonkeyPatch, bad: bool) -> None:
+    """Each batch in one call of few; what a lane cannot score is given back, and scored alone later."""
+    monkeypatch.setattr(scoring, "_BATCHES_TOGETHER", 2)
+    scorer, lanes = Flaky(set()), set()
+    whole = scorer.pair_scores
+
+    def noted(proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
+        lanes.add(threading.get_ident())
+        found = whole(proteins, smiles)
+        if bad and len(scorer.asked) == 3:
+            raise RuntimeError("device lost")
+        return found
+
+    monkeypatch.setattr(scorer, "pair_scores", noted)
+    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
+    with store.writing() as session:
+        epoch_id = Recording(RECORDING).announce(session, "model", "c", without_boltz=True)
+    open_epoch.delay(epoch_id)
+    with store.reading() as session:
+        batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
+        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
+        assert Claims(session).outstanding(epoch_id) == []
+    assert {batch.state for batch in batches} == {PartState.SCORED}
+    asked = [smiles for number, smiles in enumerate(scorer.asked) if not (bad and number == 2)]
+    assert sorted(text for smiles in asked for text in smiles) == sorted(text for b in batches for text in b.smiles)
+    assert max(map(len, asked)) <= 64
+    assert len(lanes) > 1

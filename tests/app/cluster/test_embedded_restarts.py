@@ -44,15 +44,30 @@ def test_a_child_that_never_lives_long_is_started_ever_more_rarely(clock: Clock)
     cluster = EmbeddedCluster(get_settings(), flower=False, name="test")
     cluster.logs.mkdir(parents=True)
     cluster._launch("api", [sys.executable, "-I", "-S", "-c", ""])
-    pauses = [2, 4, 8, 16, 32, 60, 60]
+    pauses = [2, 4, 8, 16, 30, 30]
     starts = restarts(cluster, clock, sum(pauses))
     assert starts == [1000 + sum(pauses[: n + 1]) for n in range(len(pauses))]
     # one that has lived is started at once, and again as patiently as a new one
     cluster._children[-1].process.wait()
     clock.now += 500
+    cluster._children[-1].ended = clock.now
     assert cluster.revive() == ["api"]
     again = clock.now
     assert restarts(cluster, clock, 6) == [again + 2, again + 6]
+    cluster._children[-1].process.wait()
+
+
+def test_one_that_is_killed_again_and_again_is_started_at_once(clock: Clock) -> None:
+    cluster = EmbeddedCluster(get_settings(), flower=False, name="test")
+    cluster.logs.mkdir(parents=True)
+    cluster._launch("api", [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"])
+    for _ in range(4):
+        clock.now += 20
+        cluster._children[-1].process.kill()
+        cluster._children[-1].process.wait()
+        assert cluster.revive() == ["api"]
+        assert cluster._children[-1].started == clock.now
+    cluster._children[-1].process.kill()
     cluster._children[-1].process.wait()
 
 

@@ -63,7 +63,7 @@ def test_a_molecule_over_its_time_is_killed_and_the_next_one_embedded() -> None:
         with pytest.raises(MoleculeFailure, match=r"^conformer: .* within 1 s"):
             embedder.coordinates(with_hydrogens("C" * 20 + "C1[C@H]2CC[C@H]1C2"), 1)
         assert time.monotonic() - started < 10
-        assert child.returncode == -signal.SIGKILL
+        assert child._process.returncode == -signal.SIGKILL
         after = embedder.coordinates(with_hydrogens("CC"), 1)
     assert after is not None
     assert after.tobytes() == embedded_coordinates(with_hydrogens("CC"), 1).tobytes()  # type: ignore[union-attr]
@@ -74,8 +74,8 @@ def test_a_child_that_dies_costs_its_molecule() -> None:
         embedder.coordinates(with_hydrogens("CC"), 1)
         child = embedder._child
         assert child is not None
-        os.kill(child.pid, signal.SIGSTOP)
-        os.kill(child.pid, signal.SIGKILL)
+        os.kill(child._process.pid, signal.SIGSTOP)
+        os.kill(child._process.pid, signal.SIGKILL)
         with pytest.raises(MoleculeFailure, match=r"^conformer: .*crashed"):
             embedder.coordinates(with_hydrogens("CC"), 1)
         assert embedder.coordinates(with_hydrogens("CC"), 1) is not None

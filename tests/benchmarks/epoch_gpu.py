@@ -11,7 +11,7 @@
 (``celery -A app worker -Q gpu``) has one child a card, and prints seconds by stage, pairs a second of PSICHIC,
 molecules by worker process, and each card's utilisation in both models' time. ``--without-boltz`` leaves PSICHIC alone.
 ``compare`` says whether the scores of several runs are the same bits, and how much quicker each was than the slowest.
-Of the invented macrocycles some have no conformer in a minute: ``--largest-ring 8`` leaves them out of a recording.
+Of the invented macrocycles some have no conformer in a minute: ``--largest-ring 6`` leaves them out of a recording.
 ``--components`` names a folder of CCD components where biotite is not there.
 """
 
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Cards:
 
 def run(folder: Path, options: argparse.Namespace) -> None:
     """One replay in a data folder of its own; what was found is kept in ``NAME.json``."""
-    data = folder / options.name
+    data = folder / f"run-{options.name}"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
     environment = {
@@ -132,6 +133,10 @@ def run(folder: Path, options: argparse.Namespace) -> None:
         time.sleep(0.5)
         if options.kill and killed is None:
             killed = _kill_a_scoring_child(data, process.pid)
+        if time.monotonic() - begun > options.limit:
+            # the command ends its cluster
+            process.terminate()
+            process.wait(60)
     seconds = time.monotonic() - begun
     cards.close()
     if process.returncode:
@@ -220,7 +225,7 @@ def _model(batches: list[dict[str, Any]], model: str, proteins: int, cards: Card
                           _time(mine[-1]["finished_at"]))  # fmt: skip
     # what is finished later than the first call, in which the model is loaded
     later = [batch for batch in mine if _time(batch["finished_at"]) > first]
-    pairs = sum(len(json.loads(batch["smiles"])) for batch in later) * proteins
+    pairs = sum(len(_unpacked(batch["smiles"])) for batch in later) * proteins
     by_worker: dict[str, int] = {}
     for batch in mine:
         by_worker[batch["worker"]] = by_worker.get(batch["worker"], 0) + 1
@@ -228,10 +233,15 @@ def _model(batches: list[dict[str, Any]], model: str, proteins: int, cards: Card
         "seconds": round(last - began, 2),
         "until_first": round(first - began, 2),
         "pairs_per_second_after_it": round(pairs / (last - first), 1) if last > first else None,
-        "pairs_per_second": round((sum(len(json.loads(b["smiles"])) for b in mine) * proteins) / (last - began), 1),
+        "pairs_per_second": round((sum(len(_unpacked(b["smiles"])) for b in mine) * proteins) / (last - began), 1),
         "batches": by_worker,
         "utilisation": cards.means(first, last),
     }
+
+
+def _unpacked(smiles: bytes) -> list[str]:
+    found: list[str] = json.loads(zlib.decompress(smiles))
+    return found
 
 
 def _time(text: str) -> float:
@@ -248,6 +258,7 @@ def main() -> None:
     parser.add_argument("--cards", help="as CUDA_VISIBLE_DEVICES; all by default")
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--without-boltz", action="store_true")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which the run is given up")
     parser.add_argument("--largest-ring", type=int)
     parser.add_argument("--components", type=Path)
     options = parser.parse_args()

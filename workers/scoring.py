@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
+from sys import getswitchinterval, setswitchinterval
 from threading import Event
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -42,6 +43,7 @@ _BATCHES_TOGETHER: Final = 16
 # A task goes on with its group's batches for so long (s): on a CPU a call takes longer, on a device half a second.
 _LONGEST_TOGETHER: Final = 30.0
 _LANES: Final = 2
+_SWITCH_INTERVAL: Final = 0.0005
 
 # What interrupted a batch (a full device, a time limit) is given this long to pass.
 _INTERRUPTED_PAUSE: Final = timedelta(seconds=5)
@@ -138,6 +140,9 @@ class _Together:
         """Score what nobody works on yet."""
         if self._ended.is_set():
             return
+        interval = getswitchinterval()
+        # launching hundreds of recordings takes the interpreter's lock for each: at 5 ms a turn the device starves
+        setswitchinterval(_SWITCH_INTERVAL)
         with ThreadPoolExecutor(_LANES) as pool:
             try:
                 for lane in [pool.submit(self._lane) for _ in range(_LANES)]:
@@ -145,6 +150,7 @@ class _Together:
             finally:
                 # a time limit interrupts this thread alone
                 self._ended.set()
+                setswitchinterval(interval)
 
     def _lane(self) -> None:
         while not self._ended.is_set() and monotonic() < self._until:
@@ -160,15 +166,14 @@ class _Together:
         kept = False
         try:
             with self._task.reading() as session:
-                batches = [Epochs(session).batch(batch_id) for batch_id in batch_ids]
+                batches = Epochs(session).batches_of(batch_ids)
             scoring = _Scoring(_frozen(self._epoch_id), replace(batches[0], smiles=_unique(batches)), self._task)
             digest, scores = scoring.run_once()
             with self._task.transaction() as step:
                 Scores(step.session).keep(digest, scoring.proteins, scores)
                 mine = step.claims.finished(pieces)
-                for piece, batch_id in zip(pieces, batch_ids, strict=True):
-                    if piece.id in mine:
-                        Epochs(step.session).finish_batch(batch_id, digest, WorkedOn(self._holder, piece.claimed_at))
+                done = [number for piece, number in zip(pieces, batch_ids, strict=True) if piece.id in mine]
+                Epochs(step.session).finish_batches(done, digest, WorkedOn(self._holder, pieces[-1].claimed_at))
                 step.follow(self._own)
             kept = True
         except (SoftTimeLimitExceeded, DBAPIError):

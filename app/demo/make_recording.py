@@ -111,6 +111,8 @@ class Maker:
 
     metagraph_size = 24
     end_block = END_BLOCK
+    residues = (90, 240)
+    """Of the proteins but the target: at least, and fewer than"""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -153,7 +155,7 @@ class Maker:
         draw = random.Random(SEED)
         entries = {TARGET: TARGET_SEQUENCE}
         for number in range(1, 25):
-            length = draw.randrange(90, 240)
+            length = draw.randrange(*self.residues)
             entries[f"DEMO{number:02d}"] = "M" + "".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=length))
         self._write("proteins.fasta", "".join(f">{code}\n{sequence}\n" for code, sequence in entries.items()))
         return list(entries)

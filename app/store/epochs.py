@@ -375,6 +375,11 @@ class Epochs:
             raise UnknownEpoch(f"no batch {batch_id} in the store")
         return _batch(row)
 
+    def batches_of(self, batch_ids: Sequence[int]) -> list[BatchRecord]:
+        """Batches, in the order of their ids."""
+        rows = self._session.execute(select(BatchRow).where(BatchRow.id.in_(batch_ids)).order_by(BatchRow.id)).scalars()
+        return [_batch(row) for row in rows]
+
     def batches(self, epoch_id: int, model: ScoringModel) -> list[BatchRecord]:
         """A model's batches, by number."""
         rows = self._session.execute(
@@ -390,9 +395,13 @@ class Epochs:
 
     def finish_batch(self, batch_id: int, model_digest: str, by: WorkedOn | None = None) -> None:
         """Mark a batch scored by the model with this digest, by whom, and when it was begun."""
+        self.finish_batches([batch_id], model_digest, by)
+
+    def finish_batches(self, batch_ids: Sequence[int], model_digest: str, by: WorkedOn | None = None) -> None:
+        """The same for batches that were scored together."""
         self._session.execute(
             update(BatchRow)
-            .where(BatchRow.id == batch_id)
+            .where(BatchRow.id.in_(batch_ids))
             .values(
                 state=PartState.SCORED.value,
                 model_digest=model_digest,

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -234,11 +235,10 @@ class PsichicScorer:
         """One :class:`~app.domain.PairScore` per protein and SMILES, proteins outermost."""
         table = self.score(proteins, smiles)
         out: list[PairScore] = []
-        for row, protein in enumerate(proteins):
-            for column, text in enumerate(smiles):
+        for row, (protein, values) in enumerate(zip(proteins, table.scores.tolist(), strict=True)):
+            for column, (text, value) in enumerate(zip(smiles, values, strict=True)):
                 error = table.protein_failures.get(row) or table.failures.get(column)
-                value = float(table.scores[row, column])
-                if error is None and not np.isfinite(value):
+                if error is None and not math.isfinite(value):
                     error = "not_finite: the network gave no finite number for this pair."
                 metrics = {PSICHIC_METRIC: value} if error is None else {}
                 out.append(PairScore(protein.code, text, metrics, error))

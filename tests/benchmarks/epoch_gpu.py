@@ -37,14 +37,15 @@ KILL_AFTER_SCORES = 4
 
 
 def record(folder: Path, uids: int, largest: int | None) -> None:
-    """The recording of an epoch in which ``uids`` miners submit 100 molecules each."""
+    """The recording of an epoch in which ``uids`` miners submit 100 molecules each; proteins of 478 residues or so."""
     from rdkit import Chem
 
     from tests.benchmarks import epoch256
 
     class Epoch(epoch256.FullEpoch):
         metagraph_size = uids
-        drawn = 1.35 if largest is None else 3.3
+        residues = (457, 498)
+        drawn = 1.35 if largest is None else 5.0
 
         def _miners(self) -> list[Any]:
             if largest is None:

@@ -184,7 +184,7 @@ class Claims:
         """Finish parts of one group that were claimed together; the ids of those that were not lost meanwhile."""
         gone = self._session.execute(
             delete(WorkRow)
-            .where(WorkRow.id.in_([piece.id for piece in pieces]), WorkRow.claim == pieces[0].claim)
+            .where(WorkRow.id.in_([piece.id for piece in pieces]), *_held_as(pieces[0]))
             .returning(WorkRow.id)
             .execution_options(synchronize_session=False)
         ).scalars()
@@ -318,8 +318,12 @@ class Claims:
 
 
 def _held_by(piece: Piece) -> tuple[ColumnElement[bool], ...]:
+    return WorkRow.id == piece.id, *_held_as(piece)
+
+
+def _held_as(piece: Piece) -> tuple[ColumnElement[bool], ...]:
     # a redelivery that took the piece over bears the same claim, and counts one attempt more
-    return WorkRow.id == piece.id, WorkRow.claim == piece.claim, WorkRow.attempts == piece.attempts
+    return WorkRow.claim == piece.claim, WorkRow.attempts == piece.attempts
 
 
 def _work(row: WorkRow) -> Work:

@@ -15,6 +15,8 @@ import torch
 
 from gpu.child import Child, ChildDied
 
+PROJECT = Path(__file__).parents[2]
+
 
 def echoing(greeting: str) -> Callable[[Any], Any]:
     """The child's part."""
@@ -81,7 +83,9 @@ def test_a_child_ends_with_its_parent() -> None:
         "import os; from gpu.child import Child; child = Child('tests.gpu.test_child:echoing', 'x'); "
         "child.started.result(60); print(child._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
-    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=90)
+    parent = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False, timeout=90
+    )
     place = Path(f"/proc/{int(parent.stdout)}/stat")
     deadline = time.monotonic() + 30
     while place.exists() and " Z " not in place.read_text():

@@ -363,12 +363,13 @@ def test_two_lanes_score_a_groups_batches_once_each(store: Store, monkeypatch: p
     """Each batch in one call of few; what a lane cannot score is given back, and scored alone later."""
     monkeypatch.setattr(scoring, "_BATCHES_TOGETHER", 2)
     scorer, lanes = Flaky(set()), set()
-    whole = scorer.pair_scores
+    whole, failed, own = scorer.pair_scores, list[tuple[str, ...]](), threading.get_ident()
 
     def noted(proteins: Sequence[Protein], smiles: Sequence[str]) -> list[PairScore]:
         lanes.add(threading.get_ident())
         found = whole(proteins, smiles)
-        if bad and len(scorer.asked) == 3:
+        if bad and not failed and threading.get_ident() != own:
+            failed.append(tuple(smiles))
             raise RuntimeError("device lost")
         return found
 
@@ -382,7 +383,8 @@ def test_two_lanes_score_a_groups_batches_once_each(store: Store, monkeypatch: p
         assert Epochs(session).summary(epoch_id).stage is Stage.DONE
         assert Claims(session).outstanding(epoch_id) == []
     assert {batch.state for batch in batches} == {PartState.SCORED}
-    asked = [smiles for number, smiles in enumerate(scorer.asked) if not (bad and number == 2)]
+    assert len(failed) <= 2 if bad else not failed
+    asked = [smiles for smiles in scorer.asked if smiles not in failed]
     assert sorted(text for smiles in asked for text in smiles) == sorted(text for b in batches for text in b.smiles)
     assert max(map(len, asked)) <= 64
     assert len(lanes) > 1

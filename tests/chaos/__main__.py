@@ -2,7 +2,8 @@
 
 Prints each epoch and fault, and at the end one line of JSON: epochs, faults, lost (not done in time), doubled (weights
 sent twice, an epoch there twice), different (another result), and recovery: by how much (s) an epoch with faults took
-longer than the median of those before the first fault.
+longer than the median of those without; and by how much if only what followed its last fault is counted, for an epoch
+meets many faults where one comes every few seconds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Ended:
     seconds: float
     verdict: str
     faults: list[str]
+    since_last: float = 0.0
+    """Seconds from the end of its last fault"""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Run:
 
     scene: Scene
     dice: random.Random
+    pause: tuple[float, float]
     began: float = field(default_factory=time.monotonic)
     ended: list[Ended] = field(default_factory=list)
     faults: list[tuple[float, float, str]] = field(default_factory=list)
@@ -65,15 +69,17 @@ class Run:
 
     def end(self, kind: str, since: float, verdict: str, what: object) -> None:
         """Note an epoch."""
-        hit = [name for _, until, name in list(self.faults) if until > since]
-        self.ended.append(Ended(kind, time.monotonic() - since, verdict, hit))
+        now, hits = time.monotonic(), [fault for fault in list(self.faults) if fault[1] > since]
+        hit = [name for *_, name in hits]
+        last = max((until for _, until, _ in hits), default=now)
+        self.ended.append(Ended(kind, now - since, verdict, hit, now - last))
         self.quiet[kind] += not hit
         self.say(f"{kind} {what}: {verdict} in {self.ended[-1].seconds:.1f} s under {', '.join(hit) or 'no fault'}")
 
     def inject(self) -> None:
         """One fault after another, each kind once before any comes again."""
         bag: list[faults.Fault] = []
-        while not self.stop.wait(self.dice.uniform(0.2, 5)):
+        while not self.stop.wait(self.dice.uniform(*self.pause)):
             if not bag:
                 bag = [fault for fault in faults.of(self.scene) if fault.__name__ in self.only or not self.only]
                 self.dice.shuffle(bag)
@@ -158,6 +164,7 @@ class Run:
                 for kind in ("replay", "live")}  # fmt: skip
         hit = [epoch for epoch in self.ended if epoch.faults]
         recovery = sorted(max(0.0, epoch.seconds - calm[epoch.kind]) for epoch in hit)
+        after = sorted(max(0.0, epoch.since_last - calm[epoch.kind]) for epoch in hit)
         verdicts = Counter(epoch.verdict.split(":")[0] for epoch in self.ended)
         with self.scene.store.reading() as session:
             numbers = Counter(epoch.number for epoch in Epochs(session).recent(10_000, published_only=True))
@@ -174,6 +181,8 @@ class Run:
             "undisturbed median": {kind: round(seconds, 1) for kind, seconds in calm.items()},
             "recovery p50": round(_quantile(recovery, 0.5), 1),
             "recovery p95": round(_quantile(recovery, 0.95), 1),
+            "after the last fault p50": round(_quantile(after, 0.5), 1),
+            "after the last fault p95": round(_quantile(after, 0.95), 1),
             "slowest": round(max((epoch.seconds for epoch in hit), default=0.0), 1),
         }
 
@@ -221,12 +230,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("store", choices=("sqlite", "postgresql"))
     parser.add_argument("--seconds", type=float, default=600.0, help="how long faults happen")
+    parser.add_argument(
+        "--pause", type=float, nargs=2, default=(0.2, 5.0), help="between two faults, at least and most"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", nargs="*", default=[], help="only these")
     parser.add_argument("--folder", type=Path, required=True, help="a folder that is not there yet")
     chosen = parser.parse_args()
     with scene(chosen.store, chosen.folder.resolve()) as running:
-        run = Run(running, random.Random(chosen.seed), only=frozenset(chosen.faults))
+        run = Run(running, random.Random(chosen.seed), tuple(chosen.pause), only=frozenset(chosen.faults))
         run.say(
             f"{chosen.store}, seed {chosen.seed}, disk {'of its own' if running.small_disk else 'shared: not filled'}"
         )

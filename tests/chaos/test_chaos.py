@@ -12,6 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "600"))
+PAUSE = os.environ.get("CHAOS_PAUSE", "0.2,5").split(",")
 SEED = os.environ.get("CHAOS_SEED", "1")
 
 # The longest (s) that nineteen of twenty epochs may take beyond what they take undisturbed.
@@ -22,7 +23,7 @@ RECOVERY = 60.0
 @pytest.mark.timeout(SECONDS + 900)
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_epochs_under_random_faults(store: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.chaos", store, "--seconds", str(SECONDS), "--seed", SEED]
+    command = [sys.executable, "-m", "tests.chaos", store, "--seconds", str(SECONDS), "--seed", SEED, "--pause", *PAUSE]
     process = subprocess.Popen(
         [*command, "--folder", str(tmp_path / store)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )

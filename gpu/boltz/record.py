@@ -19,7 +19,6 @@ import torch
 from boltz.data import const
 from boltz.data.crop.affinity import AffinityCropper
 from boltz.data.feature.featurizerv2 import Boltz2Featurizer
-from boltz.data.module.inferencev2 import collate
 from boltz.data.mol import load_canonicals, load_molecules
 from boltz.data.parse import schema as boltz_schema
 from boltz.data.tokenize.boltz2 import Boltz2Tokenizer
@@ -305,7 +304,8 @@ class RecordReader:
                 FailureCode.FEATURIZE, f"boltz cannot make the {stage} model's features: {error!r}"
             ) from error
         features["record"] = target.record
-        return dict(collate([features]))
+        # boltz's own function comes with PyTorch Lightning, half of what a reader's process imports
+        return {name: [value] if name in _HOST_KEYS else value[None] for name, value in features.items()}
 
 
 def _code(error: Exception) -> FailureCode:

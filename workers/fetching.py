@@ -27,8 +27,7 @@ def fetch_submissions(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     if not captured(sheet, SUBMISSIONS):
         _fetch(self, sheet)
     with self.finishing() as step:
-        for sentence in EpochFacts(epoch_id).warnings():
-            Epochs(step.session).warn(epoch_id, sentence)
+        Epochs(step.session).warn(epoch_id, *EpochFacts(epoch_id).warnings())
         send_examinations(step, epoch_id)
     return {"epoch": epoch_id, "status": "fetched"}
 

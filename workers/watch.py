@@ -36,27 +36,21 @@ def watch_epoch(self: ValidatorTask) -> dict[str, Any]:
     if settings.offline or not settings.live:
         return {"status": "not live"}
     try:
-        epoch, last, header = _looked(self, process_subtensor(settings), settings)
+        return _watched(self, process_subtensor(settings), settings)
     except SourceUnavailable as fault:
         # the next beat asks again, on the next endpoint
         log.warning("%s", fault)
         return {"status": "chain unavailable", "detail": str(fault)}
-    if header is None:
-        return {"status": "known", "epoch": epoch.number}
-    return {"status": "announced", "epoch": epoch.number, "missed": len(announce(epoch, header, last, settings))}
 
 
-def _looked(
-    task: ValidatorTask, chain: Subtensor, settings: Settings
-) -> tuple[ClosedEpoch, EpochHeader | None, EpochHeader | None]:
-    """The epoch that closed last, the one that was announced last, and the first one's header where it is a new one."""
+def _watched(task: ValidatorTask, chain: Subtensor, settings: Settings) -> dict[str, Any]:
     epoch, finalized = last_closed_epoch(chain, settings.netuid)
     with task.transaction() as step:
         keep_block(step.session, settings.netuid, finalized)
         headers = Epochs(step.session).newest_headers(settings.netuid, finalized)
     last = _last_watched(chain, settings, headers)
     if last is not None and epoch.end_block <= last.end_block:
-        return epoch, last, None
+        return {"status": "known", "epoch": epoch.number}
     header = EpochHeader(
         netuid=epoch.netuid,
         network=settings.subtensor_network,
@@ -66,7 +60,7 @@ def _looked(
         start_block_hash=chain.block_hash(epoch.start_block),
         end_block_hash=chain.block_hash(epoch.end_block),
     )
-    return epoch, last, header
+    return {"status": "announced", "epoch": epoch.number, "missed": len(announce(epoch, header, last, settings))}
 
 
 def _scores(settings: Settings) -> str:

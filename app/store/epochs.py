@@ -199,8 +199,7 @@ class Epochs:
                 for uid, commitment in commitments
             ],
         )
-        for text in warnings:
-            self.warn(epoch_id, text)
+        self.warn(epoch_id, *warnings)
         return True
 
     def get(self, epoch_id: int) -> OpenEpoch:
@@ -441,8 +440,7 @@ class Epochs:
         row.winners, row.unjudged = dict(winners), dict(unjudged or {}) or None
         row.weights = None if weights is None else {str(uid): share for uid, share in weights.items()}
         row.closed_at = now()
-        for text in warnings:
-            self.warn(epoch_id, text)
+        self.warn(epoch_id, *warnings)
         self._enter(row, Stage.CLOSED)
 
     def finish(self, epoch_id: int) -> bool:
@@ -455,9 +453,9 @@ class Epochs:
 
     # -- warnings, progress ---------------------------------------------------------------------------------------
 
-    def warn(self, epoch_id: int, text: str) -> None:
-        """Add a sentence to the epoch's report."""
-        insert_ignoring(self._session, WarningRow, [{"epoch_id": epoch_id, "text": text[:500]}])
+    def warn(self, epoch_id: int, *texts: str) -> None:
+        """Add sentences to the epoch's report."""
+        insert_ignoring(self._session, WarningRow, [{"epoch_id": epoch_id, "text": text[:500]} for text in texts])
 
     def warnings(self, epoch_id: int) -> list[str]:
         """The report's warnings, sorted so that two validators print the same list."""

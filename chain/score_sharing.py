@@ -133,12 +133,12 @@ def batch(epoch: int, molecules: Table, nanobodies: Table, nanobody_metrics: Seq
     return document
 
 
-def with_averages(own: Metrics, average: Metrics | None) -> dict[str, float | None]:
+def with_averages(own: Mapping[str, float], average: Mapping[str, float | None]) -> dict[str, float]:
     """Our metrics with the averages in their place, where there is one.
 
     Quirk: a score of −999.99 that others posted counts in an average as an ordinary number.
     """
-    return {**own, **{name: value for name, value in (average or {}).items() if value is not None}}
+    return {**own, **{name: value for name, value in average.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)

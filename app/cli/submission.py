@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,6 +21,8 @@ from app.settings import get_settings
 from app.untrusted import quoted, shown
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from app.domain import Challenge
     from app.epochs.facts import EpochFacts
     from app.epochs.rules import RuleSet
@@ -45,16 +48,19 @@ _SHOWN_SEALED: Final = 160
 class Verdict:
     """What a validator would say of a submission.
 
-    ``scores`` are per molecule, where the weights are there; ``sealed`` is the text that would be encrypted.
+    ``accepted`` is None where no track counts and one could not be judged on this machine. ``scores`` are per molecule,
+    where the weights are there; ``sealed`` is the text that would be encrypted; ``tracks`` is what became of each track
+    and of each item in it, in an era that has several.
     """
 
-    accepted: bool
+    accepted: bool | None
     rejection: Rejection | None
     molecules: int
     entropy: float | None
     scores: tuple[float | None, ...] | None
     note: str | None
     sealed: str = ""
+    tracks: Mapping[str, Any] = field(default_factory=dict)
 
 
 @submission_app.command()
@@ -68,7 +74,7 @@ def check(
     uid: Annotated[int | None, typer.Option(min=0, help="Your UID, where the file begins with one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Would this submission be accepted, and if not, why; exit 1 where it would be refused."""
+    """Would this submission be accepted, and if not, why; exit 1 where it would not, or where that is not known."""
     text, notes = read_submission(submission)
     plaintext, uid = _plaintext(text, uid)
     for option, path in (("--database", database), ("--archive", archive)):
@@ -134,7 +140,8 @@ def seal(
 def read_submission(submission: str) -> tuple[str, tuple[str, ...]]:
     """The names as they will be sealed, joined by commas (a leading ``uid:`` stays), and notes on how they were read.
 
-    A text with line ends and no comma is a list, one name a line; any other text is taken exactly as it stands.
+    A text with line ends and no comma is a list, one name a line; of two tracks apart by ``|`` validators take off the
+    blanks at both ends; any other text is taken exactly as it stands.
 
     Raises:
         ValidatorError: no such file, or not text.
@@ -144,12 +151,14 @@ def read_submission(submission: str) -> tuple[str, tuple[str, ...]]:
         text = _file_text(Path(submission), notes)
     elif any("\ud800" <= letter <= "\udfff" for letter in submission):
         raise ValidatorError(f"{quoted(submission)} is not text in UTF-8")
-    elif any(mark in submission for mark in (":", ",")):
+    elif any(mark in submission for mark in ":,|"):
         text = submission
     else:
         raise ValidatorError(
             f"{quoted(submission)} is neither a file nor a list of names such as rxn:4:123:456,rxn:5:…"
         )
+    if "|" in text:
+        return text.strip(), tuple(notes)
     if "\n" in text and "," not in text:
         text = ",".join(text.removesuffix("\n").split("\n"))
         notes.append("the file has one name a line; `submission seal` joins them with commas")
@@ -211,6 +220,8 @@ def verdict_on(plaintext: str, uid: int, rules: RuleSet, facts: _Facts, start_ha
 
     ``start_hash``: what the challenge is drawn from, where it is known.
     """
+    from app.epochs.result import track_report
+    from app.store.records import TrackStatus
     from chain.submission import text_of
     from chem.archive import read_archive
 
@@ -226,6 +237,18 @@ def verdict_on(plaintext: str, uid: int, rules: RuleSet, facts: _Facts, start_ha
         found = rules.inspection(facts, challenge)(uid, items)
     except SubmissionRejected as refused:
         return Verdict(False, refused.rejection, count, None, None, "; ".join(filter(None, notes)) or None)
+    if found.tracks:
+        counts = any(track.status is TrackStatus.VALID for track in found.tracks.values())
+        accepted = counts or (None if found.rejection is None else False)
+        return Verdict(
+            accepted,
+            found.rejection,
+            len(found.molecules),
+            found.entropy,
+            None,
+            "; ".join(filter(None, notes)) or None,
+            tracks={name: track_report(track, "structure", "key") for name, track in found.tracks.items()},
+        )
     scores, why = _scores([molecule.smiles for molecule in found.molecules], rules, challenge.targets[0], facts.epoch)
     notes.append(why)
     return Verdict(True, None, len(found.molecules), found.entropy, scores, "; ".join(filter(None, notes)) or None)
@@ -354,13 +377,57 @@ def _print(verdict: Verdict) -> None:
     _print_sealed(verdict.sealed, console)
     if verdict.rejection is not None:
         refusal = verdict.rejection
-        where = "" if refusal.index is None else f" (molecule {refusal.index}: {shown(refusal.molecule)})"
+        item = f" (molecule {refusal.index}: {shown(refusal.molecule)})"
+        where = "" if refusal.index is None or verdict.tracks else item
         console.print(f"[bold red]refused:[/] {refusal.code.value}: {escape(refusal.message)}{escape(where)}")
+    elif verdict.accepted is None:
+        console.print("[bold yellow]not known:[/] what was entered cannot be judged on this machine")
+    elif verdict.tracks:
+        valid = [name for name, track in verdict.tracks.items() if track["status"] == "valid"]
+        console.print(f"[bold green]accepted:[/] {' and '.join(valid)}")
     else:
         console.print(f"[bold green]accepted:[/] {verdict.molecules} molecules, entropy {verdict.entropy:.6f}")
+    if verdict.tracks:
+        console.print(_track_table(verdict.tracks))
     if verdict.scores is not None:
         known = [score for score in verdict.scores if score is not None]
         mean: Any = f"{sum(known) / len(known):.4f}" if known else "–"
         console.print(f"PSICHIC against the target: mean {mean} over {len(known)} of {len(verdict.scores)} molecules")
     if verdict.note:
         console.print(f"[yellow]note:[/] {escape(verdict.note)}")
+
+
+def _track_table(tracks: Mapping[str, Any]) -> Table:
+    """A row for each item: its verdict, why, and what of the archive it resembles most."""
+    from rich.table import Table
+
+    table = Table("track", "item", "verdict", "why, and what was measured")
+    for name, track in tracks.items():
+        refusal = track["rejection"]
+        if refusal is not None and refusal not in [item["rejection"] for item in track["items"]]:
+            table.add_row(name, "all", _verdict(track["status"], refusal), escape(refusal["message"]))
+        elif not track["items"]:
+            table.add_row(name, "–", "not entered", "")
+        for item in track["items"]:
+            refusal = item["rejection"]
+            verdict = "" if refusal is None and track["rejection"] else _verdict("valid", refusal)
+            table.add_row(name, escape(shown(item["name"], 60)), verdict, escape("; ".join(_measured(item))))
+    return table
+
+
+def _verdict(status: str, refusal: Mapping[str, Any] | None) -> str:
+    if status == "unjudged":
+        return "[yellow]not judged here[/]"
+    return "[green]accepted[/]" if refusal is None else f"[red]{refusal['code']}[/]"
+
+
+def _measured(item: Mapping[str, Any]) -> Iterator[str]:
+    if item["rejection"] is not None:
+        yield item["rejection"]["message"]
+    if (nearest := item.get("nearest")) is not None:
+        yield f"nearest archived: {nearest['smiles']} of {nearest['target']}, similarity {nearest['similarity']:.3f}"
+    if (skipped := item.get("boltz_skips")) is not None:
+        yield f"Boltz-2 does not score it: {skipped}"
+    for figure in ("nativeness", "human_framework"):
+        if item.get(figure) is not None:
+            yield f"{figure.replace('_', ' ')} {item[figure]:.3f}"

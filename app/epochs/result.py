@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from app.domain import Rejection
-from app.store.records import SubmissionRecord
+from app.store.records import SubmissionRecord, TrackFindings
 
 # An audit that differs in ten thousand numbers is read by its first few.
 _DIFFERENCES_SHOWN: Final = 20
@@ -42,6 +42,25 @@ def rejection_report(refused: Rejection | None) -> dict[str, Any] | None:
         "molecule": refused.molecule,
         "index": refused.index,
         "message": refused.message,
+    }
+
+
+def track_report(found: TrackFindings, structure: str, key: str) -> dict[str, Any]:
+    """What became of one track; ``structure`` and ``key`` are the era's names for an item's."""
+    return {
+        "status": found.status.value,
+        "rejection": rejection_report(found.rejection),
+        "entropy": found.entropy,
+        "items": [
+            {
+                "name": item.name,
+                structure: item.structure or None,
+                key: item.key or None,
+                "rejection": rejection_report(item.rejection),
+                **item.details,
+            }
+            for item in found.items
+        ],
     }
 
 

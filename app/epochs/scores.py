@@ -26,10 +26,8 @@ class EpochScores:
     failures: dict[tuple[ScoringModel, str], set[str]] = field(default_factory=dict)
     unavailable: dict[ScoringModel, str] = field(default_factory=dict)
     """Why this validator has no score at all of a model, where it cannot run it."""
-    exchanged: dict[tuple[ScoringModel, str, str], tuple[Mapping[str, float], Mapping[str, float]]] = field(
-        default_factory=dict
-    )
-    """Our own metrics and the validators' averages, by model, protein and item; only what was averaged."""
+    averages: dict[tuple[ScoringModel, str, str], Mapping[str, float]] = field(default_factory=dict)
+    """What the exchange gave, by model, protein and the item's name in the exchange; only what was averaged."""
 
     def add(self, model: ScoringModel, pairs: Iterable[PairScore]) -> None:
         """Take up a batch's scores."""
@@ -51,35 +49,27 @@ class EpochScores:
         """A model's metrics of an item against a protein; None where it has none."""
         return self.metrics.get((model, protein), {}).get(item)
 
-    def replace(
-        self,
-        model: ScoringModel,
-        protein: str,
-        item: str,
-        metrics: Mapping[str, float | None],
-        average: Mapping[str, float | None],
-    ) -> None:
-        """Put other metrics in the place of a model's own; those that are None are left out.
+    def take(self, model: ScoringModel, protein: str, name: str, average: Mapping[str, float | None]) -> None:
+        """Take up the average of all validators' metrics of an item that the exchange knows by ``name``."""
+        self.averages[model, protein, name] = _known(average)
 
-        ``average`` is what they come from, kept beside our own for whoever compares.
-        """
-        # several miners may have entered the item: our own metrics are those before the first time
-        self.exchanged.setdefault((model, protein, item), (dict(self.of(model, protein, item) or {}), _known(average)))
-        self.metrics.setdefault((model, protein), {})[item] = _known(metrics)
+    def average(self, model: ScoringModel, protein: str, name: str) -> Mapping[str, float]:
+        """The validators' average of an item; empty where none was taken."""
+        return self.averages.get((model, protein, name), {})
 
-    def side_by_side(self, model: ScoringModel, proteins: Iterable[str], item: str) -> dict[str, Any]:
+    def side_by_side(self, model: ScoringModel, proteins: Iterable[str], item: str, name: str) -> dict[str, Any]:
         """For a report: by protein, our own metrics of an item and everybody's average; empty where none was taken."""
-        found = {protein: self.exchanged.get((model, protein, item)) for protein in proteins}
         return {
-            protein: {"own": dict(pair[0]), "average": dict(pair[1])}
-            for protein, pair in found.items()
-            if pair is not None
+            protein: {"own": dict(self.of(model, protein, item) or {}), "average": dict(average)}
+            for protein in proteins
+            if (average := self.averages.get((model, protein, name))) is not None
         }
 
     def all_missing(self, model: ScoringModel) -> str | None:
         """Why a model that was asked gave no score at all, through no fault of what it was asked about."""
         causes = {cause for of_model, cause in self.failures if of_model is model}
-        if any(of_model is model for of_model, _ in self.metrics) or not causes <= {MODEL_UNAVAILABLE, NOT_RECORDED}:
+        known = {key[0] for key in (*self.metrics, *self.averages)}
+        if model in known or not causes <= {MODEL_UNAVAILABLE, NOT_RECORDED}:
             return None
         return self.unavailable.get(model, f"no score of {model.value} is recorded")
 

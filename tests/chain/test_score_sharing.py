@@ -183,13 +183,13 @@ def test_a_refused_post_is_told_and_never_repeated(api: Api, sharing: ScoreShari
 
 
 def test_averages_replace_our_numbers_where_there_is_one() -> None:
-    own = {"ptm": 0.4, "iptm": 0.3, "score": None}
+    own = {"ptm": 0.4, "iptm": 0.3}
     assert with_averages(own, {"ptm": 0.5, "iptm": None, "score": -999.99}) == {
         "ptm": 0.5,
         "iptm": 0.3,
         "score": -999.99,
     }
-    assert with_averages(own, None) == own
+    assert with_averages(own, {}) == own
 
 
 def test_the_averages_are_due_a_hundred_blocks_before_the_next_epochs_end() -> None:

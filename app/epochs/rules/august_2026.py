@@ -22,7 +22,7 @@ from app.domain import (
     ScoringModel,
     rejected,
 )
-from app.epochs.result import json_number, rejection_report, submission_report
+from app.epochs.result import json_number, rejection_report, submission_report, track_report
 from app.epochs.rules.archives import molecules_file, nanobodies_file, used_molecules
 from app.epochs.rules.document import Section
 from app.epochs.rules.rule_set import (
@@ -73,6 +73,8 @@ _NONE_GIVEN: Final = "~"
 # The number of reactions where the table cannot be counted.
 _USUAL_REACTIONS: Final = 5
 
+_ITEM_KEYS: Final = {MOLECULE: ("smiles", "inchikey"), NANOBODY: ("sequence", "sequence_hash")}
+
 _CATEGORIES: Final = ("confidence", "physical_interaction", "developability")
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,7 +93,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     "prefix_kept": "molecules accepted before one that is refused stay accepted; off: all or nothing",
     "zero_is_missing": "a score of exactly zero counts as missing",
     "missing_metric_adds_zero": "a nanobody's missing metric adds nothing to its rank sum, which is an advantage",
-    "global_order_list": "the molecules that count are the first in the epoch's order, not in the miner's",
+    "global_order_list": "the molecules that count are the first in the epoch's order, not in the miner's; an average "
+    "takes the place that its molecule has in the miner's",
     "order_by_any_bit": "three reactants are ordered by roles of which they share some bit, not all",
     "python_integers": "numbers in names are read as Python reads them: rxn:04, rxn: 4 and rxn:4_0",
 }
@@ -404,7 +407,7 @@ class August2026(RuleSet):
     def share(
         self, submissions: Sequence[SubmissionRecord], scores: EpochScores, shared: Mapping[str, Any] | None
     ) -> list[str]:
-        """Averages replace our own metrics, and a molecule's averaged score its score."""
+        """Averages stand in the place of our own metrics, and a molecule's averaged score in that of its score."""
         if shared is None:
             return ["scores were not exchanged with other validators: the ranks are from this validator's own scores"]
         averages = Averages.of_document(shared)
@@ -412,11 +415,9 @@ class August2026(RuleSet):
             (ScoringModel.BOLTZ, MOLECULE, averages.molecules),
             (ScoringModel.BOLTZGEN, NANOBODY, averages.nanobodies),
         ):
-            for item in (item for one in submissions for item in _accepted(one, track)):
-                found = (table or {}).get(item.name if track == MOLECULE else item.key, {})
-                for target, average in found.items():
-                    own = scores.of(model, target, item.structure) or {}
-                    scores.replace(model, target, item.structure, with_averages(own, average), average)
+            for name in {_shared_name(track, item) for one in submissions for item in _accepted(one, track)}:
+                for target, average in (table or {}).get(name, {}).items():
+                    scores.take(model, target, name, average)
         return list(averages.notes)
 
     def combine(self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores) -> Judgement:
@@ -491,20 +492,18 @@ class August2026(RuleSet):
         own = {one.uid: _nameable(one) for one in entered}
         listed = in_global_order(own) if self.given.has_quirk("global_order_list") else own
 
+        targets = epoch.challenge.targets
+
         def score(target: str, smiles: str) -> float:
-            metrics = scores.of(ScoringModel.BOLTZ, target, smiles) or {}
-            if SCORE in metrics:
-                # the average of everybody's scores, not the score of the averages
-                return metrics[SCORE]
-            return self._binding_score(metrics, smiles)
+            return self._binding_score(scores.of(ScoringModel.BOLTZ, target, smiles) or {}, smiles)
 
         table = {
-            one.uid: [
-                [score(target, smiles) for smiles in listed[one.uid]] or [worst(config.boltz_mode)]
-                for target in epoch.challenge.targets
-            ]
-            for one in entered
+            one.uid: [[score(target, smiles) for smiles in listed[one.uid]] for target in targets] for one in entered
         }
+        shown = {one.uid: self._take_averages(one, scores, targets, listed[one.uid], table[one.uid]) for one in entered}
+        for of_targets in table.values():
+            for of_target in of_targets:
+                of_target[:] = of_target or [worst(config.boltz_mode)]
         places = rank_track(
             [Contender(one.uid, one.commitment.block, one.push_time, table[one.uid]) for one in entered],
             self.given.molecule_requirements.num_molecules,
@@ -516,19 +515,47 @@ class August2026(RuleSet):
             | {
                 "items": [
                     {
-                        "smiles": smiles,
+                        "smiles": item.structure,
                         "score": json_number(item_score),
-                        "boltz": {
-                            target: dict(scores.of(ScoringModel.BOLTZ, target, smiles) or {})
-                            for target in epoch.challenge.targets
-                        },
-                        **_exchanged(scores, ScoringModel.BOLTZ, epoch.challenge.targets, smiles),
+                        "boltz": _in_force(scores, ScoringModel.BOLTZ, targets, item.structure, item.name),
+                        **_exchanged(scores, ScoringModel.BOLTZ, targets, item.structure, item.name),
                     }
-                    for smiles, item_score in zip(listed[one.uid], places[one.uid].item_scores, strict=False)
+                    for item, item_score in zip(shown[one.uid], places[one.uid].item_scores, strict=False)
                 ]
             }
             for one in entered
         }
+
+    def _take_averages(
+        self,
+        one: SubmissionRecord,
+        scores: EpochScores,
+        targets: Sequence[str],
+        listed: Sequence[str],
+        table: Sequence[list[float]],
+    ) -> list[ItemFinding]:
+        """Write the averaged scores of one UID's molecules into its ``table`` ([targets][listed]).
+
+        A molecule without an averaged score keeps the score of our own metrics, whatever else was averaged. Quirk
+        ``global_order_list``: an average takes the place that its molecule has in the miner's list, whatever our own
+        score in that place is of.
+
+        Returns:
+            The molecule whose score each place holds.
+        """
+        accepted = _accepted(one, MOLECULE)
+        of_structure = {item.structure: item for item in accepted}
+        shown = [of_structure[smiles] for smiles in listed]
+        for index, item in enumerate(accepted):
+            if item.details.get("boltz_skips"):
+                continue
+            place = index if self.given.has_quirk("global_order_list") else listed.index(item.structure)
+            for target, row in zip(targets, table, strict=True):
+                averaged = scores.average(ScoringModel.BOLTZ, target, item.name).get(SCORE)
+                if averaged is not None and place < len(row):
+                    row[place] = averaged
+                    shown[place] = item
+        return shown
 
     def _rank_nanobodies(
         self, epoch: OpenEpoch, submissions: Sequence[SubmissionRecord], scores: EpochScores
@@ -538,9 +565,10 @@ class August2026(RuleSet):
         config, targets = self.given.boltzgen_config, epoch.challenge.nanobody_targets
         entered = [one for one in submissions if _accepted(one, NANOBODY)]
         sequences = {one.uid: [item.structure for item in _accepted(one, NANOBODY)] for one in entered}
+        sequence_hashes = {item.structure: item.key for one in entered for item in _accepted(one, NANOBODY)}
         metrics = {
             uid: {
-                sequence: {target: scores.of(ScoringModel.BOLTZGEN, target, sequence) or {} for target in targets}
+                sequence: _in_force(scores, ScoringModel.BOLTZGEN, targets, sequence, sequence_hashes[sequence])
                 for sequence in of_uid
             }
             for uid, of_uid in sequences.items()
@@ -578,8 +606,8 @@ class August2026(RuleSet):
                     {
                         "sequence": sequence,
                         "score": json_number(item_score),
-                        "boltzgen": {target: dict(metrics[one.uid][sequence][target]) for target in targets},
-                        **_exchanged(scores, ScoringModel.BOLTZGEN, targets, sequence),
+                        "boltzgen": metrics[one.uid][sequence],
+                        **_exchanged(scores, ScoringModel.BOLTZGEN, targets, sequence, sequence_hashes[sequence]),
                     }
                     for sequence, item_score in zip(sequences[one.uid], places[one.uid].item_scores, strict=False)
                 ],
@@ -588,9 +616,26 @@ class August2026(RuleSet):
         }
 
 
-def _exchanged(scores: EpochScores, model: ScoringModel, targets: Sequence[str], item: str) -> dict[str, Any]:
+def _shared_name(track: str, item: ItemFinding) -> str:
+    """How the exchange of scores names an item."""
+    return item.name if track == MOLECULE else item.key
+
+
+def _in_force(
+    scores: EpochScores, model: ScoringModel, targets: Sequence[str], item: str, name: str
+) -> dict[str, dict[str, float]]:
+    """By target, an item's metrics: ours, with the averages in their place where there are any."""
+    return {
+        target: with_averages(scores.of(model, target, item) or {}, scores.average(model, target, name))
+        for target in targets
+    }
+
+
+def _exchanged(
+    scores: EpochScores, model: ScoringModel, targets: Sequence[str], item: str, name: str
+) -> dict[str, Any]:
     """Our own metrics and the averages side by side, where there are any."""
-    found = scores.side_by_side(model, targets, item)
+    found = scores.side_by_side(model, targets, item, name)
     return {"exchange": found} if found else {}
 
 
@@ -648,22 +693,7 @@ def _reported(submission: SubmissionRecord) -> dict[str, Any]:
     return {
         **submission_report(submission),
         "tracks": {
-            track: {
-                "status": found.status.value,
-                "rejection": rejection_report(found.rejection),
-                "entropy": found.entropy,
-                "items": [
-                    {
-                        "name": item.name,
-                        ("smiles" if track == MOLECULE else "sequence"): item.structure or None,
-                        ("inchikey" if track == MOLECULE else "sequence_hash"): item.key or None,
-                        "rejection": rejection_report(item.rejection),
-                        **item.details,
-                    }
-                    for item in found.items
-                ],
-                "standing": submission.standings.get(track),
-            }
+            track: {**track_report(found, *_ITEM_KEYS[track]), "standing": submission.standings.get(track)}
             for track, found in submission.tracks.items()
         },
     }

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
+from app.demo import RECORDING_2026
 from app.domain import Challenge, SubmissionRejected, ValidatorError
 from app.epochs.recording import Recording
 from app.epochs.rules import parse_rules
@@ -147,6 +148,68 @@ def test_files_of_ones_own_need_no_network(tmp_path: Path, monkeypatch: pytest.M
         run("submission", "check", names)
     with pytest.raises(ValidatorError, match="neither a file nor a list"):
         run("submission", "check", "nothing.txt", "--recording", str(EXAMPLE))
+
+
+# a nanobody and a molecule of the bundled epoch's UID 1, whose figures are recorded
+NANOBODY = (
+    "QVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMGWFRQAPGKEREFVAAISWSGGSTYYADSVKGRFTISRDNAKNTVYLQMNSLKPEDTAVYYCAATDANTDEPRRYDPY"
+    "DWGQGTQVTVSS"
+)
+UNKNOWN = NANOBODY.replace("ATDANTDEP", "GTNADTEDP")
+MOLECULE = "rxn:4:100054:100570"
+
+
+@pytest.mark.parametrize(
+    ("payload", "verdict", "words"),
+    [
+        (f"{MOLECULE}|{NANOBODY}", True, ["accepted: molecule and nanobody", "nearest archived: C1=CC", "nativeness"]),
+        (f"{MOLECULE}|~", True, ["accepted: molecule", "not entered"]),
+        # similar to an archived molecule; one after it that ends the list; what was accepted between stays
+        (
+            f"rxn:4:100388:100678,{MOLECULE},rxn:4:100339:100897|~",
+            True,
+            ["accepted: molecule", "too_similar", "banned_atom"],
+        ),
+        (f"rxn:4:100339:100897|{NANOBODY}", True, ["accepted: nanobody", "banned_atom"]),
+        ("rxn:4:100339:100897|~", False, ["refused: banned_atom"]),
+        ("~|~", False, ["refused: nothing_submitted"]),
+        (MOLECULE, False, ["refused: payload_malformed"]),
+        # no IgBLAST here, and nothing recorded of this one
+        (f"~|{UNKNOWN}", None, ["not known:", "not judged here", "IGBLAST_HOME"]),
+    ],
+)
+def test_each_track_and_item_of_2026_has_its_verdict(
+    tmp_path: Path, payload: str, verdict: bool | None, words: list[str]
+) -> None:
+    (tmp_path / "payload.txt").write_text(payload + "\n")
+    arguments = ("submission", "check", str(tmp_path / "payload.txt"), "--recording", str(RECORDING_2026))
+    status, output = run(*arguments)
+    assert status == (0 if verdict else 1)
+    assert [word for word in words if word not in output] == []
+    status, output = run(*arguments, "--json")
+    found = json.loads(output)
+    assert found["accepted"] is verdict
+    assert found["sealed"] == f"0:{payload}"
+    if "too_similar" in words:
+        items = found["tracks"]["molecule"]["items"]
+        assert [(item["rejection"] or {}).get("code") for item in items] == ["too_similar", None, "banned_atom"]
+        assert items[0]["nearest"]["target"] == "Q9UQM7"
+        assert items[0]["nearest"]["similarity"] == pytest.approx(0.617, abs=1e-3)
+
+
+def test_a_sealed_payload_of_2026_opens_to_its_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules_file = tmp_path / "rules.yaml"
+    rules_file.write_text("era: august-2026\n")
+    monkeypatch.setenv("RULES_FILE", str(rules_file))
+    get_settings.cache_clear()
+    seal_it = ("--uid", "12", "--to", "me/subs/main/d", "--round", "1000", "--out", str(tmp_path / "out"))
+    # without a colon or a comma, too
+    assert run("submission", "seal", f"~|{NANOBODY}", *seal_it)[0] == 0
+    (file,) = (tmp_path / "out").glob("*.txt")
+    opened = open_submission(Recording(EXAMPLE).facts, 12, parse_submission(file.read_bytes()))
+    assert parse_rules(rules_file.read_text()).parse(opened) == {"molecule": (), "nanobody": (NANOBODY,)}
+    with pytest.raises(ValidatorError, match=r"molecules\|sequences"):
+        run("submission", "seal", f"{MOLECULE},{MOLECULE}", *seal_it)
 
 
 def test_what_is_sealed_opens_for_its_uid(tmp_path: Path) -> None:

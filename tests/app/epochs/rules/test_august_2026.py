@@ -341,6 +341,73 @@ def test_the_miners_own_order_counts_where_the_quirk_is_off() -> None:
     assert second == [pytest.approx(0.3), pytest.approx(0.2 / 3)]
 
 
+def exchanged(field: list[SubmissionRecord], own: dict[str, float], averages: Any, **changes: Any) -> dict[int, Any]:
+    """The molecule standings where Boltz-2 gave ``own`` (SMILES → metric) and the exchange ``averages``."""
+    scores = EpochScores()
+    for smiles, value in own.items():
+        metrics = {"affinity_probability_binary": value, "affinity_pred_value": 0.0}
+        scores.add(ScoringModel.BOLTZ, [PairScore("Q9UQM7", smiles, metrics)])
+    rules = August2026(Parameters.model_validate(changes))
+    rules.share(field, scores, {"molecules": {name: {"Q9UQM7": found} for name, found in averages.items()}})
+    return {one.uid: one.details["molecule"] for one in rules.combine(epoch(), field, scores).verdicts}
+
+
+def test_averages_without_an_averaged_score_leave_our_score() -> None:
+    averages = {"CCO": {"affinity_probability_binary": 0.3}, "CCN": {"affinity_probability_binary": 0.3, "score": 0.5}}
+    field = [submission(1, molecules=("CCO",)), submission(2, molecules=("CCN",))]
+    found = exchanged(field, {"CCO": 0.9, "CCN": 0.9}, averages)
+    assert {uid: standing["score"] for uid, standing in found.items()} == {1: pytest.approx(0.3), 2: 0.5}
+    (item,) = found[1]["items"]
+    assert item["boltz"]["Q9UQM7"]["affinity_probability_binary"] == 0.3
+    assert item["exchange"]["Q9UQM7"]["own"]["affinity_probability_binary"] == 0.9
+
+
+def test_an_average_belongs_to_the_name_that_a_miner_gave() -> None:
+    field = [named(submission(uid, molecules=("CCO",)), f"rxn:{uid}") for uid in (1, 2)]
+    found = exchanged(field, {"CCO": 0.9}, {"rxn:1": {"score": 0.5}, "rxn:2": {"score": 0.25}})
+    assert {uid: standing["score"] for uid, standing in found.items()} == {1: 0.5, 2: 0.25}
+    assert [found[uid]["items"][0]["exchange"]["Q9UQM7"]["average"]["score"] for uid in (1, 2)] == [0.5, 0.25]
+
+
+def test_an_average_takes_its_place_in_the_miners_list_unless_the_quirk_is_off() -> None:
+    # the epoch's order is CCO, CCN; the second miner's CCN, CCO
+    field = [submission(1, molecules=("CCO",)), submission(2, molecules=("CCN", "CCO"))]
+    own = {"CCO": 0.9, "CCN": 0.2}
+    averages = {"CCO": {"score": 0.75}, "CCN": {"score": 0.125}}
+    standing = exchanged(field, own, averages)[2]
+    assert [(item["smiles"], item["score"]) for item in standing["items"]] == [("CCN", 0.125), ("CCO", 0.75)]
+    only_second = exchanged(field, own, {"CCO": {"score": 0.75}})[2]
+    # in the place of CCN's own score, beside CCO's own
+    assert [(item["smiles"], item["score"]) for item in only_second["items"]] == [
+        ("CCO", pytest.approx(0.3)),
+        ("CCO", 0.75),
+    ]
+    off = [name for name in QUIRKS if name != "global_order_list"]
+    standing = exchanged(field, own, {"CCO": {"score": 0.75}}, quirks=off)[2]
+    assert [(item["smiles"], item["score"]) for item in standing["items"]] == [
+        ("CCN", pytest.approx(0.2 / 3)),
+        ("CCO", 0.75),
+    ]
+
+
+def test_an_average_of_a_molecule_that_boltz_cannot_take_costs_nobody_anything() -> None:
+    skipped = submission(1, molecules=("CCN", "CCO"))
+    track = skipped.tracks["molecule"]
+    first = replace(track.items[0], details={"boltz_skips": "an atom's name is too long"})
+    skipped = replace(skipped, tracks={**skipped.tracks, "molecule": replace(track, items=(first, track.items[1]))})
+    averages = {"CCN": {"score": 9.0}, "CCO": {"score": 0.75}}
+    # the average of the second comes to a place that the list of scores does not have
+    assert exchanged([skipped], {"CCO": 0.9}, averages)[1]["score"] == pytest.approx(0.3)
+    off = [name for name in QUIRKS if name != "global_order_list"]
+    assert exchanged([skipped], {"CCO": 0.9}, averages, quirks=off)[1]["score"] == 0.75
+
+
+def named(one: SubmissionRecord, name: str) -> SubmissionRecord:
+    """The submission with another name for its only molecule."""
+    track = one.tracks["molecule"]
+    return replace(one, tracks={**one.tracks, "molecule": replace(track, items=(replace(track.items[0], name=name),))})
+
+
 def test_the_bundled_database_opens() -> None:
     database = CombinatorialDatabase(RECORDING_2026 / "molecules.sqlite")
     assert len(database.reactions) == 5

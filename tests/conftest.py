@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from app.settings import Settings, get_settings
 from app.store import database
 from app.store.database import Store
-from app.store.schema import migrate
+from tests.stores import migrated, replace_by_migrated
 
 DATA = Path(__file__).parent / "data"
 DEMO = Path(__file__).parent.parent / "app" / "demo" / "recording"
@@ -65,13 +66,14 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(request: pytest.FixtureRequest, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A migrated store, which is also the one the code under test finds through its settings."""
     monkeypatch.setenv("DATABASE_URL", store_url)
     get_settings.cache_clear()
-    store = database.get_store()
-    migrate(store)
-    return store
+    if not store_url.startswith("sqlite"):
+        name = str(make_url(store_url).database)
+        replace_by_migrated(request.getfixturevalue("postgresql_server"), name)
+    return migrated(database.get_store())
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,10 +22,10 @@ from app.settings import Settings
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import FINAL_STAGES, EpochSummary
-from app.store.schema import migrate
 from app.store.tables.work import WorkRow
 from tests.cluster.kept_alive import kept_alive
 from tests.cluster.proxy import Proxy
+from tests.stores import migrated
 
 PROJECT = Path(__file__).parents[2]
 DEMO = PROJECT / "app" / "demo" / "recording"
@@ -118,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         settings = Settings(data_dir=folder, _env_file=None)
         store = Store(settings.store_url)
-        migrate(store)
+        migrated(store)
         embedded = EmbeddedCluster(settings, flower=False, name="tests")
         client = redis.Redis.from_url(embedded.broker_url)
         proxy = Proxy(embedded.port)

@@ -25,10 +25,10 @@ from app.store.claims import Claims, Work
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
-from app.store.schema import migrate
 from chain.epochs import ClosedEpoch
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
+from tests.stores import migrated
 
 LENGTH = 361
 END = 6_000_181
@@ -121,7 +121,7 @@ def live_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]
 @contextmanager
 def eager_validator() -> Iterator[None]:
     """Tasks run in this process, on a store that is up to date; connections to the chain are closed in the end."""
-    migrate(get_store())
+    migrated(get_store())
     celery_app.loader.import_default_modules()
     celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
@@ -139,10 +139,13 @@ def close_chains() -> None:
 @contextmanager
 def swept() -> Iterator[None]:
     """What servers leave behind is collected once they have ended, lest a later test is blamed for it."""
+    # what is there already, modules above all, need not be looked through
+    gc.freeze()
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+    gc.unfreeze()
 
 
 def delivered(task: Any, *arguments: Any, seconds: float = 30) -> Any:

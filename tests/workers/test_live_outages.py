@@ -20,7 +20,6 @@ from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, HubFile, place_of
 from app.store.records import Stage
-from app.store.schema import migrate
 from chain.epochs import ClosedEpoch
 from chain.github import GitHub
 from chain.github_path import GitHubPath
@@ -28,6 +27,7 @@ from chain.submission import parse_submission
 from tests.chain import internet
 from tests.chain.nodes import address
 from tests.chain.world import EXAMPLE, World
+from tests.stores import migrated
 from tests.workers.bad_world import bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epochs import open_epoch
@@ -248,7 +248,7 @@ def test_a_recording_repeats_the_outage(scene: World, monkeypatch: pytest.Monkey
     assert written.result
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "elsewhere"))
     get_settings.cache_clear()
-    migrate(get_store())
+    migrated(get_store())
     # another store numbers its epochs from 1 again
     _examiner.cache_clear()
     forget_scorers()

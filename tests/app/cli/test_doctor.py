@@ -13,8 +13,8 @@ from app.cli.doctor import CHECKS, Finding, Health
 from app.epochs.allowance import keep_quota
 from app.settings import get_settings
 from app.store.database import get_store
-from app.store.schema import migrate
 from chain.github import GitHubQuota
+from tests.stores import migrated
 from tests.workers.evaluation_scene import FakeEngine
 from tests.workers.live_scene import live_scene
 
@@ -66,7 +66,7 @@ def test_githubs_allowance_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings(monkeypatch)["GitHub"]
     assert (found.health, found.found) == (Health.OPTIONAL, "no GITHUB_TOKEN: 60 of 60 calls an hour left")
     assert "set GITHUB_TOKEN" in found.advice
-    migrate(get_store())
+    migrated(get_store())
     with get_store().writing() as session:
         keep_quota(session, GitHubQuota(60, 7, time.time() + 600, has_token=False))
     assert "7 of 60 calls" in findings(monkeypatch)["GitHub"].found

@@ -11,7 +11,7 @@ import pytest
 from app.clock import now
 from app.store.claims import ClaimLost, Claims, Piece, Refused, Work
 from app.store.database import Store
-from app.store.schema import migrate
+from tests.stores import migrated
 
 CLUSTER = "tests"
 LEASE = timedelta(minutes=5)
@@ -21,7 +21,7 @@ LAST = Work("workers.epochs.close_epoch", (7,), waits_for="judge(7)")
 
 @pytest.fixture
 def claims(store: Store) -> Iterator[Claims]:
-    migrate(store)
+    migrated(store)
     with store.writing() as session:
         yield Claims(session)
 

@@ -21,10 +21,10 @@ from app.settings import get_settings
 from app.store.database import Store
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue
-from app.store.schema import migrate
 from app.store.tables.competitions import WeightRoundRow
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, fill, miner, model, scored
 from tests.app.page_stores import hotkey, lively_competitions
+from tests.stores import migrated
 
 HTML = {"Accept": "text/html"}
 
@@ -75,7 +75,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a store with lively competitions, which these tests only read."""
     url = f"sqlite:///{tmp_path_factory.mktemp('competitions') / 'store.sqlite'}"
     store = Store(url)
-    migrate(store)
+    migrated(store)
     lively_competitions(store)
     store.close()
     return url

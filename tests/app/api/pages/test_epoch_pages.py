@@ -35,13 +35,13 @@ from app.store import database
 from app.store.database import Store, get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
-from app.store.schema import migrate
 from app.store.scores import Scores
 from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow
 from app.store.tables.weights import WeightSubmissionRow
 from tests.app.api.pages.page_reader import BROWSER, PageReader, counted, folded, read
 from tests.app.page_stores import HOSTILE, full_epoch, hostile_epoch
 from tests.conftest import DATA
+from tests.stores import migrated
 
 EXAMPLE = DATA / "example"
 
@@ -92,7 +92,7 @@ def _run(store: Store) -> int:
     from workers.epochs import open_epoch
     from workers.submissions import _examiner
 
-    migrate(store)
+    migrated(store)
     with store.writing() as session:
         epoch_id = Recording(EXAMPLE).announce(session, "recorded", "c")
     open_epoch.delay(epoch_id)

@@ -21,8 +21,8 @@ from starlette.testclient import TestClient
 from app.api.application import create_app
 from app.settings import get_settings
 from app.store.database import Store, close_stores
-from app.store.schema import migrate
 from tests.app.page_stores import BENIGN, HOSTILE, hostile_epoch
+from tests.stores import migrated
 
 HTML = {"Accept": "text/html"}
 
@@ -61,7 +61,7 @@ def site(folder: Path, texts: tuple[str, ...]) -> str:
     """The address of a store filled with these texts."""
     url = f"sqlite:///{folder / 'store.sqlite'}"
     store = Store(url)
-    migrate(store)
+    migrated(store)
     hostile_epoch(store, texts)
     store.close()
     return url

@@ -49,12 +49,10 @@ def record() -> EvaluationRecord:
         metric_scores={"sets": {"ifeval": {"score": 0.25, "judge": "x"}}, "good": True, "mean": 1},
         error=None,
         tries=1,
-        holder=None,
         device=None,
         accepted_at=at,
         begun_at=at,
         started_at=at,
-        heartbeat_at=at,
         finished_at=at,
     )
 

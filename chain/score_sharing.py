@@ -40,7 +40,7 @@ MOLECULE_METRICS: Final = (
 SCORE: Final = "score"
 
 _BLOCKS_LEFT: Final = 100
-_INFINITE: Final = 999.99
+INFINITE: Final = 999.99
 _MOST_BYTES: Final = 1 << 20
 _AT_ONCE: Final = 8
 _REFUSED: Final = 400
@@ -108,7 +108,7 @@ def wire_number(value: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     if math.isinf(number):
-        return math.copysign(_INFINITE, number)
+        return math.copysign(INFINITE, number)
     return None if math.isnan(number) else number
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Final, Literal
 
 from chem.nanobodies.numbering import Numbering
@@ -56,8 +56,11 @@ class Nativeness:
     rejected: str | None = None
 
 
-def nativeness(numbering: Numbering | None, hits: GermlineHits) -> Nativeness:
-    """Judge one sequence by its regions and germline hits."""
+def nativeness(numbering: Numbering | None, hits: GermlineHits, *, regions_from_alignment: bool = True) -> Nativeness:
+    """Judge one sequence by its regions and germline hits.
+
+    Quirk ``regions_from_alignment``: regions are counted from the alignment's first residue, not the sequence's.
+    """
     if numbering is None:
         return Nativeness(0.0, None, None, "it cannot be numbered as one antibody domain")
     human = None if hits.human is None else human_framework(hits.human)
@@ -66,7 +69,8 @@ def nativeness(numbering: Numbering | None, hits: GermlineHits) -> Nativeness:
         return Nativeness(0.0, human, None, rejected)
     score = (
         0.25 * _germline_fit(hits.camelid)
-        + 0.30 * _mutation_pattern(hits.camelid, numbering)
+        + 0.30
+        * _mutation_pattern(hits.camelid, numbering, 0 if regions_from_alignment else hits.camelid.query_start - 1)
         + 0.20 * math.exp(-(((len(numbering.cdr3) - 18) / 8) ** 2))
         + 0.25 * _hallmark_score(numbering.fr2)
     )
@@ -108,15 +112,13 @@ def _germline_fit(hit: GermlineHit) -> float:
     return 0.7 * _share((hit.identity - 0.70) / (0.95 - 0.70)) + 0.3 * _share((hit.coverage - 0.80) / (1.00 - 0.80))
 
 
-def _mutation_pattern(hit: GermlineHit, numbering: Numbering) -> float:
-    """Frameworks should match the germline, CDRs about half.
-
-    Quirk: the regions are counted from the alignment's first residue as if it were the sequence's.
-    """
+def _mutation_pattern(hit: GermlineHit, numbering: Numbering, skipped: int) -> float:
+    """Frameworks should match the germline, CDRs about half; the alignment begins ``skipped`` residues into them."""
     query, germline = hit.query_alignment, hit.germline_alignment
     if not query or len(query) != len(germline):
         return _share((hit.identity - 0.75) / (0.95 - 0.75))
-    kinds = chain.from_iterable(repeat(place % 2, len(region)) for place, region in enumerate(numbering.regions))
+    of_residues = chain.from_iterable(repeat(place % 2, len(region)) for place, region in enumerate(numbering.regions))
+    kinds = islice(of_residues, max(skipped, 0), None)
     matches: tuple[list[bool], list[bool]] = ([], [])
     for own, theirs in zip(query, germline, strict=True):
         kind = next(kinds, None) if own != "-" else None

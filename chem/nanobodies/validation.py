@@ -109,10 +109,11 @@ class AcceptedNanobody:
 
 @dataclass(frozen=True, slots=True)
 class NanobodyRules:
-    """The limits in force and each target's archive."""
+    """The limits in force, each target's archive, and the quirk of :func:`chem.nanobodies.nativeness.nativeness`."""
 
     limits: NanobodyLimits = NanobodyLimits()
     archives: Mapping[str, NanobodyArchive] = field(default_factory=dict)
+    regions_from_alignment: bool = True
 
 
 def validate_nanobodies(
@@ -153,7 +154,14 @@ def validate_nanobodies(
     _each(_signal_peptide(sequence, limits) for sequence in sequences)
     _each(_already_used(sequence, against.archives) for sequence in sequences)
     _each(_too_similar(sequence, against.archives, tools) for sequence in sequences)
-    found = [nativeness(tools.numbering(sequence), tools.germline(sequence)) for sequence in sequences]
+    found = [
+        nativeness(
+            tools.numbering(sequence),
+            tools.germline(sequence),
+            regions_from_alignment=against.regions_from_alignment,
+        )
+        for sequence in sequences
+    ]
     for judge in (_hallmarks, _nativeness, _human_framework):
         _each(judge(of_one, limits) for of_one in found)
     profiles = [tools.profile(sequence) for sequence in sequences]

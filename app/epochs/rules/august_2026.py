@@ -61,7 +61,7 @@ from chain.incentive.tracks import (
     track_weights,
     worst,
 )
-from chain.score_sharing import SCORE, Averages, batch, with_averages
+from chain.score_sharing import INFINITE, SCORE, Averages, batch, with_averages
 
 SCHEMA: Final = 2
 
@@ -87,6 +87,8 @@ Quirk = Literal[
     "global_order_list",
     "order_by_any_bit",
     "python_integers",
+    "infinity_is_averaged",
+    "regions_from_alignment",
 ]
 
 QUIRKS: Final[Mapping[Quirk, str]] = {
@@ -97,6 +99,9 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     "takes the place that its molecule has in the miner's",
     "order_by_any_bit": "three reactants are ordered by roles of which they share some bit, not all",
     "python_integers": "numbers in names are read as Python reads them: rxn:04, rxn: 4 and rxn:4_0",
+    "infinity_is_averaged": "an averaged score of 999.99 or −999.99, posted for missing ones, counts as a number",
+    "regions_from_alignment": "a nanobody's regions are counted from the first residue that IgBLAST aligns, not from "
+    "the sequence's",
 }
 
 
@@ -553,7 +558,8 @@ class August2026(RuleSet):
             for target, row in zip(targets, table, strict=True):
                 averaged = scores.average(ScoringModel.BOLTZ, target, item.name).get(SCORE)
                 if averaged is not None and place < len(row):
-                    row[place] = averaged
+                    missing = abs(averaged) == INFINITE and not self.given.has_quirk("infinity_is_averaged")
+                    row[place] = worst(self.given.boltz2_config.boltz_mode) if missing else averaged
                     shown[place] = item
         return shown
 

@@ -120,7 +120,9 @@ class NanobodyTrack:
         archives, _ = nanobody_archives(facts, challenge.nanobody_targets)
         given = rules.nanobody_requirements
         self._against = NanobodyRules(
-            NanobodyLimits(**{name: getattr(given, name) for name in NanobodyLimits.__dataclass_fields__}), archives
+            NanobodyLimits(**{name: getattr(given, name) for name in NanobodyLimits.__dataclass_fields__}),
+            archives,
+            regions_from_alignment=rules.has_quirk("regions_from_alignment"),
         )
         self._counted = given.num_sequences
         self._known = Figures.of_files([facts.file(name) for name in FILES])

@@ -64,6 +64,9 @@ def test_regions_are_counted_from_the_alignments_first_residue() -> None:
     framework_score = max(0.0, ((frameworks - in_framework_1) / frameworks - 0.80) / 0.20)
     expected = 0.25 + 0.30 * (0.8 * framework_score + 0.2 * 0.65) + 0.20 + 0.25
     assert score(late) == pytest.approx(expected)
+    # off: the frameworks are perfect, and half of the CDR residues differ
+    straight = nativeness(REGIONS, GermlineHits(late, None), regions_from_alignment=False).score
+    assert straight == pytest.approx(0.25 + 0.30 * (0.8 + 0.2 * (1 - 0.35 * 0.05 / 0.45)) + 0.20 + 0.25)
 
 
 def test_gaps_are_left_out_and_without_alignment_identity_counts() -> None:

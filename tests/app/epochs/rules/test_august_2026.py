@@ -26,7 +26,7 @@ from app.domain import (
 )
 from app.epochs.rules import RulesError, parse_rules
 from app.epochs.rules.august_2026 import QUIRKS, August2026, Parameters, parse_payload
-from app.epochs.rules.august_2026_tracks import MoleculeTrack
+from app.epochs.rules.august_2026_tracks import MoleculeTrack, NanobodyTrack
 from app.epochs.scores import MODEL_UNAVAILABLE, EpochScores
 from app.store.records import (
     ItemFinding,
@@ -400,6 +400,23 @@ def test_an_average_of_a_molecule_that_boltz_cannot_take_costs_nobody_anything()
     assert exchanged([skipped], {"CCO": 0.9}, averages)[1]["score"] == pytest.approx(0.3)
     off = [name for name in QUIRKS if name != "global_order_list"]
     assert exchanged([skipped], {"CCO": 0.9}, averages, quirks=off)[1]["score"] == 0.75
+
+
+def test_an_averaged_infinity_is_a_number_unless_the_quirk_is_off() -> None:
+    field, averages = [submission(1, molecules=("CCO",))], {"CCO": {"score": -999.99}}
+    standing = exchanged(field, {"CCO": 0.9}, averages)[1]
+    assert (standing["score"], standing["rank"]) == (-999.99, 1)
+    off = [name for name in QUIRKS if name != "infinity_is_averaged"]
+    standing = exchanged(field, {"CCO": 0.9}, averages, quirks=off)[1]
+    assert (standing["score"], standing["rank"]) == ("-inf", None)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_quirk_of_regions_reaches_the_nanobody_track(on: bool) -> None:
+    quirks = [name for name in QUIRKS if on or name != "regions_from_alignment"]
+    given = Parameters.model_validate({"quirks": quirks})
+    track = NanobodyTrack(given, Facts(), Challenge(("Q9UQM7",), (), (4,), ("P05231",)))
+    assert track._against.regions_from_alignment is on
 
 
 def named(one: SubmissionRecord, name: str) -> SubmissionRecord:

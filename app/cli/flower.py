@@ -7,7 +7,7 @@ from app.settings import get_settings
 
 
 def flower() -> None:
-    """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. ``up`` starts it too."""
+    """Serve Flower at FLOWER_ADDRESS:FLOWER_PORT; with FLOWER_BASIC_AUTH behind a password. 'up' starts it too."""
     from app.celery import app
     from app.observability.flower import serve, users
     from app.observability.logs import configure

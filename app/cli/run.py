@@ -40,7 +40,7 @@ def run(
     weights_file: Annotated[
         Path | None, typer.Option("--weights-file", help="Test mode: write each vector to this file, not to the chain.")
     ] = None,
-    rules: Annotated[Path | None, typer.Option("--rules", help="rules.yaml; read afresh at each epoch.")] = None,
+    rules: Annotated[Path | None, typer.Option("--rules", help="rules.yaml; read again at each epoch.")] = None,
     run_api: Annotated[
         bool, typer.Option("--run-api", help="Models: score through --scoring-api-url, not on this cluster's GPU.")
     ] = False,

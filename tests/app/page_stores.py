@@ -38,6 +38,7 @@ from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal
 from app.store.records import Examination, Standing, Verdict
 from app.store.reputations import WeightRounds
+from app.store.services import keep_block
 from app.store.tables.competitions import (
     BaselineRow,
     CompetitionChangeRow,
@@ -53,7 +54,9 @@ from app.store.tables.competitions import (
 from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow, WarningRow
 from app.store.tables.weights import WeightSubmissionRow
 from app.store.weight_submissions import WeightsState, WeightSubmissions
+from app.weights import keep_verdict
 from chain.incentive.models import Competition, incentive
+from chain.weights import WeightsParameters, verdict
 from tests.app.competitions.competition_fixtures import NETUID, SECOND, VALIDATOR, miner
 from tests.app.store import evaluation_claims
 
@@ -171,6 +174,21 @@ def full_epoch(store: Store, submissions: int = 256, molecules: int = 100, numbe
         )
         settle_weights(session, epoch_id, "set", f"block {END_BLOCK}")
     return epoch_id
+
+
+def known_validator(store: Store, uid: int = 12, epochs: int = 0) -> None:
+    """A validator whose registration was read and whose weights would be accepted, after so many small epochs."""
+    for number in range(epochs):
+        full_epoch(store, submissions=8, molecules=4, number=number)
+    block = END_BLOCK + max(epochs, 1) * EPOCH_LENGTH
+    parameters = WeightsParameters(
+        68, hotkey(uid), block, uid, last_update=block - 400, rate_limit=100, version_key=0, min_allowed=1,
+        max_limit=65_535, permit=True, stake=31_204.5 + uid, stake_threshold=1_000.0, commit_reveal=False,
+        commit_reveal_version=4, mechanisms=1,
+    )  # fmt: skip
+    with store.writing() as session:
+        keep_block(session, 68, block + 39)
+        keep_verdict(session, verdict(parameters))
 
 
 def running_epoch(store: Store, submissions: int = 4) -> int:

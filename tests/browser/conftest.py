@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.app.page_stores import full_epoch, hostile_epoch, lively_competitions
+from tests.app.page_stores import full_epoch, hostile_epoch, known_validator, lively_competitions
 from tests.browser.chromium import chromium
 from tests.browser.sites import Site, cluster_site, store_site
 
@@ -28,11 +28,12 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """An epoch with 256 submissions of 100 molecules, and a smaller one before."""
+    """An epoch with 256 submissions of 100 molecules, and a smaller one before; the validator is UID 31."""
 
     def fill(store: object) -> None:
         full_epoch(store, 24, 20, number=1)  # type: ignore[arg-type]
         full_epoch(store, number=2)  # type: ignore[arg-type]
+        known_validator(store, 31)  # type: ignore[arg-type]
 
     with store_site(tmp_path_factory.mktemp("crowded"), fill) as site:
         yield site
@@ -40,8 +41,13 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def competing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Lively model competitions."""
-    with store_site(tmp_path_factory.mktemp("competing"), lively_competitions) as site:
+    """Lively model competitions, and 20 small epochs; the validator is UID 12."""
+
+    def fill(store: object) -> None:
+        known_validator(store, 12, epochs=20)  # type: ignore[arg-type]
+        lively_competitions(store)  # type: ignore[arg-type]
+
+    with store_site(tmp_path_factory.mktemp("competing"), fill) as site:
         yield site
 
 

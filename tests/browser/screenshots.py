@@ -1,12 +1,10 @@
-"""``make screenshots``: the pictures of docs/pages.md, in Chromium, of the bundled epoch and of made-up competitions.
+"""``make screenshots``: the pictures of docs/pages.md, in Chromium: the bundled epoch, made-up epochs and competitions.
 
 python -m tests.browser.screenshots [FOLDER]
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import sys
 import tempfile
@@ -19,7 +17,7 @@ from playwright.sync_api import Error as BrowserError
 
 from app.store.database import Store
 from tests.app.competitions.competition_fixtures import miner
-from tests.app.page_stores import lively_competitions
+from tests.app.page_stores import hotkey, known_validator, lively_competitions
 from tests.browser.chromium import LOOKS, Look, chromium, visitor
 from tests.browser.sites import PROJECT, Site, cluster_site
 
@@ -39,8 +37,13 @@ class Shot:
 _DESKTOP_LIGHT, _DESKTOP_DARK, _PHONE_LIGHT, _PHONE_DARK = LOOKS
 
 
-def shots(epoch: str, hotkey: str) -> list[Shot]:
-    """What is shown in the documentation."""
+# The bundled epoch is the first of its store.
+EPOCH = "/epochs/1"
+
+
+def shots(refused: str) -> list[Shot]:
+    """What is shown in the documentation; ``refused``: the hotkey of a submission whose molecule is known."""
+    epoch = EPOCH
     return [
         Shot("now-desktop", "/", _DESKTOP_LIGHT),
         Shot("now-phone-dark", "/", _PHONE_DARK),
@@ -48,8 +51,8 @@ def shots(epoch: str, hotkey: str) -> list[Shot]:
         Shot("epoch-desktop-dark", epoch, _DESKTOP_DARK),
         Shot("submission-desktop", f"{epoch}/submissions/1", _DESKTOP_LIGHT),
         Shot("submission-refused-phone", f"{epoch}/submissions/9", _PHONE_LIGHT),
-        Shot("hotkey-desktop", f"/hotkeys/{hotkey}", _DESKTOP_LIGHT),
-        Shot("hotkey-phone-dark", f"/hotkeys/{hotkey}", _PHONE_DARK),
+        Shot("hotkey-desktop", f"/hotkeys/{hotkey(3)}", _DESKTOP_LIGHT),
+        Shot("hotkey-phone-dark", f"/hotkeys/{refused}", _PHONE_DARK),
         Shot("competitions-desktop", "/competitions", _DESKTOP_LIGHT),
         Shot("competition-desktop-dark", "/competitions/voicebench", _DESKTOP_DARK),
         Shot("miner-desktop", f"/miners/{miner(13)}", _DESKTOP_LIGHT),
@@ -60,18 +63,16 @@ def shots(epoch: str, hotkey: str) -> list[Shot]:
 
 def take(browser: Browser, site: Site, folder: Path) -> list[Path]:
     """Every picture, as files."""
-    latest = re.search(r'href="(/epochs/\d+)"', site.get("/epochs").text)
-    assert latest is not None, "no epoch was replayed"
-    refused = next(
-        row["hotkey"] for row in csv.DictReader(io.StringIO(site.get(f"{latest[1]}.csv").text)) if row["molecule"]
-    )
+    drawn = f"{EPOCH}/submissions/9"
+    refused = re.search(r'href="/hotkeys/([^"/]+)"', site.get(drawn).text)
+    assert refused is not None, f"{drawn} leads to no miner"
     # the broker is asked beside the page: its workers are known from the second look on
     for _ in range(30):
         if "unknown" not in site.get("/").text:
             break
         time.sleep(0.5)
     taken = []
-    for shot in shots(latest[1], refused):
+    for shot in shots(refused[1]):
         with visitor(browser, site, shot.look) as guest:
             guest.go(shot.path)
             if complaints := guest.take_complaints():
@@ -88,6 +89,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data, cluster_site(Path(data)) as site, chromium() as browser:
         store = Store(site.store_url)
+        known_validator(store, epochs=20)
         lively_competitions(store)
         store.close()
         for path in take(browser, site, folder):

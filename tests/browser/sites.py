@@ -26,7 +26,7 @@ from app.store.schema import migrate
 PROJECT = Path(__file__).parents[2]
 RECORDING = PROJECT / "app" / "demo" / "recording"
 
-_START_SECONDS = 90.0
+_START_SECONDS = 240.0
 _HTML = {"Accept": "text/html"}
 _LINK = re.compile(r'(?:<a\b[^>]*?\bhref|<img\b[^>]*?\bsrc)="([^"]*)"')
 
@@ -38,6 +38,7 @@ class Site:
     url: str
     store_url: str
     folder: Path
+    flower: str = ""
 
     @property
     def host(self) -> str:
@@ -125,7 +126,8 @@ def cluster_site(folder: Path) -> Iterator[Site]:
     """``python -m app up`` with Flower, and the bundled epoch replayed on it."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    environment = _environment(folder, port, FLOWER_PORT=str(free_port()), CPU_CONCURRENCY="1")
+    flower_port = free_port()
+    environment = _environment(folder, port, FLOWER_PORT=str(flower_port), CPU_CONCURRENCY="1")
     url = f"http://127.0.0.1:{port}"
     with _running(["up"], environment, folder, url):
         command = [sys.executable, "-m", "app", "epoch", "replay", str(RECORDING)]
@@ -139,7 +141,7 @@ def cluster_site(folder: Path) -> Iterator[Site]:
             command, env=environment, cwd=folder, capture_output=True, text=True, timeout=180, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        yield Site(url, f"sqlite:///{folder / 'validator.sqlite'}", folder)
+        yield Site(url, f"sqlite:///{folder / 'validator.sqlite'}", folder, f"http://127.0.0.1:{flower_port}")
 
 
 # -- what there is to see ---------------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ class Crawl:
         return [path for paths in self.pages.values() for path in paths]
 
 
-def crawl(site: Site, per_kind: int = 3, *, strict: bool = True) -> Crawl:
+def crawl(site: Site, per_kind: int = 2, *, strict: bool = True) -> Crawl:
     """Follow links from the home page; of each kind of address at most ``per_kind``."""
     kind_of = _kinds()
     pages: dict[str, list[str]] = defaultdict(list)

@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
 
 from app.api.pages.charts import Chart, Series, lines
-from app.api.pages.downloads import csv_response, file_headers, streamed_json
+from app.api.pages.downloads import csv_response, file_headers, json_response, streamed_json
 from app.api.pages.epochs.epochs import miner_path
 from app.api.pages.epochs.rejection_codes import EXPLANATIONS, explanation_of
 from app.api.pages.epochs.stage_bars import MODEL_NAMES
@@ -42,23 +43,13 @@ _ATOM: Final = "http://www.w3.org/2005/Atom"
 @router.page("/search")
 def search(request: Request, q: str = "") -> Response:
     """What a UID, a hotkey or a molecule leads to: straight there where it is one thing, else a list."""
-    wanted = q.strip().replace("\x00", "\ufffd")[:500]
-    found: list[Found] = []
-    kind = "nothing"
-    if wanted:
-        with get_store().reading() as session:
-            views = MinerViews(session)
-            if wanted.isascii() and wanted.isdigit():
-                kind, found = "UID", views.of_uid(int(wanted[:12]))
-            elif views.count(wanted):
-                return RedirectResponse(miner_path(wanted), 303)
-            elif Metagraph(session, MODELS_NETUID).neuron_of(wanted) is not None:
-                return RedirectResponse(f"/miners/{quote(wanted, safe='')}", 303)
-            else:
-                kind = "hotkey"
-                found = views.of_hotkey(wanted) if len(wanted) >= _SHORTEST else []
-                if not found:
-                    kind, found = "molecule", views.of_molecule(wanted)
+    wanted = _wanted(q)
+    with get_store().reading() as session:
+        if wanted and MinerViews(session).count(wanted):
+            return RedirectResponse(miner_path(wanted), 303)
+        if wanted and Metagraph(session, MODELS_NETUID).neuron_of(wanted) is not None:
+            return RedirectResponse(f"/miners/{quote(wanted, safe='')}", 303)
+        kind, found = _hits(session, wanted)
     if kind in {"UID", "hotkey"} and len(found) == 1:
         return RedirectResponse(miner_path(found[0].hotkey), 303)
     return render(
@@ -70,6 +61,43 @@ def search(request: Request, q: str = "") -> Response:
         epochs=MOLECULE_EPOCHS,
         miner_path=miner_path,
     )
+
+
+@router.page("/search.csv")
+def search_csv(q: str = "") -> Response:
+    """What was found, as CSV."""
+    with get_store().reading() as session:
+        _, found = _hits(session, _wanted(q))
+    rows = [(one.number, one.epoch_id, one.uid, one.what, one.hotkey) for one in found]
+    return csv_response("search", ("epoch", "id", "uid", "found_as", "hotkey"), rows)
+
+
+@router.page("/search.json")
+def search_json(q: str = "") -> Response:
+    """What was found, as JSON."""
+    with get_store().reading() as session:
+        kind, found = _hits(session, _wanted(q))
+    entries = [
+        {"epoch": one.number, "id": one.epoch_id, "uid": one.uid, "found_as": one.what, "hotkey": one.hotkey}
+        for one in found
+    ]
+    return json_response("search", {"wanted": _wanted(q), "kind": kind, "found": entries})
+
+
+def _wanted(typed: str) -> str:
+    return typed.strip().replace("\x00", "\ufffd")[:500]
+
+
+def _hits(session: Session, wanted: str) -> tuple[str, list[Found]]:
+    """What a text was taken for, and where that occurs: at most ``MOST_FOUND`` places."""
+    views = MinerViews(session)
+    if not wanted:
+        return "nothing", []
+    if wanted.isascii() and wanted.isdigit():
+        return "UID", views.of_uid(int(wanted[:12]))
+    if len(wanted) >= _SHORTEST and (found := views.of_hotkey(wanted)):
+        return "hotkey", found
+    return "molecule", views.of_molecule(wanted)
 
 
 @router.page("/hotkeys/{hotkey:path}/verdicts.csv")

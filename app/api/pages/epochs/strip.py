@@ -50,7 +50,7 @@ class EpochClock:
 
 
 def strip(lines: Sequence[EpochLine]) -> tuple[StripCell, ...]:
-    """The cells, oldest first."""
+    """The cells of ``lines``, newest first as they are."""
     return tuple(
         StripCell(
             line,
@@ -60,7 +60,7 @@ def strip(lines: Sequence[EpochLine]) -> tuple[StripCell, ...]:
             seconds_of(line),
             {RANKING_NAMES.get(name, name): uid for name, uid in line.summary.winners.items() if uid is not None},
         )
-        for line in reversed(lines)
+        for line in lines
     )
 
 

@@ -94,6 +94,30 @@ function offerCopies() {
   }
 }
 
+// What an element is called, whatever its numbers are at the moment.
+function nameOf(element) {
+  const text = element.getAttribute("href") ?? element.getAttribute("aria-label") ?? element.textContent;
+  return `${element.tagName} ${text.replace(/[\d.,]+/g, "#")}`;
+}
+
+function namedAs(element) {
+  return Array.from(document.querySelectorAll(element.tagName)).filter((one) => nameOf(one) === nameOf(element));
+}
+
+// After a change of the section: what the reader opened is open, regions are scrolled as they were, the keyboard is where it was.
+function keepingPlace(section, change) {
+  const details = () => Array.from(section.querySelectorAll("details"), (one) => [nameOf(one.firstElementChild), one]);
+  const regions = () => Array.from(section.querySelectorAll(".scroll"), (one) => [nameOf(one), one]);
+  const opened = new Map(details().map(([name, one]) => [name, one.open]));
+  const scrolled = new Map(regions().map(([name, one]) => [name, one.scrollLeft]));
+  const focused = document.activeElement;
+  const place = namedAs(focused).indexOf(focused);
+  change();
+  for (const [name, one] of details()) one.open = opened.get(name) ?? one.open;
+  for (const [name, one] of regions()) one.scrollLeft = scrolled.get(name) ?? 0;
+  if (!focused.isConnected) namedAs(focused)[place]?.focus({ preventScroll: true });
+}
+
 // <section data-refresh="/fragments/…" data-every="5">: its content is fetched again while the page is looked at. A response
 // header X-Refresh: stop ends it, X-Refresh: reload loads the page once more (the epoch has ended).
 function keepFresh(section) {
@@ -107,13 +131,15 @@ function keepFresh(section) {
       if (!response.ok) throw new Error(String(response.status));
       const order = response.headers.get("X-Refresh");
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-      for (const other of fresh.querySelectorAll("[data-replaces]")) {
-        document.getElementById(other.dataset.replaces)?.replaceWith(document.adoptNode(other.firstElementChild));
-        other.remove();
-      }
-      section.replaceChildren(...document.adoptNode(fresh.body).childNodes);
+      keepingPlace(section, () => {
+        for (const other of fresh.querySelectorAll("[data-replaces]")) {
+          document.getElementById(other.dataset.replaces)?.replaceWith(document.adoptNode(other.firstElementChild));
+          other.remove();
+        }
+        section.replaceChildren(...document.adoptNode(fresh.body).childNodes);
+        offerCopies();
+      });
       section.removeAttribute("data-stale");
-      offerCopies();
       if (order === "reload") return location.reload();
       if (order === "stop") return;
     } catch {

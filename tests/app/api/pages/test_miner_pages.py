@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 
 import lxml.etree
+import lxml.html
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import update
@@ -79,6 +80,25 @@ def test_a_molecule_is_found_by_name_smiles_and_key(pages: TestClient) -> None:
         assert text.count(">UID 2<") == 3, wanted
         assert "molecule 1" in text
     assert "the molecule that was refused" in go(pages, "rxn:4:7:7")
+
+
+@on_sqlite
+def test_what_was_found_is_there_as_files(pages: TestClient) -> None:
+    page = lxml.html.fromstring(go(pages, "rxn:4:2:1"))
+    table, document = (
+        pages.get(page.xpath(f"//a[contains(@href, '/search.{form}')]/@href")[0]) for form in ("csv", "json")
+    )
+    assert [row["uid"] for row in csv.DictReader(io.StringIO(table.text))] == ["2"] * 3
+    assert document.json()["kind"] == "molecule"
+    assert [one["epoch"] for one in document.json()["found"]] == [19001, 19000, 18999]
+    assert pages.get("/search.json").json()["found"] == []
+
+
+@on_sqlite
+def test_a_feed_reader_finds_the_feed_of_a_miners_page(pages: TestClient) -> None:
+    (link,) = read(pages, miner_path(hotkey(7))).root.xpath("//link[@rel='alternate']")
+    assert link.get("type") == "application/atom+xml"
+    assert pages.get(link.get("href")).headers["content-type"].startswith("application/atom+xml")
 
 
 @on_sqlite

@@ -31,6 +31,8 @@ BOUNDED = {
     "/now.json",
     "/rejections.csv",
     "/rejections.json",
+    "/search.csv",
+    "/search.json",
     "/epochs/{epoch_id:int}/submissions/{uid:int}.csv",
     "/epochs/{epoch_id:int}/submissions/{uid:int}.json",
 }

@@ -51,11 +51,11 @@ def test_the_home_page_shows_the_last_epochs_and_the_clock(store: Store) -> None
         said = client.get("/now.json").json()
     cells = [folded(cell.text_content()) for cell in page.root.xpath("//ol[@class='strip']/li")]
     assert len(cells) == 20
-    assert "7 valid / 1 refused" in cells[0]
-    assert "12 min" in cells[0]
-    assert "UID 0" in cells[0]
-    assert cells[0].endswith("set")
-    assert "examining" in cells[-1]
+    assert "7 valid / 1 refused" in cells[-1]
+    assert "12 min" in cells[-1]
+    assert "UID 0" in cells[-1]
+    assert cells[-1].endswith("set")
+    assert "examining" in cells[0]
     facts = page.text("//section[@aria-labelledby='current']//dl")
     assert "5 min" in facts
     assert "12 min expected, about 6 min" in facts

@@ -72,7 +72,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict
     """Every page and file of a hostile store, and of one that is filled the same way with harmless words."""
     found = {}
     patch = pytest.MonkeyPatch()
-    for name, texts, most in (("hostile", HOSTILE, 60), ("harmless", BENIGN, 10)):
+    for name, texts, most in (("hostile", HOSTILE, 60), ("harmless", BENIGN, 60)):
         with visiting(site(tmp_path_factory.mktemp(name), texts), patch) as client:
             found[name] = crawl(client, most)
     patch.undo()

@@ -158,6 +158,11 @@ def judge(evidence: Evidence) -> Judgement:
     )
 
 
+def _sentence(text: str) -> str:
+    """The text as a sentence, since reasons are shown one after the other."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
 def _worst(conditions: Iterator[Condition]) -> Condition:
     found = set(conditions)
     if Condition.TROUBLE in found:
@@ -249,10 +254,14 @@ def _weights(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(Part.WEIGHTS, Condition.UNKNOWN, "No weights have been submitted yet.")
     elif last.state in WEIGHTS_TROUBLE:
         yield Finding(
-            Part.WEIGHTS, Condition.TROUBLE, f"The weights of {last.of} were not set: {last.detail or last.state.value}"
+            Part.WEIGHTS,
+            Condition.TROUBLE,
+            _sentence(f"The weights of {last.of} were not set: {last.detail or last.state.value}"),
         )
     elif last.state in WEIGHTS_FINE:
-        yield Finding(Part.WEIGHTS, Condition.HEALTHY, f"The weights of {last.of}: {last.detail or last.state.value}")
+        yield Finding(
+            Part.WEIGHTS, Condition.HEALTHY, _sentence(f"The weights of {last.of}: {last.detail or last.state.value}")
+        )
     else:
         word = {
             WeightsState.COMPUTED: "computed, not sent yet",
@@ -270,8 +279,7 @@ def _acceptance(evidence: Evidence) -> Iterator[Finding]:
         sentence = "The chain has not been asked yet whether it would accept weights."
         yield Finding(Part.ACCEPTANCE, Condition.UNKNOWN, sentence)
         return
-    sentence = read.verdict.sentence
-    shown = sentence[:1].upper() + sentence[1:]
+    shown = _sentence(read.verdict.sentence)
     if read.verdict.objections:
         yield Finding(Part.ACCEPTANCE, Condition.TROUBLE, shown)
     elif read.verdict.unknown:

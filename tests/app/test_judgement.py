@@ -130,6 +130,8 @@ def test_every_combination_is_trouble_before_doubt_and_doubt_before_health() -> 
         assert judged.of(Part.WEIGHTS) is expected[2], names
         assert judged.of(Part.ACCEPTANCE) is expected[3], names
         assert all(finding.reason.strip() for finding in judged.findings)
+        # the page shows them one after the other
+        assert all(reason.endswith(".") for reason in judged.reasons(GOOD)), names
         assert judged.reasons(whole), "a condition without a reason"
 
 

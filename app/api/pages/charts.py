@@ -181,9 +181,9 @@ def lines(
     heights = [y for _, y in found] + list((rules or {}).values())
     x_range = _widened(min(x for x, _ in found), max(x for x, _ in found), 0.0)
     frame = _Frame(260, x_range, y_range or _widened(min(heights), max(heights), 0.05), right=130)
-    x_text = _time_text(*x_range) if times else _number_text(*x_range)
+    x_text = _time_text(*x_range) if times else _text_of([x for x, _ in found], x_range)
     parts = [
-        frame.y_axis(_number_text(*frame.y_range)),
+        frame.y_axis(_text_of(heights, frame.y_range)),
         frame.x_axis(x_text, axis, _time_ticks(*x_range) if times else None),
     ]
     names: list[tuple[float, str, int]] = []
@@ -609,6 +609,11 @@ def _time_ticks(low: float, high: float) -> list[float]:
 def _number_text(low: float, high: float) -> Text:
     places = max(0, 1 - math.floor(math.log10((high - low) / 5)))
     return lambda value: f"{value:.{min(places, 6)}f}" if places else f"{value:.0f}"
+
+
+def _text_of(values: Sequence[float], bounds: tuple[float, float]) -> Text:
+    """How an axis is written: there is nothing between two epochs, or between two ranks."""
+    return _whole if all(value == round(value) for value in values) else _number_text(*bounds)
 
 
 def _whole(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import lxml.etree
 import pytest
@@ -159,3 +160,11 @@ def test_no_text_leaves_its_place(chart: Chart) -> None:
         "svg", "title", "desc", "text", "rect", "line", "path", "circle", "polygon",
     }  # fmt: skip
     assert "\u202e" not in str(chart.svg)
+
+
+def test_epochs_and_ranks_are_written_as_whole_numbers() -> None:
+    points = tuple((19_000.0 + epoch, 4.0) for epoch in range(20))
+    picture = str(lines("ranks", [Series("PSICHIC", points)], axis="epoch", y_axis="rank").svg)
+    written = re.findall(r'class="tick"[^>]*>([^<]*)<', picture)
+    assert {"19000", "4"} <= set(written)
+    assert not any("." in text for text in written)

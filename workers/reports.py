@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,7 +13,8 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
 from app.celery import app
-from app.epochs.rules import build_report
+from app.domain import ValidatorError
+from app.epochs.rules import build_report, rules_of
 from app.observability.metrics import EpochOutcome, Service, epoch_ended, fault_of, fault_of_status, service_asked
 from app.settings import Settings, get_settings
 from app.store.deliveries import Deliveries, Destination
@@ -44,13 +46,24 @@ def announce_reports(step: Step, epoch_id: int, *destinations: Destination) -> N
 
 
 def end_failed(step: Step, epoch_id: int, error: str) -> None:
-    """End an epoch that cannot go on; monitoring is told of one that publishes."""
+    """End an epoch that cannot go on; of one that publishes monitoring is told, and the weights due anyway are set."""
     epochs = Epochs(step.session)
-    if epochs.fail(epoch_id, error):
+    if epochs.fail(epoch_id, error, weights := _weights_of_failed(epochs, epoch_id, error)):
         summary = epochs.summary(epoch_id)
         epoch_ended(EpochOutcome.FAILED, summary.stage_times)
         if summary.publishes:
             announce_reports(step, epoch_id, Destination.MONITORING)
+            if weights is not None:
+                step.send_epoch("workers.weights.submit_weights", epoch_id)
+
+
+def _weights_of_failed(epochs: Epochs, epoch_id: int, error: str) -> Mapping[int, float] | None:
+    try:
+        epoch = epochs.get(epoch_id)
+        return rules_of(epoch).weights_of_failed([neuron.uid for neuron in epoch.neurons], error).weights
+    except ValidatorError:
+        # it failed before its rules and its metagraph were known
+        return None
 
 
 @app.task(bind=True, piece=True)

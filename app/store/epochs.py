@@ -239,12 +239,16 @@ class Epochs:
         rows = self._session.execute(query).scalars()
         return [epoch_summary(row) for row in rows]
 
-    def fail(self, epoch_id: int, error: str) -> bool:
-        """End an epoch that cannot go on, with the reason; False where it had ended before."""
+    def fail(self, epoch_id: int, error: str, weights: Mapping[int, float] | None = None) -> bool:
+        """End an epoch that cannot go on, with the reason; False where it had ended before.
+
+        ``weights``: what the rules set all the same.
+        """
         row = self._row(epoch_id, lock=True)
         if Stage(row.stage) in FINAL_STAGES:
             return False
         row.error = error
+        row.weights = None if weights is None else {str(uid): share for uid, share in weights.items()}
         Claims(self._session).drop_epoch(epoch_id)
         self._enter(row, Stage.FAILED)
         return True

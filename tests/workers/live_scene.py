@@ -43,18 +43,14 @@ class Scene:
     node: FakeNode
     hotkey: str
 
-    def closed_epoch(self, winners: tuple[int | None, int | None] = (3, 5), end: int = END) -> int:
-        """An epoch of this chain, ranked, its weights still to be set."""
+    def planned_epoch(self, end: int = END, rules: str = "") -> int:
+        """An epoch of this chain, open and planned, with nothing to do."""
         epoch = ClosedEpoch(68, end, LENGTH)
         header = EpochHeader(68, self.node.url, LENGTH, epoch.start_block, end, "0x01", "0x02")
         neurons = [
             Neuron(uid, neuron.hotkey, neuron.coldkey, neuron.stake, neuron.validator_permit)
             for uid, neuron in enumerate(self.chain.neurons_at(68, end))
         ]
-        weights = None
-        if winners != (None, None):
-            first, second = (winner for winner in winners if winner is not None)
-            weights = {0: 0.5, first: 0.25, second: 0.25}
         with get_store().writing() as session:
             epochs = Epochs(session)
             epoch_id = epochs.announce(
@@ -64,15 +60,25 @@ class Scene:
                 epoch_id,
                 header=header,
                 neurons=neurons,
-                rules="",
-                rules_sha256=rules_sha256(""),
+                rules=rules,
+                rules_sha256=rules_sha256(rules),
                 challenge=Challenge(("O15379",), (), (4, 5)),
                 proteins=(),
                 commitments=(),
                 warnings=(),
             )
             epochs.plan(epoch_id, {})
-            epochs.close(epoch_id, (), dict(zip(("psichic", "boltz"), winners, strict=True)), weights, ())
+        return epoch_id
+
+    def closed_epoch(self, winners: tuple[int | None, int | None] = (3, 5), end: int = END) -> int:
+        """An epoch of this chain, ranked, its weights still to be set."""
+        weights = None
+        if winners != (None, None):
+            first, second = (winner for winner in winners if winner is not None)
+            weights = {0: 0.5, first: 0.25, second: 0.25}
+        epoch_id = self.planned_epoch(end)
+        with get_store().writing() as session:
+            Epochs(session).close(epoch_id, (), dict(zip(("psichic", "boltz"), winners, strict=True)), weights, ())
             Claims(session).drop_epoch(epoch_id)
             Claims(session).add([Work("workers.weights.submit_weights", (epoch_id,), epoch_id)], "tests")
         return epoch_id

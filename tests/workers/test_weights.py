@@ -20,11 +20,13 @@ from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import Stage
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
+from app.task import transaction
 from app.weights import ReadVerdict, last_verdict
 from chain.timelock import round_time
 from tests.chain.fake_subtensor import DispatchFailure, RpcError
 from tests.chain.nodes import address, remembered_commits
 from tests.workers.live_scene import END, LENGTH, Scene, delivered, live_scene
+from workers.reports import end_failed
 from workers.weights import follow_weights, read_weight_parameters, submit_weights
 
 
@@ -60,6 +62,29 @@ def test_the_vector_arrives_as_a_signed_extrinsic(scene: Scene) -> None:
     assert scene.stage(epoch) is Stage.DONE
     delivered(submit_weights, epoch)
     assert len(scene.chain.weight_extrinsics()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("payout: {enabled: true, override_uid: 4}", {4: 65535}),
+        ("payout: {enabled: false, override_uid: 4}", None),
+        ("payout: {enabled: true, override_uid: 40}", None),
+        ("competition: {burn_rate: 0.5}", None),
+    ],
+)
+def test_an_epoch_that_failed_sets_what_its_rules_set_all_the_same(
+    scene: Scene, rules: str, expected: dict[int, int] | None
+) -> None:
+    epoch = scene.planned_epoch(rules=rules)
+    with transaction() as step:
+        end_failed(step, epoch, "no weights of a model")
+    if expected is None:
+        assert scene.chain.weight_extrinsics() == []
+    else:
+        assert scene.chain.weights_of(68, 7) == expected
+        assert submission(epoch).state is WeightsState.SET
+    assert scene.stage(epoch) is Stage.FAILED
 
 
 def test_a_winner_that_moved_is_followed_by_its_hotkey(scene: Scene) -> None:

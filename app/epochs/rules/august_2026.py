@@ -464,6 +464,10 @@ class August2026(RuleSet):
             unjudged,
         )
 
+    def weights_of_failed(self, metagraph_uids: Sequence[int], error: str) -> WeightVector:
+        """The override pays whoever won; without it, nobody was judged, which is not to say that nobody won."""
+        return self.weights({}, metagraph_uids, dict.fromkeys((MOLECULE, NANOBODY), error))
+
     def report(
         self, epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]
     ) -> dict[str, Any]:

@@ -194,6 +194,10 @@ class RuleSet(ABC):
     ) -> WeightVector:
         """The epoch's weights over the metagraph, or the reason that none may be sent."""
 
+    def weights_of_failed(self, metagraph_uids: Sequence[int], error: str) -> WeightVector:
+        """The weights of an epoch that nobody judged because of ``error``: none, unless an era says otherwise."""
+        return WeightVector(None, error)
+
     @abstractmethod
     def report(
         self, epoch: OpenEpoch, summary: EpochSummary, submissions: Sequence[SubmissionRecord], warnings: Sequence[str]

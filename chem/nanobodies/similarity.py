@@ -35,19 +35,21 @@ def candidates(sequence: str, known: Sequence[str]) -> list[str]:
     return [other for _, other in sorted(found, key=lambda item: item[0])[:_MAX_CANDIDATES]]
 
 
-def local_identity(first: str, second: str) -> float:
+def local_identity(first: str, second: str, *, whole: bool = False) -> float:
     """Identical columns over all columns of the best local alignment (BLOSUM62, gap 10 to open, 1 to extend).
 
-    Quirk: a short perfect match has identity 1.0.
+    So a short perfect match has identity 1.0. ``whole``: over the longer sequence's residues instead.
 
     Raises:
         StepUnavailable: neither parasail nor Biopython is installed.
     """
     if importlib.util.find_spec("parasail") is not None:
-        return _share(*_aligned_by_parasail(first, second))
-    if importlib.util.find_spec("Bio") is not None:
-        return _share(*_aligned_by_biopython(first, second))
-    raise StepUnavailable("alignment", "the package parasail is not installed: install requirements-nanobody.txt")
+        aligned = _aligned_by_parasail(first, second)
+    elif importlib.util.find_spec("Bio") is not None:
+        aligned = _aligned_by_biopython(first, second)
+    else:
+        raise StepUnavailable("alignment", "the package parasail is not installed: install requirements-nanobody.txt")
+    return _share(*aligned, max(len(first), len(second)) if whole else len(aligned[0]))
 
 
 def _aligned_by_parasail(first: str, second: str) -> tuple[str, str]:
@@ -67,9 +69,9 @@ def _aligned_by_biopython(first: str, second: str) -> tuple[str, str]:
     return ("", "") if best is None else (best[0], best[1])
 
 
-def _share(first: str, second: str) -> float:
+def _share(first: str, second: str, of: int) -> float:
     matches = sum(own == theirs != "-" for own, theirs in zip(first, second, strict=True))
-    return matches / len(first) if first else 0.0
+    return matches / of if of else 0.0
 
 
 def cdr_similarity(first: str, second: str) -> float:

@@ -60,9 +60,9 @@ class LocalTools:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""
         return _numbered(sequence)
 
-    def identity(self, first: str, second: str) -> float:
+    def identity(self, first: str, second: str, *, whole: bool = False) -> float:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""
-        return local_identity(first, second)
+        return local_identity(first, second, whole=whole)
 
     def germline(self, sequence: str) -> GermlineHits:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""
@@ -144,9 +144,9 @@ class RememberingTools:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""
         return _remembered(self.known.numbering, sequence, self.otherwise.numbering)
 
-    def identity(self, first: str, second: str) -> float:
+    def identity(self, first: str, second: str, *, whole: bool = False) -> float:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""
-        return self.otherwise.identity(first, second)
+        return self.otherwise.identity(first, second, whole=whole)
 
     def germline(self, sequence: str) -> GermlineHits:
         """See :class:`chem.nanobodies.validation.NanobodyTools`."""

@@ -84,8 +84,8 @@ class NanobodyTools(Protocol):
         """The IMGT regions; None where it is not one antibody domain."""
         ...
 
-    def identity(self, first: str, second: str) -> float:
-        """Identity of the best local alignment, 0 to 1."""
+    def identity(self, first: str, second: str, *, whole: bool = False) -> float:
+        """Identity of the best local alignment, 0 to 1; ``whole``: over the longer sequence."""
         ...
 
     def germline(self, sequence: str) -> GermlineHits:
@@ -109,11 +109,12 @@ class AcceptedNanobody:
 
 @dataclass(frozen=True, slots=True)
 class NanobodyRules:
-    """The limits in force, each target's archive, and the quirk of :func:`chem.nanobodies.nativeness.nativeness`."""
+    """The limits in force, each target's archive, and the quirks of nativeness and of similarity."""
 
     limits: NanobodyLimits = NanobodyLimits()
     archives: Mapping[str, NanobodyArchive] = field(default_factory=dict)
     regions_from_alignment: bool = True
+    identity_of_alignment: bool = True
 
 
 def validate_nanobodies(
@@ -153,7 +154,7 @@ def validate_nanobodies(
         )
     _each(_signal_peptide(sequence, limits) for sequence in sequences)
     _each(_already_used(sequence, against.archives) for sequence in sequences)
-    _each(_too_similar(sequence, against.archives, tools) for sequence in sequences)
+    _each(_too_similar(sequence, against, tools) for sequence in sequences)
     found = [
         nativeness(
             tools.numbering(sequence),
@@ -238,10 +239,10 @@ def _already_used(sequence: str, archives: Mapping[str, NanobodyArchive]) -> _Re
     return None
 
 
-def _too_similar(sequence: str, archives: Mapping[str, NanobodyArchive], tools: NanobodyTools) -> _Refusal:
-    for target, archive in archives.items():
+def _too_similar(sequence: str, against: NanobodyRules, tools: NanobodyTools) -> _Refusal:
+    for target, archive in against.archives.items():
         for other in candidates(sequence, archive.top):
-            identity = tools.identity(sequence, other)
+            identity = tools.identity(sequence, other, whole=not against.identity_of_alignment)
             cdrs = cdr_similarities(tools.numbering(sequence), tools.numbering(other))
             if is_duplicate(identity, cdrs):
                 detail = ", ".join(f"{name} {similarity:.2f}" for name, similarity in (cdrs or {}).items())

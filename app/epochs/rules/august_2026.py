@@ -89,6 +89,7 @@ Quirk = Literal[
     "python_integers",
     "infinity_is_averaged",
     "regions_from_alignment",
+    "identity_of_alignment",
 ]
 
 QUIRKS: Final[Mapping[Quirk, str]] = {
@@ -102,6 +103,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     "infinity_is_averaged": "an averaged score of 999.99 or −999.99, posted for missing ones, counts as a number",
     "regions_from_alignment": "a nanobody's regions are counted from the first residue that IgBLAST aligns, not from "
     "the sequence's",
+    "identity_of_alignment": "a nanobody's identity with an archived one is that of the best local alignment, so that "
+    "a short perfect match counts as 1",
 }
 
 

@@ -123,6 +123,7 @@ class NanobodyTrack:
             NanobodyLimits(**{name: getattr(given, name) for name in NanobodyLimits.__dataclass_fields__}),
             archives,
             regions_from_alignment=rules.has_quirk("regions_from_alignment"),
+            identity_of_alignment=rules.has_quirk("identity_of_alignment"),
         )
         self._counted = given.num_sequences
         self._known = Figures.of_files([facts.file(name) for name in FILES])

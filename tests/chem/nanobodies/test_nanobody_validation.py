@@ -44,8 +44,8 @@ class Told:
     def numbering(self, sequence: str) -> Numbering | None:
         return self.regions.get(sequence, REGIONS)
 
-    def identity(self, first: str, second: str) -> float:
-        return local_identity(first, second)
+    def identity(self, first: str, second: str, *, whole: bool = False) -> float:
+        return local_identity(first, second, whole=whole)
 
     def germline(self, sequence: str) -> GermlineHits:
         self.asked.append("germline")
@@ -111,6 +111,19 @@ def test_the_archive() -> None:
     assert refusal(VHH, archive=NanobodyArchive(top=(VHH[:-1] + "T",))) == "too_similar"
     unlike = {OTHER: replace(REGIONS, cdr1="GNIFDRKP", cdr2="ITRPEKGN", cdr3="NVWHEKRDPYLNRKYDTM")}
     assert validate_nanobodies([VHH], NanobodyRules(archives={"P05231": NanobodyArchive(top=(OTHER,))}), Told(unlike))
+
+
+@pytest.mark.parametrize("quirk", [True, False])
+def test_a_fragment_of_the_sequence_is_the_same_design_only_by_the_quirk(quirk: bool) -> None:
+    fragment = VHH[:80]
+    unlike = {fragment: replace(REGIONS, cdr1="GNIFDRKP", cdr2="ITRPEKGN", cdr3="NVWHEKRDPYLNRKYDTM")}
+    archives = {"P05231": NanobodyArchive(top=(fragment,))}
+    rules = NanobodyRules(archives=archives, identity_of_alignment=quirk)
+    if quirk:
+        with pytest.raises(NanobodiesRejected, match=r"identity 1\.00"):
+            validate_nanobodies([VHH], rules, Told(unlike))
+    else:
+        assert validate_nanobodies([VHH], rules, Told(unlike))
 
 
 def test_an_archived_sequence_that_cannot_be_numbered_costs_nothing_but_its_cdrs() -> None:

@@ -104,6 +104,7 @@ def test_candidates_share_three_kmers_and_a_third_of_all() -> None:
 def test_local_identity() -> None:
     assert local_identity("HEAGAWGHEE", "PAWHEAE") == pytest.approx(4 / 5)
     assert local_identity("WWWWWACDEF", "ACDEFYYYYY") == 1.0  # a short perfect match counts as whole
+    assert local_identity("WWWWWACDEF", "ACDEFYYYYY", whole=True) == 0.5
 
 
 def test_biopython_agrees_with_parasail() -> None:
@@ -113,8 +114,8 @@ def test_biopython_agrees_with_parasail() -> None:
     for _ in range(20):
         other = "".join(generator.choice(letters) if generator.random() < 0.1 else letter for letter in base)
         other = other[: generator.randrange(60, 90)] + other[92:]
-        by_parasail = similarity._share(*similarity._aligned_by_parasail(base, other))
-        by_biopython = similarity._share(*similarity._aligned_by_biopython(base, other))
+        by_parasail = similarity._share(*similarity._aligned_by_parasail(base, other), len(base))
+        by_biopython = similarity._share(*similarity._aligned_by_biopython(base, other), len(base))
         assert by_parasail == pytest.approx(by_biopython, abs=0.03)
 
 

@@ -412,11 +412,12 @@ def test_an_averaged_infinity_is_a_number_unless_the_quirk_is_off() -> None:
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_quirk_of_regions_reaches_the_nanobody_track(on: bool) -> None:
-    quirks = [name for name in QUIRKS if on or name != "regions_from_alignment"]
+@pytest.mark.parametrize("quirk", ["regions_from_alignment", "identity_of_alignment"])
+def test_a_quirk_of_nanobodies_reaches_their_track(quirk: str, on: bool) -> None:
+    quirks = [name for name in QUIRKS if on or name != quirk]
     given = Parameters.model_validate({"quirks": quirks})
     track = NanobodyTrack(given, Facts(), Challenge(("Q9UQM7",), (), (4,), ("P05231",)))
-    assert track._against.regions_from_alignment is on
+    assert getattr(track._against, quirk) is on
 
 
 def named(one: SubmissionRecord, name: str) -> SubmissionRecord:

@@ -193,7 +193,7 @@ def test_what_its_own_limit_did_not_end_is_ended(
     one = accept(store)
     for _ in range(tries):
         claimed(store, one)
-    age(store, one, begun_at=7200 + 119, heartbeat_at=30)
+    age(store, one, begun_at=7200 + 90, heartbeat_at=30)
     assert overdue(store) == []
     age(store, one, begun_at=7200 + 121)
     assert overdue(store) == [one]
@@ -209,7 +209,7 @@ def test_a_worker_that_the_limit_ended_did_not_die_before_it(
 ) -> None:
     one = accept(store)
     claimed(store, one)
-    age(store, one, begun_at=7200 - 1, heartbeat_at=heard_ago)
+    age(store, one, begun_at=7200 - 60, heartbeat_at=heard_ago)
     assert overdue(store) == []
     # killed a minute after the limit, and silent for another
     age(store, one, begun_at=7200 + 110, heartbeat_at=heard_ago)

@@ -183,8 +183,8 @@ class _Together:
             log.warning("batches %s together failed", list(batch_ids), exc_info=True)
             return False
         finally:
-            if not kept:
-                self._give_back([piece for piece in pieces if piece is not self._own])
+            if not kept and (more := [piece for piece in pieces if piece is not self._own]):
+                self._give_back(more)
         for batch in batches:
             batch_ended(batch.model, BatchOutcome.SCORED)
         self.scored += len(batches)
@@ -193,7 +193,11 @@ class _Together:
     def _give_back(self, pieces: Sequence[Piece]) -> None:
         # nobody else takes them before their lease ends: worth waiting for a store that is unavailable
         for attempt in Retrying(
-            retry=retry_if_exception_type(DBAPIError), wait=wait_exponential(max=10), stop=stop_after_delay(60)
+            retry=retry_if_exception_type(DBAPIError),
+            wait=wait_exponential(max=10),
+            stop=stop_after_delay(60),
+            # the task comes back for a store that is unavailable, not for tenacity's own error
+            reraise=True,
         ):
             with attempt, self._task.transaction() as step:
                 for piece in pieces:

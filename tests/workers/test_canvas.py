@@ -11,8 +11,11 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from tenacity import stop_after_attempt
 
 from app.celery import app
 from app.demo import RECORDING
@@ -22,10 +25,10 @@ from app.epochs.recording import Recording
 from app.epochs.result import differences
 from app.epochs.rules import build_report
 from app.settings import get_settings
-from app.store.claims import Claims, Work
+from app.store.claims import Claims, Piece, Work
 from app.store.database import Store
 from app.store.epochs import Epochs
-from app.store.records import PartState, Stage
+from app.store.records import BatchRecord, PartState, Stage
 from app.store.scores import Scores
 from tests.conftest import DATA
 from workers import scoring
@@ -289,6 +292,20 @@ def scored_with(
     return {smiles: known[proteins[0].code, smiles].error for smiles in record.smiles}
 
 
+def batches_scored_by(scorer: Flaky, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[BatchRecord]:
+    """Run the demo epoch to its end with this scorer for PSICHIC; its batches, all of them scored."""
+    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
+    with store.writing() as session:
+        epoch_id = Recording(RECORDING).announce(session, "model", "c", without_boltz=True)
+    open_epoch.delay(epoch_id)
+    with store.reading() as session:
+        batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
+        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
+        assert Claims(session).outstanding(epoch_id) == []
+    assert {batch.state for batch in batches} == {PartState.SCORED}
+    return batches
+
+
 @on_sqlite
 @pytest.mark.parametrize("bad", [False, True])
 def test_batches_that_wait_are_scored_in_one_call(store: Store, monkeypatch: pytest.MonkeyPatch, bad: bool) -> None:
@@ -304,15 +321,7 @@ def test_batches_that_wait_are_scored_in_one_call(store: Store, monkeypatch: pyt
             return found
 
         monkeypatch.setattr(scorer, "pair_scores", small)
-    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
-    with store.writing() as session:
-        epoch_id = Recording(RECORDING).announce(session, "model", "c", without_boltz=True)
-    open_epoch.delay(epoch_id)
-    with store.reading() as session:
-        batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
-        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
-        assert Claims(session).outstanding(epoch_id) == []
-    assert {batch.state for batch in batches} == {PartState.SCORED}
+    batches = batches_scored_by(scorer, store, monkeypatch)
     assert len(batches) > 8
     sizes = [len(smiles) for smiles in scorer.asked]
     molecules = sum(len(batch.smiles) for batch in batches)
@@ -374,17 +383,21 @@ def test_two_lanes_score_a_groups_batches_once_each(store: Store, monkeypatch: p
         return found
 
     monkeypatch.setattr(scorer, "pair_scores", noted)
-    monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
-    with store.writing() as session:
-        epoch_id = Recording(RECORDING).announce(session, "model", "c", without_boltz=True)
-    open_epoch.delay(epoch_id)
-    with store.reading() as session:
-        batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
-        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
-        assert Claims(session).outstanding(epoch_id) == []
-    assert {batch.state for batch in batches} == {PartState.SCORED}
+    batches = batches_scored_by(scorer, store, monkeypatch)
     assert len(failed) <= 2 if bad else not failed
     asked = [smiles for smiles in scorer.asked if smiles not in failed]
     assert sorted(text for smiles in asked for text in smiles) == sorted(text for b in batches for text in b.smiles)
     assert max(map(len, asked)) <= 64
     assert len(lanes) > 1
+
+
+@on_sqlite
+def test_a_store_that_stays_unavailable_is_told_as_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be given back raises the store's own error, for which the task comes back."""
+    monkeypatch.setattr(scoring, "stop_after_delay", lambda _: stop_after_attempt(1))
+    together = scoring._Together.__new__(scoring._Together)
+    together._task = score_psichic
+    monkeypatch.setattr(Claims, "give_back", Mock(side_effect=OperationalError("", {}, Exception("gone"))))
+    piece = Mock(spec=Piece)
+    with pytest.raises(OperationalError):
+        together._give_back([piece])

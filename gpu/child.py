@@ -31,6 +31,11 @@ def receive(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())  # noqa: S301  (both ends are this program)
 
 
+def readers(most: int) -> int:
+    """How many children read beside one device: a quarter of the machine's processors, at least one."""
+    return min(most, max(1, (os.cpu_count() or 1) // 4))
+
+
 class ChildDied(Exception):
     """The child ended, perhaps of the question that it was asked."""
 

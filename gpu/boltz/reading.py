@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from gpu.boltz.failure import BoltzInstallationError
 from gpu.boltz.profile import PocketConstraint, Profile
 from gpu.boltz.record import ParsedRecord, Reading, RecordReader
-from gpu.child import Child, ChildDied
+from gpu.child import Child, ChildDied, readers
 
 _START_SECONDS: Final = 300.0
 _KEPT_RECORDS: Final = 8
@@ -144,7 +143,7 @@ class ReaderBeside:
         self, mols: Path, profile: Profile, pocket: PocketConstraint | None, children: int | None = None
     ) -> None:
         self._arguments = (mols, profile, pocket)
-        wanted = children or min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 4))
+        wanted = children or readers(_MOST_READERS)
         self._children = [self._child() for _ in range(wanted)]
         self._next = itertools.cycle(range(len(self._children)))
         self._reads: OrderedDict[Request, int] = OrderedDict()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
-from gpu.child import Child, ChildDied
+from gpu.child import Child, ChildDied, readers
 from gpu.psichic.errors import LigandError
 from gpu.psichic.ligand import LigandGraph, ligand_graph
 
@@ -56,7 +55,7 @@ class GraphsBeside:
     """Read in child processes. Threads may share it: one reads ahead while another's are scored."""
 
     def __init__(self, children: int | None = None) -> None:
-        self._wanted = children or min(_MOST_READERS, max(1, (os.cpu_count() or 1) // 4))
+        self._wanted = children or readers(_MOST_READERS)
         self._children: list[Child] = []
         self._turn = 0
         self._lock = threading.Lock()

@@ -26,7 +26,7 @@ from app.settings import Settings, get_settings
 from app.store.capabilities import Capabilities
 from app.store.claims import Claims, Work
 from app.store.competitions import Competitions
-from app.store.database import Store, get_store
+from app.store.database import Store
 from app.store.evaluations import EVALUATE, EvaluationInputs, EvaluationPhase, EvaluationRecord, Evaluations
 from app.store.model_queue import ModelQueue, ScoreHistory
 from app.store.scorings import Scorings, ScoringState
@@ -43,6 +43,7 @@ from gpu.evaluation.leftovers import EvaluationsFolder
 from tests.app.competitions.competition_fixtures import NETUID, VALIDATOR, miner
 from tests.app.store.evaluation_claims import begun
 from tests.workers.evaluation_scene import Scene, committed, evaluation_scene, write_voicebench
+from tests.workers.killed import killed_at
 from tests.workers.live_scene import eager_validator
 from workers import competitions as competition_jobs
 from workers import evaluations as jobs
@@ -640,28 +641,6 @@ KILLED: dict[str, tuple[Any, str, str]] = {
 }
 
 
-def killed_at(owner: Any, name: str, when: str) -> None:
-    """Take the next model from the queue and evaluate it in a child that kills itself at one point."""
-    child = os.fork()
-    if child == 0:
-        try:
-            # a database connection belongs to the process that opened it
-            get_store().engine.dispose(close=False)
-            original = getattr(owner, name)
-
-            def deadly(*args: Any, **kwargs: Any) -> Any:
-                if when == "after":
-                    original(*args, **kwargs)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            setattr(owner, name, deadly)
-            competition_jobs.score_next_models()
-        finally:
-            os._exit(3)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status), f"the child ended with {os.waitstatus_to_exitcode(status)}"
-
-
 def test_an_evaluation_whose_process_is_killed_ends_once_all_the_same(
     scene: Scene, store: Store, parts: Parts, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -675,7 +654,7 @@ def test_an_evaluation_whose_process_is_killed_ends_once_all_the_same(
     with eager_validator():
         for point, commitment in models.items():
             committed(store, commitment)
-            killed_at(*KILLED[point])
+            killed_at(*KILLED[point], competition_jobs.score_next_models)
             silent(store)
             reconcile()
             with store.reading() as session:

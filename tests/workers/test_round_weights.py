@@ -28,6 +28,7 @@ from app.weights import Submitter
 from chain.subtensor import Subtensor
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, RpcError
 from tests.chain.nodes import KeyedWallet, remembered_commits, subnet
+from tests.workers.killed import killed_at
 from tests.workers.live_scene import delivered, eager_validator, swept
 from workers.upkeep import reconcile
 from workers.weights import follow_weights, submit_round
@@ -129,34 +130,12 @@ POINTS = {
 }
 
 
-def killed_at(owner: Any, name: str, when: str, mark: str) -> None:
-    """Run the round in a child that kills itself at one point."""
-    child = os.fork()
-    if child == 0:
-        try:
-            # a database connection belongs to the process that opened it
-            get_store().engine.dispose(close=False)
-            original = getattr(owner, name)
-
-            def deadly(*args: Any, **kwargs: Any) -> Any:
-                if when == "after":
-                    original(*args, **kwargs)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            setattr(owner, name, deadly)
-            submit_round.apply((mark,), task_id="the killed one").get()
-        finally:
-            os._exit(3)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status), f"the child ended with {os.waitstatus_to_exitcode(status)}"
-
-
 @pytest.mark.parametrize("point", POINTS)
 def test_a_round_whose_worker_is_killed_is_sent_once_all_the_same(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     mark = scene.round(mark_of(now()))
-    killed_at(*POINTS[point], mark)
+    killed_at(*POINTS[point], lambda: submit_round.apply((mark,), task_id="the killed one").get())
     # what was sent can no longer arrive after this, if it did not
     scene.node.mine(20)
     monkeypatch.setattr("workers.upkeep.living_processes", lambda: {"chain@elsewhere/1": now()})

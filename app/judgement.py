@@ -197,7 +197,7 @@ def _workers(found: Cluster) -> Iterator[Finding]:
 
 
 def _epochs(evidence: Evidence) -> Iterator[Finding]:
-    troubles = [*_ended_badly(evidence.recent), *_late(evidence)]
+    troubles = [*_ended_in_trouble(evidence.recent), *_late(evidence)]
     yield from (Finding(Part.EPOCHS, Condition.TROUBLE, reason) for reason in troubles)
     if troubles:
         return
@@ -210,7 +210,7 @@ def _epochs(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(Part.EPOCHS, Condition.HEALTHY, f"Epoch {ended[0].summary.number} ended as it should.")
 
 
-def _ended_badly(recent: Sequence[EpochLine]) -> Iterator[str]:
+def _ended_in_trouble(recent: Sequence[EpochLine]) -> Iterator[str]:
     for line in recent:
         number, error = line.summary.number, line.summary.error
         if line.summary.stage is Stage.FAILED:

@@ -297,11 +297,11 @@ class _Scoring:
         """Each molecule is named in the store before it is begun: the one that ends the process is then known."""
         for text in smiles:
             index = self._batch.smiles.index(text)
-            if index == self._batch.suspect:
+            if index == self._batch.begun_alone:
                 scores = self._failed(text, "worker_lost: scoring this molecule ended its worker process")
             else:
                 with self._task.transaction() as step:
-                    Epochs(step.session).suspect(self._batch.id, index)
+                    Epochs(step.session).begin_alone(self._batch.id, index)
                 scores = self._together([text])
             self._keep(scores)
         return []

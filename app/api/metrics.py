@@ -203,7 +203,7 @@ def _weights(session: Session) -> Iterator[Metric]:
     found = {("models" if of_round else "molecules", WeightsState(state)): at for of_round, state, at in settled}
     family = GaugeMetricFamily(
         "validator_last_weights_timestamp_seconds",
-        "When weights last ended well (the chain shows them, or they were not to be set) and when badly; 0: never.",
+        "When weights last ended fine (the chain shows them, or they were not to be set), and when not; 0: never.",
         labels=["of", "ended"],
     )
     unrevealed = GaugeMetricFamily(
@@ -212,7 +212,7 @@ def _weights(session: Session) -> Iterator[Metric]:
         labels=["of"],
     )
     for of in ("molecules", "models"):
-        for ended, states in (("well", WEIGHTS_FINE), ("badly", WEIGHTS_TROUBLE)):
+        for ended, states in (("fine", WEIGHTS_FINE), ("failed", WEIGHTS_TROUBLE)):
             times = [found[of, state].timestamp() for state in states if (of, state) in found]
             family.add_metric([of, ended], max(times, default=0.0))
         missed = found.get((of, WeightsState.UNREVEALED))

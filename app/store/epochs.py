@@ -392,9 +392,9 @@ class Epochs:
         ).scalars()
         return [_batch(row) for row in rows]
 
-    def suspect(self, batch_id: int, index: int | None) -> None:
+    def begin_alone(self, batch_id: int, index: int | None) -> None:
         """Note which molecule of a batch is being scored alone."""
-        self._session.execute(update(BatchRow).where(BatchRow.id == batch_id).values(suspect=index))
+        self._session.execute(update(BatchRow).where(BatchRow.id == batch_id).values(begun_alone=index))
 
     def finish_batch(self, batch_id: int, model_digest: str, by: WorkedOn | None = None) -> None:
         """Mark a batch scored by the model with this digest, by whom, and when it was begun."""
@@ -411,7 +411,7 @@ class Epochs:
                 worker=by.worker if by else None,
                 began_at=by.began_at if by else None,
                 finished_at=now(),
-                suspect=None,
+                begun_alone=None,
             )
         )
 
@@ -574,5 +574,5 @@ def _batch(row: BatchRow) -> BatchRecord:
         smiles=tuple(row.smiles),
         state=PartState(row.state),
         model_digest=row.model_digest,
-        suspect=row.suspect,
+        begun_alone=row.begun_alone,
     )

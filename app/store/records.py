@@ -136,7 +136,7 @@ class SubmissionRecord:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """Up to 32 unique SMILES for one model. ``suspect`` is the index last begun alone, where the batch is being
+    """Up to 32 unique SMILES for one model. ``begun_alone`` is the index last begun alone, where the batch is being
     worked molecule by molecule after it killed its worker."""
 
     id: int
@@ -146,7 +146,7 @@ class BatchRecord:
     smiles: tuple[str, ...]
     state: PartState
     model_digest: str | None
-    suspect: int | None
+    begun_alone: int | None
 
 
 @dataclass(frozen=True, slots=True)

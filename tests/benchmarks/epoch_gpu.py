@@ -236,7 +236,8 @@ def _model(batches: list[dict[str, Any]], model: str, proteins: int, cards: Card
         "pairs_per_second_after_it": round(pairs / (last - first), 1) if last > first else None,
         "pairs_per_second": round((sum(len(_unpacked(b["smiles"])) for b in mine) * proteins) / (last - began), 1),
         "batches": by_worker,
-        "utilisation": cards.means(first, last),
+        "utilisation": cards.means(began, last),
+        "utilisation_after_first": cards.means(first, last),
     }
 
 

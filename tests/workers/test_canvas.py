@@ -264,7 +264,7 @@ class Flaky:
 
 
 def scored_with(
-    store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, *, attempts: int = 1, suspect: int | None = None
+    store: Store, monkeypatch: pytest.MonkeyPatch, scorer: Any, *, attempts: int = 1, begun_alone: int | None = None
 ) -> dict[str, str | None]:
     """Score one batch of three molecules with a scorer; the error of each molecule."""
     epoch_id = announce(store)
@@ -272,7 +272,7 @@ def scored_with(
     with store.reading() as session:
         epoch = Epochs(session).get(epoch_id)
         record = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)[0]
-    record = replace(record, smiles=("CC", "CN", "CO"), suspect=suspect)
+    record = replace(record, smiles=("CC", "CN", "CO"), begun_alone=begun_alone)
     monkeypatch.setattr(scoring, "scorer_for", lambda *_: scorer)
     work = Work(score_psichic.name, (epoch_id, record.id))
     with store.writing() as session:
@@ -349,7 +349,7 @@ def test_every_molecule_failing_is_the_installations_fault(store: Store, monkeyp
 @on_sqlite
 def test_the_molecule_that_ends_its_process_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Flaky(set())
-    errors = scored_with(store, monkeypatch, scorer, attempts=3, suspect=1)
+    errors = scored_with(store, monkeypatch, scorer, attempts=3, begun_alone=1)
     assert scorer.asked == [("CC",), ("CO",)]
     assert (errors["CN"] or "").startswith("worker_lost")
 

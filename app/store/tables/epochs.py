@@ -101,7 +101,7 @@ class BatchRow(Worked, Table):
     smiles: Mapped[Any] = mapped_column(PackedJson, nullable=True)
     state: Mapped[str] = mapped_column(Text, default="pending")
     model_digest: Mapped[str | None] = mapped_column(Text)
-    suspect: Mapped[int | None]
+    begun_alone: Mapped[int | None]
 
 
 class WarningRow(Table):

@@ -319,9 +319,9 @@ def test_the_clusters_state_is_read_from_the_store(store: Store) -> None:
     now = datetime.now(UTC).timestamp()
     assert value(samples, "validator_epoch_open_seconds") == 0
     assert abs((value(samples, "validator_last_epoch_done_timestamp_seconds") or 0) - now) < 60
-    assert value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="well") == 0
-    badly = value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="badly") or 0
-    assert abs(badly - now) < 60
+    assert value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="fine") == 0
+    failed = value(samples, "validator_last_weights_timestamp_seconds", of="molecules", ended="failed") or 0
+    assert abs(failed - now) < 60
 
 
 def test_no_submission_is_left_out_whatever_its_code(store: Store) -> None:
@@ -424,7 +424,7 @@ def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
         "result": {"valid", "pending", "scored", "error", *RejectionCode},
         "kind": set(Fault),
         "state": {"ready", "unacknowledged"},
-        "ended": {"well", "badly"},
+        "ended": {"fine", "failed"},
         "condition": {condition.name.lower() for condition in Condition},
         "job": {"chain", "cpu", "gpu", "beat", "api"},
     }

@@ -128,10 +128,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
-        # CUDA and RDKit's threads do not survive a fork
+        # forked: the worker itself never touches CUDA, RDKit or a store's connection, and a child that has to import
+        # everything again starts two seconds of processor time later
         "worker_pool": "prefork",
-        "worker_pool_start_method": "spawn",
-        # a spawned child imports everything again, which takes longer than the 4 s meant for a forked one
+        "worker_pool_start_method": "fork",
+        # on a busy machine
         "worker_proc_alive_timeout": 120.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
@@ -226,12 +227,6 @@ def _serve_metrics(sender: str, instance: Any, **_: Any) -> None:
     exporter = worker_exporter(get_settings(), sender, set(instance.app.amqp.queues.consume_from))
     if exporter is not None:
         exporter.start()
-
-
-@celeryd_after_setup.connect(weak=False)
-def _silence_spawning(**_: Any) -> None:
-    """Children would write a line of billiard's before they can set up ours."""
-    os.environ.pop("_MP_FORK_LOGLEVEL_", None)
 
 
 @beat_init.connect(weak=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import threading
@@ -20,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.observability.metrics import own_metrics
-from app.observability.places import FOLDER_VARIABLE, forget_ended
+from app.observability.places import forget_ended, keep_in
 from app.settings import Settings
 
 # How often a taken port is tried again (s).
@@ -122,7 +121,7 @@ def processes_write_to(folder: Path) -> ProcessFiles:
     """Empty a folder, and let the processes that this one starts from now on keep their metrics in it."""
     files = ProcessFiles(folder)
     files.begin()
-    os.environ[FOLDER_VARIABLE] = str(folder)
+    keep_in(folder)
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,16 @@ def close_stores() -> None:
     for store in _stores.values():
         store.close()
     _stores.clear()
+
+
+def _forget_stores() -> None:
+    # a fork's copies of connections belong to the process that opened them
+    for store in _stores.values():
+        store.engine.dispose(close=False)
+    _stores.clear()
+
+
+os.register_at_fork(after_in_child=_forget_stores)
 
 
 def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:

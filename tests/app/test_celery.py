@@ -43,7 +43,7 @@ def test_reliability() -> None:
     assert conf.task_acks_late
     assert conf.task_reject_on_worker_lost
     assert conf.worker_prefetch_multiplier == 1
-    assert conf.worker_pool_start_method == "spawn"
+    assert conf.worker_pool_start_method == "fork"
     assert conf.accept_content == ["json"]
     longest = max(limits["time_limit"] for limits in conf.task_annotations.values())
     assert conf.broker_transport_options["visibility_timeout"] > longest

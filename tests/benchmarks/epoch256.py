@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from app.demo.make_recording import END_BLOCK, Maker, Miner, _address
@@ -43,10 +44,13 @@ class FullEpoch(Maker):
     drawn = 1.35
     """Names drawn for each molecule wanted: some are refused"""
 
-    def _draw_names(self, count: int) -> Iterable[str]:
+    def _draw_names(self, _: int) -> Iterable[str]:
         names: dict[str, None] = {}
-        while len(names) < UIDS * MOLECULES * self.drawn:
-            names[self._two_blocks() if len(names) % 3 == 0 else self._three_blocks()] = None
+        wanted = UIDS * MOLECULES * self.drawn
+        # by the number of the draw: names of two blocks come to an end
+        draws = count()
+        while len(names) < wanted:
+            names[self._three_blocks() if next(draws) % 3 else self._two_blocks()] = None
         return names
 
     def _miners(self) -> list[Miner]:

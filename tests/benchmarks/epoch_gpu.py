@@ -33,6 +33,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.pool import pool_children
+
 KILL_AFTER_SCORES = 4
 
 
@@ -45,7 +47,7 @@ def record(folder: Path, uids: int, largest: int | None) -> None:
     class Epoch(epoch256.FullEpoch):
         metagraph_size = uids
         residues = (457, 498)
-        drawn = 1.35 if largest is None else 5.0
+        drawn = 1.35 if largest is None else 3.0
 
         def _miners(self) -> list[Any]:
             if largest is None:
@@ -175,10 +177,9 @@ def _kill_a_scoring_child(data: Path, root: int) -> int | None:
         return None
     for worker in _descendants(root):
         if b"-Q\0gpu" in _command(worker):
-            for child in _children(worker):
-                if b"spawn_main" in _command(child):
-                    os.kill(child, signal.SIGKILL)
-                    return child
+            for child in pool_children(worker):
+                os.kill(child, signal.SIGKILL)
+                return child
     return None
 
 

@@ -23,6 +23,7 @@ from app.store.database import Store, get_store
 from app.store.schema import migrate
 from tests.chain.world import World, scores_for_any_challenge, world
 from tests.cluster.proxy import Proxy
+from tests.pool import pool_children
 
 PROJECT: Final = Path(__file__).parents[2]
 DEMO: Final = PROJECT / "app" / "demo" / "recording"
@@ -64,11 +65,7 @@ class Scene:
 
     def pool(self, name: str) -> list[int]:
         """The children that run a worker's tasks."""
-        main = self.pid(name)
-        with suppress(OSError, TypeError):
-            children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-            return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
-        return []
+        return pool_children(self.pid(name))
 
     def kill(self, pid: int | None, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process that may be gone."""

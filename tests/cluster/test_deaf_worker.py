@@ -16,6 +16,7 @@ import pytest
 from app.cluster import watchdog
 from app.store.records import Stage
 from tests.cluster.conftest import PROJECT, Cluster
+from tests.pool import pool_children
 
 pytestmark = pytest.mark.cluster
 
@@ -86,7 +87,7 @@ def planted(cluster: Cluster, tmp_path: Path) -> Iterator[Planted]:
 def test_a_worker_whose_loop_stands_still_ends_and_is_unhealthy_meanwhile(planted: Planted) -> None:
     time.sleep(watchdog.TURNING + 5)
     assert planted.process.poll() is None, "a healthy worker is left alone"
-    [child] = _children(planted.process.pid)
+    [child] = pool_children(planted.process.pid)
     Path(planted.environment["DEAF_WHEN"]).touch()
     began = time.monotonic()
     time.sleep(1)
@@ -105,7 +106,7 @@ def test_a_cold_shutdown_waits_for_no_task(planted: Planted, signals: list[signa
     while not Path(planted.environment["DEAF_WHEN"]).with_suffix(".running").exists():
         assert time.monotonic() < deadline, planted.log()
         time.sleep(0.1)
-    [child] = _children(planted.process.pid)
+    [child] = pool_children(planted.process.pid)
     for number in signals:
         planted.process.send_signal(number)
         time.sleep(1)
@@ -118,9 +119,3 @@ def _await_end(child: int) -> None:
     while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline, "a child outlives its worker"
         time.sleep(0.1)
-
-
-def _children(pid: int) -> list[int]:
-    """Pool children of a worker: those that were spawned, without the tracker of semaphores."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [child for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]

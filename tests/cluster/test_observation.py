@@ -28,6 +28,7 @@ from app.observability.exporter import PortOffset
 from app.settings import Settings, get_settings
 from app.store.database import Store
 from app.store.schema import migrate
+from tests.pool import pool_children
 
 pytestmark = pytest.mark.cluster
 
@@ -228,8 +229,7 @@ def test_a_killed_child_takes_no_count_with_it(observed: Observed) -> None:
     folder = next((observed.settings.data_dir / "metrics").glob("cpu@*"))
     main = observed.embedded.processes()["cpu"]
     for _ in range(2):
-        found = [int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split()]
-        children = [pid for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        children = until(lambda: pool_children(main))
         for child in children:
             os.kill(child, signal.SIGKILL)
         until(lambda gone=children: not any(Path(f"/proc/{pid}").exists() for pid in gone))

@@ -1,12 +1,18 @@
 """The store on SQLite and on PostgreSQL."""
 
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import func, inspect, select, text
+from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.domain import (
@@ -21,6 +27,7 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
+from app.store import database
 from app.store.database import Store, StoreError
 from app.store.epochs import Epochs, UnknownEpoch
 from app.store.records import Examination, PartState, Stage, WorkedOn
@@ -28,16 +35,23 @@ from app.store.reputations import WeightRounds
 from app.store.schema import _config, current_revision, head_revision, migrate
 from app.store.scores import Scores
 from app.store.tables.base import Table
-from app.store.tables.epochs import ScoreRow
+from app.store.tables.epochs import ScoreRow, WarningRow
 from app.store.weight_submissions import WeightsState, WeightSubmissions
 
 HEADER = EpochHeader(68, "finney", 361, 361, 722, "0x1", "0x2")
 LEASE = timedelta(minutes=1)
 
 
+PROJECT = Path(__file__).parents[3]
+
+
+def announced_in(session: Session, run: str = "r") -> int:
+    return Epochs(session).announce(run, HEADER, "recorded", "c")
+
+
 def announced(store: Store, run: str = "r") -> int:
     with store.writing() as session:
-        return Epochs(session).announce(run, HEADER, "recorded", "c")
+        return announced_in(session, run)
 
 
 def opened(store: Store, uids: tuple[int, ...] = (1, 2)) -> int:
@@ -241,6 +255,34 @@ def test_old_finished_epochs_and_scores_are_forgotten(store: Store) -> None:
         assert Scores(session).forget(now() + timedelta(days=1), 10) == 1
         with pytest.raises(UnknownEpoch, match="epoch list"):
             Epochs(session).summary(epoch_id)
+
+
+def test_a_forked_child_opens_connections_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(database._stores, "of the parent", store)
+    with store.writing() as session:
+        session.add(WarningRow(epoch_id=announced_in(session), text="w"))
+        session.flush()
+        if (child := os.fork()) == 0:
+            status = 1
+            with suppress(Exception), store.reading() as own:
+                # on the parent's connection the row would be there, and the parent's transaction end here
+                status = own.execute(select(func.count()).select_from(WarningRow)).scalar_one() + len(database._stores)
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+    with store.reading() as session:
+        assert session.execute(select(func.count()).select_from(WarningRow)).scalar_one() == 1
+
+
+def test_a_worker_imports_nothing_that_does_not_survive_a_fork() -> None:
+    program = """
+import sys
+from app.celery import app
+app.loader.import_default_modules()
+assert len(app.tasks) > 20
+print(*sorted({"torch", "rdkit", "numpy", "boltz", "grpc"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert done.stdout.strip() == ""
 
 
 def test_a_store_that_does_not_answer_is_a_sentence() -> None:

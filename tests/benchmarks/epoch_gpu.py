@@ -47,7 +47,7 @@ def record(folder: Path, uids: int, largest: int | None) -> None:
     class Epoch(epoch256.FullEpoch):
         metagraph_size = uids
         residues = (457, 498)
-        drawn = 1.35 if largest is None else 3.0
+        drawn = 1.35 if largest is None else 4.2
 
         def _miners(self) -> list[Any]:
             if largest is None:

@@ -231,9 +231,9 @@ def _serve_metrics(sender: str, instance: Any, **_: Any) -> None:
 
 @beat_init.connect(weak=False)
 def _serve_beat_metrics(**_: Any) -> None:
-    from app.observability.exporter import beat_exporter
+    from app.observability.exporter import PortOffset, single_exporter
 
-    exporter = beat_exporter(get_settings())
+    exporter = single_exporter(get_settings(), PortOffset.BEAT)
     if exporter is not None:
         exporter.start()
 

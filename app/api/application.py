@@ -15,11 +15,10 @@ from starlette.exceptions import HTTPException
 
 from app.api import documentation
 from app.api.authentication import BASIC_SCHEME, HEADER_SCHEMES
-from app.api.metrics import count_requests
 from app.api.pages import page_routers
 from app.api.pages.errors import error_page
 from app.api.pages.page import prefers_html
-from app.api.request_edge import RequestEdge
+from app.api.request_edge import BODY_SECONDS, RequestEdge
 from app.api.validator import health_router, reads_router, validator_router
 from app.competitions.profile import profile_of
 from app.settings import get_settings
@@ -33,14 +32,13 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     settings = get_settings()
     # FastAPI's own page loads its scripts from a CDN; app.api.documentation serves them itself
     app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
-    app.add_middleware(RequestEdge, limit=settings.api_body_limit)
+    app.add_middleware(RequestEdge, limit=settings.api_body_limit, seconds=BODY_SECONDS)
     app.add_exception_handler(RequestValidationError, _unprocessable)
     app.add_exception_handler(DBAPIError, _store_away)
     app.add_exception_handler(TimeoutError, _store_away)
     app.add_exception_handler(StoreError, _store_away)
     if routers is None:
         routers = [health_router, validator_router, reads_router(profile_of(settings))]
-        app.middleware("http")(count_requests)
         if settings.pages:
             # first: a browser gets the home page at /, every other client the health
             routers = [*page_routers(), *routers]

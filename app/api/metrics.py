@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
-from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -23,7 +22,7 @@ from app.domain import WORD, QueueName, RejectionCode, ValidatorError
 from app.judgement import Cluster, Condition, Judgement, Part, cluster, gather, judge
 from app.observability.broker import workers_by_queue
 from app.observability.exporter import DataDisk, Exporter, PortOffset, process_folder, processes_write_to
-from app.observability.metrics import REQUEST_SECONDS, REQUESTS, own_metrics
+from app.observability.metrics import own_metrics
 from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.records import FINAL_STAGES, PartState, Stage
@@ -49,20 +48,6 @@ def api_exporter(settings: Settings, processes: int = 1) -> Exporter | None:
     registry.register(ClusterState())
     ProcessCollector(registry=registry)
     return Exporter(registry, settings.metrics_host, settings.metrics_port + PortOffset.API)
-
-
-async def count_requests(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Middleware: requests by route template, never by the path that was typed."""
-    began = time.perf_counter()
-    status = 500
-    try:
-        response = await answer(request)
-        status = response.status_code
-        return response
-    finally:
-        route = getattr(request.scope.get("route"), "path", "none")
-        REQUESTS.labels(route, str(status)).inc()
-        REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began)
 
 
 class ClusterState(Collector):

@@ -20,6 +20,7 @@ def scoring_api(
     import uvicorn
 
     from app.api.scoring import callers
+    from app.observability.exporter import PortOffset, single_exporter
     from app.observability.logs import configuration, configure
     from app.store.database import get_store
     from app.store.schema import migrate
@@ -31,6 +32,8 @@ def scoring_api(
     callers()
     migrate(get_store())
     get_store().close()
+    if exporter := single_exporter(settings, PortOffset.SCORING_API):
+        exporter.start()
     uvicorn.run(
         "app.api.scoring:create_scoring_app",
         factory=True,

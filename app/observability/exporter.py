@@ -37,6 +37,7 @@ class PortOffset(IntEnum):
     BEAT = 3
     MIXED = 4
     API = 5
+    SCORING_API = 6
 
 
 class ProcessFiles(Collector):
@@ -139,15 +140,15 @@ def worker_exporter(settings: Settings, node: str, queues: set[str]) -> Exporter
     return Exporter(registry, settings.metrics_host, worker_port(settings, queues))
 
 
-def beat_exporter(settings: Settings) -> Exporter | None:
-    """The exporter of beat, which has one process; None where METRICS_PORT is 0."""
+def single_exporter(settings: Settings, offset: PortOffset) -> Exporter | None:
+    """The exporter of what has one process (beat, a scoring API); None where METRICS_PORT is 0."""
     if not settings.metrics_port:
         return None
     registry = CollectorRegistry()
     registry.register(own_metrics())
     registry.register(DataDisk(settings.data_dir))
     ProcessCollector(registry=registry)
-    return Exporter(registry, settings.metrics_host, settings.metrics_port + PortOffset.BEAT)
+    return Exporter(registry, settings.metrics_host, settings.metrics_port + offset)
 
 
 def worker_port(settings: Settings, queues: set[str]) -> int:

@@ -58,8 +58,9 @@ class ClusterSettings(Concern):
     metrics_port: int = Field(
         9540,
         ge=0,
-        le=65531,
-        description="first metrics port: chain; cpu +1, gpu +2, beat +3, mixed worker +4, API +5; 0 turns metrics off",
+        le=65529,
+        description="first metrics port: chain; cpu +1, gpu +2, beat +3, mixed worker +4, API +5, scoring API +6; "
+        "0 turns metrics off",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     log_format: Literal["human", "json"] = Field("human", description="human: aligned text; json: an object per line")

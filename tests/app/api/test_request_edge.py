@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from bittensor_core import Keypair
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.application import create_app
 from app.api.request_edge import RequestEdge
+from app.api.scoring import create_scoring_app
 from app.observability.exporter import PortOffset
+from app.observability.metrics import REQUESTS
 from app.settings import get_settings
 from app.store.database import Store
 from chain.hotkey import KeypairSigner, signed_headers
-from tests.app.api.conftest import Call
+from tests.app.api.conftest import Call, basic
 from tests.app.api.test_server import free_port, results, server
 from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, fill, miner
 
@@ -33,8 +38,10 @@ on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def asked(application: Application, receive: Receive, headers: dict[str, str] | None = None) -> list[Message]:
-    """What an application answers to ``POST /score-model`` whose body comes from ``receive``."""
+def asked(
+    application: Application, receive: Receive, headers: dict[str, str] | None = None, path: str = "/score-model"
+) -> list[Message]:
+    """What an application answers to a POST whose body comes from ``receive``."""
     answers: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -43,8 +50,8 @@ def asked(application: Application, receive: Receive, headers: dict[str, str] | 
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/score-model",
-        "raw_path": b"/score-model",
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
         "scheme": "http",
@@ -125,6 +132,124 @@ def test_whose_headers_do_not_do_nobody_reads_the_body_of(
     assert read == 0
 
 
+@contextmanager
+def served(application: ASGIApp) -> Iterator[int]:
+    """An application on a real socket of this process; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    running = uvicorn.Server(uvicorn.Config(application, log_config=None))
+    thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    running.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+def request_head(path: str, headers: dict[str, str], length: int = 1000) -> bytes:
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *lines, "", ""]).encode()
+
+
+def answer_to_a_dripping_client(
+    port: int, head: bytes, pause: float = 0.05, longest: float = 10.0
+) -> tuple[bytes, float]:
+    """All that is answered until the server ends the connection, and after how long (s) it does."""
+    began, answer = time.monotonic(), b""
+    with socket.create_connection(("127.0.0.1", port), timeout=pause) as connection:
+        connection.sendall(head)
+        while time.monotonic() - began < longest:
+            with suppress(TimeoutError):
+                try:
+                    received = connection.recv(65536)
+                except ConnectionError:
+                    break
+                if not received:
+                    break
+                answer += received
+            with suppress(ConnectionError):
+                connection.sendall(b"x")
+    return answer, time.monotonic() - began
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("path", "signed", "status"),
+    [("/score-model", False, 401), ("/nothing", False, 404), ("/score-model", True, 408)],
+)
+def test_an_answer_before_the_bodys_end_ends_the_connection(
+    store: Store, monkeypatch: pytest.MonkeyPatch, path: str, signed: bool, status: int
+) -> None:
+    monkeypatch.setenv("NETUID", "21")
+    get_settings.cache_clear()
+    monkeypatch.setattr("app.api.application.BODY_SECONDS", 0.5)
+    fill(store, 1)
+    headers = signed_headers(KeypairSigner(VALIDATOR), "POST", path, b"") if signed else {}
+    with served(create_app()) as port:
+        answer, seconds = answer_to_a_dripping_client(port, request_head(path, headers))
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert b"connection: close" in answer.lower()
+    assert seconds < 5
+
+
+def test_a_client_that_sends_on_still_gets_the_refusal_and_an_arrived_body_costs_no_wait() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 401)(scope, receive, send)
+
+    with served(RequestEdge(refuse, limit=10_000_000)) as port:
+        began = time.monotonic()
+        # far more than the buffers of a connection hold
+        assert httpx.post(f"http://127.0.0.1:{port}/", content=b"x" * 9_000_000, timeout=10).status_code == 401
+        assert time.monotonic() - began < 5
+
+
+def test_a_keep_alive_connection_outlives_requests_without_a_body() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 401)(scope, receive, send)
+
+    with served(RequestEdge(refuse, limit=100)) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert "connection" not in client.get("/").headers
+        assert "connection" not in client.post("/").headers
+        assert client.post("/", content=b"x").headers["connection"] == "close"
+
+
+@on_sqlite
+@pytest.mark.parametrize("create", [create_app, create_scoring_app])
+def test_a_basic_caller_that_leaves_is_counted_as_gone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, create: Callable[[], Application]
+) -> None:
+    monkeypatch.setenv("NETUID", "21")
+    monkeypatch.setenv("SCORING_API_CALLERS", VALIDATOR.ss58_address)
+    get_settings.cache_clear()
+    fill(store, 1)
+    path = "/score-model" if create is create_app else "/score_model"
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    gone, faulty = (REQUESTS.labels(path, status)._value for status in ("499", "400"))
+    before = gone.get(), faulty.get()
+    assert asked(create(), receive, basic(), path)[0]["status"] == 499
+    assert (gone.get(), faulty.get()) == (before[0] + 1, before[1])
+
+
+@on_sqlite
+def test_a_scoring_api_serves_what_it_counts(
+    store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, metrics = free_port(), free_port()
+    monkeypatch.setenv("METRICS_PORT", str(metrics - PortOffset.SCORING_API))
+    monkeypatch.setenv("SCORING_API_CALLERS", VALIDATOR.ss58_address)
+    monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    with server(store_url, tmp_path, port, "scoring-api"):
+        assert httpx.post(f"http://127.0.0.1:{port}/score_model").status_code == 401
+        text = httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=30).text
+    assert 'validator_http_requests_total{route="/score_model",status="401"} 1.0' in text
+
+
 @on_sqlite
 def test_two_hundred_clients_that_hang_up_leave_no_traceback(
     store: Store, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,10 +262,8 @@ def test_two_hundred_clients_that_hang_up_leave_no_traceback(
         for number in range(200):
             key = VALIDATOR if number % 2 else SECOND
             headers = signed_headers(KeypairSigner(key), "POST", "/score-model", str(number).encode())
-            lines = [f"{name}: {value}" for name, value in headers.items()]
-            head = "\r\n".join(["POST /score-model HTTP/1.1", "Host: x", "Content-Length: 1000", *lines, "", "half a "])
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(head.encode())
+                connection.sendall(request_head("/score-model", headers) + b"half a ")
         counted = 'validator_http_requests_total{route="/score-model",status="499"} 200.0'
         deadline = time.monotonic() + 60
         while counted not in httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=30).text:

@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def server(store_url: str, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The API on a port of its own, answering."""
+def server(store_url: str, folder: Path, port: int, command: str = "api") -> Iterator[subprocess.Popen[bytes]]:
+    """The API, or the scoring API, on a port of its own, answering."""
     environment = {**os.environ, "DATABASE_URL": store_url, "NETUID": "21", "PYTHONPATH": str(ROOT)}
     with (folder / f"api{time.monotonic_ns()}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "api", "--port", str(port)],
+            [sys.executable, "-m", "app", command, "--port", str(port)],
             env=environment,
             cwd=folder,
             stdout=log,

@@ -178,7 +178,7 @@ def test_every_process_has_a_port_of_its_own() -> None:
     assert len(set(PortOffset)) == len(PortOffset)
     off = Settings(metrics_port=0, _env_file=None)
     assert exporter.worker_exporter(off, "cpu@host", {"cpu"}) is None
-    assert exporter.beat_exporter(off) is None
+    assert exporter.single_exporter(off, PortOffset.BEAT) is None
 
 
 # -- what is counted --------------------------------------------------------------------------------------------------

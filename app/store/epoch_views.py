@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
-from app.store.epochs import epoch_summary
-from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage
+from app.store.epochs import epoch_summary, read_tracks
+from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage, TrackRefusal, track_refusals
 from app.store.scores import Scores
 from app.store.tables.epochs import (
     BatchRow,
@@ -66,6 +66,23 @@ class EpochFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackStanding:
+    """A submission's place in one track; a score of −inf is the text ``-inf``."""
+
+    rank: int | None
+    score: float | str | None
+    rank_sums: Mapping[str, float]
+
+
+def track_standings(kept: Any) -> dict[str, TrackStanding]:
+    """The places of a submission from its row's column, its items left out."""
+    return {
+        track: TrackStanding(one.get("rank"), one.get("score"), one.get("rank_sums") or {})
+        for track, one in (kept or {}).items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class SubmissionLine:
     """One submission in a list: everything but its molecules."""
 
@@ -86,6 +103,8 @@ class SubmissionLine:
     psichic_rank: int | None
     boltz_rank: int | None
     finished_at: datetime | None
+    standings: Mapping[str, TrackStanding] = field(default_factory=dict)
+    refusals: tuple[TrackRefusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +283,8 @@ class EpochViews:
                 SubmissionRow.psichic_rank,
                 SubmissionRow.boltz_rank,
                 SubmissionRow.finished_at,
+                SubmissionRow.standings,
+                SubmissionRow.tracks,
             )
             .where(SubmissionRow.epoch_id == epoch_id, SubmissionRow.uid > after)
             .order_by(SubmissionRow.uid)
@@ -272,6 +293,7 @@ class EpochViews:
         found: list[list[Any]] = [list(row) for row in rows]
         for values in found:
             values[5] = PartState(values[5])
+            values[-2:] = track_standings(values[-2]), track_refusals(read_tracks(values[-1]))
         return [SubmissionLine(*values) for values in found]
 
     def refusals(self, epoch_id: int) -> dict[str, int]:

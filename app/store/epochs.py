@@ -540,6 +540,11 @@ def epoch_summary(row: Any) -> EpochSummary:
     )
 
 
+def read_tracks(kept: Any) -> dict[str, TrackFindings]:
+    """The tracks of a submission from its row's column."""
+    return _TRACKS.validate_python(kept or {})
+
+
 def _submission(row: SubmissionRow) -> SubmissionRecord:
     rejection = None
     if row.code is not None:
@@ -560,7 +565,7 @@ def _submission(row: SubmissionRow) -> SubmissionRecord:
         entropy_boltz=row.entropy_boltz,
         psichic_rank=row.psichic_rank,
         boltz_rank=row.boltz_rank,
-        tracks=_TRACKS.validate_python(row.tracks or {}),
+        tracks=read_tracks(row.tracks),
         standings=row.standings or {},
     )
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from app.store.epoch_views import LARGEST_ID
-from app.store.records import PartState, Stage
+from app.store.epoch_views import LARGEST_ID, TrackStanding, track_standings
+from app.store.epochs import read_tracks
+from app.store.records import PartState, Stage, TrackRefusal, track_refusals
 from app.store.tables.epochs import EpochRow, SubmissionRow
 
 # Epochs in which a UID is looked for, and in which every molecule is: a week, and half a day.
@@ -24,7 +25,10 @@ MOST_FOUND: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class MinerEntry:
-    """One epoch of a miner: its verdict, ranks, scores and weight; the molecule behind a refusal."""
+    """One epoch of a miner: its verdict, ranks, scores and weight; the molecule behind a refusal.
+
+    ``refusals`` are those of its tracks and items, without the one for which the whole submission is refused.
+    """
 
     epoch_id: int
     number: int
@@ -42,7 +46,8 @@ class MinerEntry:
     psichic_score: float | None
     boltz_rank: int | None
     boltz_score: float | None
-    tracks: Mapping[str, Any]
+    tracks: Mapping[str, TrackStanding]
+    refusals: tuple[TrackRefusal, ...]
     weight: float | None
     opened_at: datetime
     judged_at: datetime | None
@@ -77,6 +82,7 @@ _ENTRY: Final = (
     SubmissionRow.boltz_rank,
     SubmissionRow.boltz_score,
     SubmissionRow.standings,
+    SubmissionRow.tracks,
     EpochRow.weights,
     EpochRow.created_at,
     EpochRow.closed_at,
@@ -172,7 +178,6 @@ class MinerViews:
 
 
 def _entry(row: Row[Any]) -> MinerEntry:
-    standings = row.standings or {}
     return MinerEntry(
         epoch_id=row.id,
         number=row.number,
@@ -190,7 +195,12 @@ def _entry(row: Row[Any]) -> MinerEntry:
         psichic_score=row.psichic_score,
         boltz_rank=row.boltz_rank,
         boltz_score=row.boltz_score,
-        tracks={name: {"rank": one.get("rank"), "score": one.get("score")} for name, one in standings.items()},
+        tracks=track_standings(row.standings),
+        refusals=tuple(
+            one
+            for one in track_refusals(read_tracks(row.tracks))
+            if (one.rejection.code, one.rejection.message) != (row.code, row.message)
+        ),
         weight=(row.weights or {}).get(str(row.uid)),
         opened_at=row.created_at,
         judged_at=row.closed_at or row.finished_at,

@@ -202,6 +202,27 @@ class TrackFindings:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackRefusal:
+    """Why one track of a submission is refused (``whole``), or only one item of it."""
+
+    track: str
+    whole: bool
+    rejection: Rejection
+
+
+def track_refusals(tracks: Mapping[str, TrackFindings]) -> tuple[TrackRefusal, ...]:
+    """What was refused in each track: the track first, then its items; an item that refused its track once."""
+    return tuple(
+        TrackRefusal(track, rejection is found.rejection, rejection)
+        for track, found in tracks.items()
+        for rejection in (
+            *filter(None, (found.rejection,)),
+            *(item.rejection for item in found.items if item.rejection and item.rejection != found.rejection),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What the rules said of a submission's items: the accepted molecules and their entropy.
 

@@ -6,13 +6,17 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from app.celery import app as celery_app
 from app.clock import now
 from app.competitions.standings import mark_of, weight_round
+from app.demo import RECORDING_2026
 from app.demo.make_recording import SUBSTITUENTS, TARGET, TARGET_SEQUENCE
 from app.domain import (
     MINUS_INFINITY,
@@ -28,15 +32,17 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
+from app.epochs.recording import Recording
 from app.epochs.result import json_number
 from app.epochs.rules.october_2025 import Parameters
+from app.settings import get_settings
 from app.store.competitions import Competitions
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.evaluations import EvaluationEnd, EvaluationInputs, EvaluationPhase, Evaluations
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue, Refusal
-from app.store.records import Examination, Standing, Verdict
+from app.store.records import Examination, Stage, Standing, Verdict
 from app.store.reputations import WeightRounds
 from app.store.services import keep_block
 from app.store.tables.competitions import (
@@ -103,6 +109,38 @@ def smiles(count: int) -> list[str]:
     found = [form.format(before, after) for after, form, before in itertools.islice(places, count)]
     assert len(set(found)) == count
     return found
+
+
+def tracked_epoch(store: Store, folder: Path = RECORDING_2026) -> int:
+    """A recording with tracks, replayed to its end; its id. Tasks run in this process."""
+    # tasks bring the whole of the workers with them
+    from workers import scoring
+    from workers.epochs import open_epoch
+    from workers.submissions import _examiner
+
+    celery_app.loader.import_default_modules()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", store.engine.url.render_as_string(hide_password=False))
+        get_settings.cache_clear()
+        celery_app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        try:
+            with store.writing() as session:
+                epoch_id = Recording(folder).announce(session, "recorded", "c")
+            open_epoch.delay(epoch_id)
+        finally:
+            celery_app.conf.update(task_always_eager=False, task_eager_propagates=False)
+            _examiner.cache_clear()
+            scoring.forget_scorers()
+    get_settings.cache_clear()
+    with store.reading() as session:
+        assert Epochs(session).summary(epoch_id).stage is Stage.DONE
+    return epoch_id
+
+
+def hotkey_of(store: Store, epoch_id: int, uid: int) -> str:
+    """Who submitted under a UID."""
+    with store.reading() as session:
+        return Epochs(session).submission(epoch_id, uid).commitment.hotkey
 
 
 def hotkey(uid: int) -> str:

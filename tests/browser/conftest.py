@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.app.page_stores import full_epoch, hostile_epoch, known_validator, lively_competitions
+from tests.app.page_stores import full_epoch, hostile_epoch, known_validator, lively_competitions, tracked_epoch
 from tests.browser.chromium import chromium
 from tests.browser.sites import Site, cluster_site, store_site
 
@@ -48,6 +48,17 @@ def competing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         lively_competitions(store)  # type: ignore[arg-type]
 
     with store_site(tmp_path_factory.mktemp("competing"), fill) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The bundled epoch with tracks."""
+
+    def fill(store: object) -> None:
+        tracked_epoch(store)  # type: ignore[arg-type]
+
+    with store_site(tmp_path_factory.mktemp("tracked"), fill) as site:
         yield site
 
 

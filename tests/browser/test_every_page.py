@@ -13,7 +13,7 @@ from tests.browser.sites import Crawl, Site, crawl
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-SITES = ("bundled", "crowded", "competing", "empty")
+SITES = ("bundled", "crowded", "competing", "tracked", "empty")
 
 _crawls: dict[str, Crawl] = {}
 
@@ -47,8 +47,8 @@ def test_no_page_has_a_finding(browser: Browser, site: Site, look: Look) -> None
     assert not found, "\n".join(found)
 
 
-def test_links_lead_to_every_page_there_is(bundled: Site, crowded: Site, competing: Site) -> None:
-    seen = {kind.rstrip("?") for site in (bundled, crowded, competing) for kind in _all_kinds(crawled(site))}
+def test_links_lead_to_every_page_there_is(bundled: Site, crowded: Site, competing: Site, tracked: Site) -> None:
+    seen = {kind.rstrip("?") for site in (bundled, crowded, competing, tracked) for kind in _all_kinds(crawled(site))}
     wanted = {
         route.path  # type: ignore[attr-defined]
         for router in page_routers()

@@ -177,6 +177,7 @@ def epoch_entry(line: EpochLine) -> dict[str, Any]:
         **{state.value: count for state, count in sorted(line.counts.items())},
         "psichic_winner": summary.psichic_winner,
         "boltz_winner": summary.boltz_winner,
+        "winners": summary.winners,
         "weights": summary.weights,
         "weights_state": line.weights_state,
         "weights_detail": line.weights_detail,

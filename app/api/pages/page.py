@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from app.api.pages import wording
 from app.api.pages.assets import asset_path
+from app.api.pages.epochs.stage_bars import RANKING_NAMES
 from app.api.pages.identity import identity, nobody
 from app.settings import get_settings
 from app.untrusted import visible
@@ -168,7 +169,7 @@ def _environment() -> Environment:
         auto_reload=False,
         finalize=_shown,
     )
-    environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES)
+    environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES, ranking_names=RANKING_NAMES)
     environment.tests["uniprot"] = lambda code: bool(_ACCESSION.fullmatch(str(code)))
     for name in (
         "number",

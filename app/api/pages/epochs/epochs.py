@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import Request, Response
-from sqlalchemy.orm import Session
 
 from app.api.pages.charts import Chart, Mark, Span, histogram, lanes, stacked_durations, timeline
 from app.api.pages.downloads import csv_response, file_response, streamed_json
@@ -29,7 +28,7 @@ from app.epochs.rules.october_2025 import October2025
 from app.store.database import get_store
 from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, SubmissionLine, WeightsRecord, WorkSpan
 from app.store.epochs import Epochs
-from app.store.records import PartState, Stage
+from app.store.records import PartState, Stage, TrackRefusal
 from chain.incentive.molecules import entropy_weight
 
 router = PageRouter()
@@ -158,15 +157,18 @@ def epochs_json() -> Response:
 
 @router.page("/epochs/{epoch_id:int}")
 def epoch(request: Request, epoch_id: int) -> Response:
-    """One epoch. ``?by=boltz`` orders its table by the Boltz-2 ranks, ``?by=uid`` by UID."""
+    """One epoch. ``?by=RANKING`` orders its table by the ranks of a model or a track, ``?by=uid`` by UID."""
     found = epoch_page(epoch_id)
-    by = request.query_params.get("by", "psichic")
+    orders = {ranking: f"{_named(ranking)} rank" for ranking in found.line.summary.winners} | {"uid": "UID"}
+    by = request.query_params.get("by", "")
+    by = by if by in orders else next(iter(orders))
     return render(
         request,
         "epoch.html",
         page=found,
         models={} if found.boards else RANKED_MODELS,
-        by=by if by in {"psichic", "boltz", "uid"} else "psichic",
+        by=by,
+        orders=orders,
         submissions=_ordered(found.submissions, by),
         distributions=_distributions(found),
         course=_course(found),
@@ -198,17 +200,29 @@ def epoch_stages(request: Request, epoch_id: int) -> Response:
 def epoch_csv(epoch_id: int) -> Response:
     """An epoch's submissions as CSV."""
     with get_store().reading() as session:
-        summary = line_of(EpochViews(session), epoch_id).summary
-    number, weights = summary.number, summary.weights or {}
+        line = line_of(EpochViews(session), epoch_id)
+    number, weights, tracks = line.summary.number, line.summary.weights or {}, _tracks(line)
     rows = (
         (
             number, one.uid, one.hotkey, one.state, one.psichic_rank, one.psichic_score, one.boltz_rank,
             one.boltz_score, one.entropy, one.entropy_boltz, weights.get(one.uid), one.block, one.push_time, one.path,
             one.code, one.message, one.molecule, one.molecule_index,
+            *(value for track in tracks for value in _place(one, track)),
+            *([" | ".join(_told(refusal) for refusal in one.refusals)] if tracks else ()),
         )
         for one in _every_submission(epoch_id)
     )  # fmt: skip
-    return csv_response(f"epoch-{number}", _COLUMNS, rows)
+    of_tracks = [f"{track}_{value}" for track in tracks for value in ("rank", "score")]
+    return csv_response(f"epoch-{number}", (*_COLUMNS, *of_tracks, *(["track_refusals"] if tracks else ())), rows)
+
+
+def _place(submission: SubmissionLine, track: str) -> tuple[int | None, float | str | None]:
+    found = submission.standings.get(track)
+    return (None, None) if found is None else (found.rank, found.score)
+
+
+def _told(refusal: TrackRefusal) -> str:
+    return f"{refusal.track}: {refusal.rejection.code}: {refusal.rejection.message}"
 
 
 @router.page("/epochs/{epoch_id:int}.json")
@@ -221,6 +235,7 @@ def epoch_json(epoch_id: int) -> Response:
         counts = views.refusals(epoch_id)
         bars = stage_bars(line, views.work(epoch_id, line.counts), datetime.now(UTC))
         warnings, weights = views.warnings(epoch_id), views.weights(epoch_id)
+        boards_found = _boards(line, views.submissions(epoch_id) if _tracks(line) else ())
     return streamed_json(
         f"epoch-{line.summary.number}",
         {
@@ -235,6 +250,15 @@ def epoch_json(epoch_id: int) -> Response:
             "rejections_by_code": dict(_in_order(counts)),
             "warnings": iter(warnings),
             "weight_submission": weights,
+            "boards": [
+                {
+                    "track": board.track,
+                    "winner": board.winner,
+                    "unjudged": board.unjudged,
+                    "places": [{"uid": one.uid, **asdict(one.standings[board.track])} for one in board.entered],
+                }
+                for board in boards_found
+            ],
             "work": _every_span(epoch_id),
         },
     )
@@ -311,25 +335,28 @@ def epoch_page(epoch_id: int) -> EpochPage:
     with get_store().reading() as session:
         views = EpochViews(session)
         line = line_of(views, epoch_id)
+        submissions = tuple(views.submissions(epoch_id))
         return EpochPage(
             line=line,
             facts=views.facts(epoch_id),
-            submissions=tuple(views.submissions(epoch_id)),
+            submissions=submissions,
             bars=stage_bars(line, views.work(epoch_id, line.counts), datetime.now(UTC)),
             warnings=tuple(views.warnings(epoch_id)),
             weights=views.weights(epoch_id),
             neighbours=views.neighbours(epoch_id),
-            boards=_boards(session, line),
+            boards=_boards(line, submissions),
             spans=(*views.examination_spans(epoch_id), *views.batch_spans(epoch_id)),
         )
 
 
-def _boards(session: Session, line: EpochLine) -> tuple[TrackBoard, ...]:
-    """The boards of an epoch that ranks tracks and not models."""
+def _tracks(line: EpochLine) -> tuple[str, ...]:
+    """The tracks of an epoch that ranks tracks and not models."""
     winners = line.summary.winners
-    if winners.keys() <= {model.value for model in RANKED_MODELS}:
-        return ()
-    return boards(Epochs(session).submissions(line.summary.id), winners, line.summary.unjudged)
+    return () if winners.keys() <= {model.value for model in RANKED_MODELS} else tuple(winners)
+
+
+def _boards(line: EpochLine, submissions: Sequence[SubmissionLine]) -> tuple[TrackBoard, ...]:
+    return boards(submissions, line.summary.winners, line.summary.unjudged) if _tracks(line) else ()
 
 
 def _refresh_key(line: EpochLine) -> str:
@@ -339,22 +366,33 @@ def _refresh_key(line: EpochLine) -> str:
 def _ordered(submissions: Sequence[SubmissionLine], by: str) -> list[SubmissionLine]:
     if by == "uid":
         return list(submissions)
-    model = ScoringModel.BOLTZ if by == "boltz" else ScoringModel.PSICHIC
     places = {PartState.VALID: 0, PartState.PENDING: 1}
-    return sorted(
-        submissions, key=lambda one: (places.get(one.state, 2), rank_of(one, model) or len(submissions) + 1, one.uid)
-    )
+
+    def rank(one: SubmissionLine) -> int | None:
+        if by in RANKED_MODELS:
+            return rank_of(one, ScoringModel(by))
+        return one.standings[by].rank if by in one.standings else None
+
+    return sorted(submissions, key=lambda one: (places.get(one.state, 2), rank(one) or len(submissions) + 1, one.uid))
 
 
 def _distributions(found: EpochPage) -> list[Chart]:
-    summary = found.line.summary
+    by_track = {board.track: board.scores for board in found.boards}
     charts = []
-    for model, won in ((ScoringModel.PSICHIC, summary.psichic_winner), (ScoringModel.BOLTZ, summary.boltz_winner)):
-        scores = {one.uid: score for one in found.submissions if (score := score_of(one, model)) is not None}
+    for ranking, won in found.line.summary.winners.items():
+        scores = by_track.get(ranking)
+        if scores is None:
+            model = ScoringModel(ranking)
+            scores = {one.uid: score for one in found.submissions if (score := score_of(one, model)) is not None}
         winner = None if won is None or won not in scores else (f"UID {won}", scores[won])
-        title = f"{MODEL_NAMES[model]} scores"
+        title = f"{_named(ranking)} scores"
         charts.append(histogram(title, list(scores.values()), axis="score of a submission", winner=winner))
     return charts
+
+
+def _named(ranking: str) -> str:
+    """A ranking as pages call it: by its model, or by its track."""
+    return RANKING_NAMES.get(ranking, f"{ranking.capitalize()} track")
 
 
 def _won(line: EpochLine) -> dict[int, str]:
@@ -392,15 +430,14 @@ def labels(lines: Sequence[EpochLine]) -> dict[int, str]:
 
 def _winners(lines: Sequence[EpochLine]) -> Chart:
     names = labels(lines)
+    kinds = list(dict.fromkeys(ranking for line in lines for ranking in line.summary.winners))
     marks = [
-        Mark(f"UID {uid}", names[line.summary.id], 0.4, f"UID {uid} won {MODEL_NAMES[model]}", shape)
+        Mark(f"UID {uid}", names[line.summary.id], 0.4, f"UID {uid} won {_named(ranking)}", kinds.index(ranking))
         for line in reversed(lines)
-        for shape, (model, uid) in enumerate(
-            ((ScoringModel.PSICHIC, line.summary.psichic_winner), (ScoringModel.BOLTZ, line.summary.boltz_winner))
-        )
+        for ranking, uid in line.summary.winners.items()
         if uid is not None
     ]
-    return lanes("Winners", marks, axis="epoch", lane_axis="winner", kinds=tuple(RANKED_MODELS.values()))
+    return lanes("Winners", marks, axis="epoch", lane_axis="winner", kinds=[_named(kind) for kind in kinds])
 
 
 def _durations(lines: Sequence[EpochLine]) -> Chart:

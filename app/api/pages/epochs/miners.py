@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.api.pages.charts import Chart, Series, lines
 from app.api.pages.downloads import csv_response, file_headers, json_response, streamed_json
 from app.api.pages.epochs.epochs import miner_path
-from app.api.pages.epochs.rejection_codes import EXPLANATIONS, explanation_of
+from app.api.pages.epochs.rejection_codes import REMEDIES
 from app.api.pages.epochs.stage_bars import MODEL_NAMES
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
@@ -26,6 +26,7 @@ from app.domain import MODELS_NETUID, ScoringModel
 from app.store.database import get_store
 from app.store.metagraph import Metagraph
 from app.store.miner_views import MOLECULE_EPOCHS, Found, MinerEntry, MinerViews
+from app.store.records import PartState
 from app.untrusted import visible
 
 router = PageRouter()
@@ -105,8 +106,8 @@ def verdicts_csv(hotkey: str) -> Response:
     """Every verdict of a miner as CSV."""
     columns = (
         "epoch", "id", "live", "uid", "hotkey", "status", "code", "message", "remedy", "molecule", "molecule_index",
-        "molecule_smiles", "psichic_rank", "psichic_score", "boltz_rank", "boltz_score", "tracks", "weight",
-        "opened_at", "judged_at",
+        "molecule_smiles", "psichic_rank", "psichic_score", "boltz_rank", "boltz_score", "tracks", "refusals",
+        "weight", "opened_at", "judged_at",
     )  # fmt: skip
     rows = ([entry[column] for column in columns] for entry in map(_document, _every(_known(hotkey))))
     return csv_response(f"{hotkey[:60]}-verdicts", columns, rows)
@@ -145,7 +146,7 @@ def miner(request: Request, hotkey: str) -> Response:
         path=miner_path(hotkey),
         entries=entries,
         paging=found,
-        remedies={explanation.code.value: explanation for explanation in EXPLANATIONS},
+        remedies=REMEDIES,
         scores=_plots(plotted),
     )
 
@@ -168,14 +169,26 @@ def _every(hotkey: str) -> Iterator[MinerEntry]:
 
 
 def _document(entry: MinerEntry) -> dict[str, Any]:
-    explained = None if entry.code is None else explanation_of(entry.code)
     found = asdict(entry)
     return {
         "epoch": found.pop("number"),
         "id": found.pop("epoch_id"),
         "status": found.pop("state"),
         **found,
-        "remedy": None if explained is None else explained.remedy,
+        "remedy": REMEDIES.get(entry.code or ""),
+        "refusals": [
+            {
+                "track": one.track,
+                "whole_track": one.whole,
+                "code": one.rejection.code,
+                "message": one.rejection.message,
+                "remedy": REMEDIES.get(one.rejection.code),
+                "molecule": one.rejection.molecule,
+                "molecule_index": one.rejection.index,
+                "molecule_smiles": one.rejection.smiles,
+            }
+            for one in entry.refusals
+        ],
     }
 
 
@@ -201,8 +214,7 @@ def _standings(entry: MinerEntry) -> Iterable[tuple[str, float | None, int | Non
     yield MODEL_NAMES[ScoringModel.PSICHIC], entry.psichic_score, entry.psichic_rank
     yield MODEL_NAMES[ScoringModel.BOLTZ], entry.boltz_score, entry.boltz_rank
     for name, standing in entry.tracks.items():
-        score = standing["score"]
-        yield f"{name} track", score if isinstance(score, int | float) else None, standing["rank"]
+        yield f"{name} track", standing.score if isinstance(standing.score, int | float) else None, standing.rank
 
 
 def _feed(base: str, hotkey: str, entries: Sequence[MinerEntry]) -> bytes:
@@ -221,6 +233,8 @@ def _feed(base: str, hotkey: str, entries: Sequence[MinerEntry]) -> bytes:
         address = f"{base}/epochs/{one.epoch_id}/submissions/{one.uid}"
         element = _add(feed, "entry", None)
         verdict = f"refused ({one.code})" if one.code else one.state.value
+        if one.state is PartState.VALID and one.refusals:
+            verdict += f", refused in part ({', '.join(dict.fromkeys(it.rejection.code for it in one.refusals))})"
         _add(element, "title", f"Epoch {one.number}: {verdict}")
         # a verdict that changes (examined, then ranked) is the same entry, updated
         _add(element, "id", address)
@@ -233,16 +247,24 @@ def _feed(base: str, hotkey: str, entries: Sequence[MinerEntry]) -> bytes:
 
 def _told(entry: MinerEntry) -> str:
     """A verdict in sentences."""
+    refusals = [
+        f"{one.track} track{'' if one.whole else ', one item'}: {_advised(one.rejection.code, one.rejection.message)}"
+        for one in entry.refusals
+    ]
     if entry.code is not None:
-        explained = explanation_of(entry.code)
-        return f"{entry.message or entry.code}." + (f" What to do: {explained.remedy}" if explained else "")
+        return " ".join((_advised(entry.code, entry.message), *refusals))
     places = [
         f"{name}: score {number(score)}, {'no rank' if rank is None else f'rank {rank}'}"
         for name, score, rank in _standings(entry)
         if score is not None and math.isfinite(score)
     ]
     weight = "" if entry.weight is None else f" Weight: {entry.weight:.1%}."
-    return ("; ".join(places) + "." if places else "Accepted; not ranked yet.") + weight
+    return " ".join((("; ".join(places) + "." if places else "Accepted; not ranked yet.") + weight, *refusals))
+
+
+def _advised(code: str, message: str | None) -> str:
+    remedy = REMEDIES.get(code)
+    return f"refused ({code}): {message or code}." + (f" What to do: {remedy}" if remedy else "")
 
 
 def _add(

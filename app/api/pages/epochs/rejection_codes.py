@@ -274,6 +274,10 @@ EXPLANATIONS: Final = (
 )
 
 
+# What to do about each code, for the templates.
+REMEDIES: Final = {explanation.code.value: explanation.remedy for explanation in EXPLANATIONS}
+
+
 def explanation_of(code: str) -> Explanation | None:
     """A code's explanation; None for a code that a newer version wrote."""
     return next((found for found in EXPLANATIONS if found.code == code), None)

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from app.api.pages.charts import Chart, histogram
 from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.epochs.epochs import line_of, miner_path, rules_of
-from app.api.pages.epochs.rejection_codes import Explanation, explanation_of
+from app.api.pages.epochs.rejection_codes import REMEDIES, Explanation, explanation_of
 from app.api.pages.epochs.tracks import SubmissionTrack, tracks_of
 from app.api.pages.errors import NotFound
 from app.api.pages.page import SECURITY_HEADERS, PageRouter, render
@@ -21,7 +21,7 @@ from app.epochs.rules.october_2025 import MoleculeValidation, October2025
 from app.store.database import get_store
 from app.store.epoch_views import LARGEST_ID, EpochFacts, EpochLine, EpochViews, ScoreFailure
 from app.store.epochs import Epochs, UnknownEpoch
-from app.store.records import SubmissionRecord
+from app.store.records import SubmissionRecord, track_refusals
 from chain.incentive.molecules import boltz_candidates, entropy_weight
 
 router = PageRouter()
@@ -112,7 +112,14 @@ class SubmissionPage:
 def submission(request: Request, epoch_id: int, uid: int) -> Response:
     """One submission of one epoch."""
     found = submission_page(epoch_id, uid)
-    return render(request, "submission.html", page=found, distribution=_distribution(found), miner_path=miner_path)
+    return render(
+        request,
+        "submission.html",
+        page=found,
+        distribution=_distribution(found),
+        miner_path=miner_path,
+        remedies=REMEDIES,
+    )
 
 
 @router.page("/epochs/{epoch_id:int}/submissions/{uid:int}.csv")
@@ -196,6 +203,15 @@ def refused_drawing(epoch_id: int, uid: int) -> Response:
     if found is None or not found.smiles:
         raise NotFound("The store has no such molecule.")
     return _picture(found.smiles)
+
+
+@router.page("/epochs/{epoch_id:int}/submissions/{uid:int}/tracks/{track}/{index:int}.svg")
+def refused_item_drawing(epoch_id: int, uid: int, track: str, index: int) -> Response:
+    """The structure of a molecule for which a track, or the molecule alone, was refused."""
+    for one in track_refusals(submission_page(epoch_id, uid).submission.tracks):
+        if (one.track, one.rejection.index) == (track, index) and one.rejection.smiles:
+            return _picture(one.rejection.smiles)
+    raise NotFound("The store has no such molecule.")
 
 
 def _picture(smiles: str) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.domain import Rejection
+from app.store.epoch_views import SubmissionLine
 from app.store.records import ItemFinding, SubmissionRecord
 
 # A board's first rows; the submissions' own pages have the rest.
@@ -14,25 +15,27 @@ _LEADERS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class BoardLine:
-    """A UID's place in one track."""
-
-    uid: int
-    block: int
-    rank: int | None
-    score: float | str | None
-    rank_sums: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class TrackBoard:
-    """One track of an epoch: its first places, or why it was not judged."""
+    """One track of an epoch: its submissions, best first, or why it was not judged."""
 
     track: str
     winner: int | None
-    entered: int
     unjudged: str | None
-    lines: tuple[BoardLine, ...]
+    entered: tuple[SubmissionLine, ...]
+
+    @property
+    def leaders(self) -> tuple[SubmissionLine, ...]:
+        """Its first places."""
+        return self.entered[:_LEADERS]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The finite scores by UID."""
+        return {
+            one.uid: float(score)
+            for one in self.entered
+            if isinstance(score := one.standings[self.track].score, int | float)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +71,16 @@ class SubmissionTrack:
 
 
 def boards(
-    submissions: Sequence[SubmissionRecord], winners: Mapping[str, int | None], unjudged: Mapping[str, str]
+    submissions: Sequence[SubmissionLine], winners: Mapping[str, int | None], unjudged: Mapping[str, str]
 ) -> tuple[TrackBoard, ...]:
     """The boards of an epoch with tracks, in the order in which its winners are listed."""
     found = []
     for track, winner in winners.items():
-        lines = [
-            BoardLine(
-                one.uid, one.commitment.block, standing["rank"], standing["score"], standing.get("rank_sums") or {}
-            )
-            for one in submissions
-            if (standing := one.standings.get(track)) is not None
-        ]
-        lines.sort(key=lambda line: (line.rank or len(lines) + 1, line.uid))
-        found.append(TrackBoard(track, winner, len(lines), unjudged.get(track), tuple(lines[:_LEADERS])))
+        entered = sorted(
+            (one for one in submissions if track in one.standings),
+            key=lambda one: (one.standings[track].rank or len(submissions) + 1, one.uid),
+        )
+        found.append(TrackBoard(track, winner, unjudged.get(track), tuple(entered)))
     return tuple(found)
 
 

@@ -61,6 +61,15 @@ def parse_model_id(text: str, *, open_ended: bool = False) -> ModelId:
     return ModelId(namespace, name, epoch, commit, digest, competition)
 
 
+def is_readable(text: str, *, open_ended: bool) -> bool:
+    """Whether :func:`parse_model_id` reads a commitment."""
+    try:
+        parse_model_id(text, open_ended=open_ended)
+    except UnreadableMetadata:
+        return False
+    return True
+
+
 def is_repository(text: str) -> bool:
     """Whether a text is ``namespace/name``, as a commitment could name it."""
     namespace, _, name = text.partition("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,14 +11,18 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from app.domain import ModelCommitment, ValidatorError
 from app.observability.metrics import Fault, Service, fault_of, fault_of_status, service_asked
 from app.untrusted import NotJson, read_json, shown
 from chain.hotkey import Signer, basic_credentials, signed_headers
+from chain.web import body_of
 
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 30.0
+# In all, for one answer.
+_ANSWER_SECONDS: Final = 60.0
 _LONGEST_ANSWER: Final = 4 * 1024 * 1024
 _UNAUTHORIZED: Final = 401
 
@@ -184,6 +189,7 @@ class ScoringApi:
         headers: Mapping[str, str],
         basic: tuple[str, str] | None,
     ) -> tuple[requests.Response, bytes]:
+        began = time.monotonic()
         try:
             with self._session.request(
                 method,
@@ -196,8 +202,8 @@ class ScoringApi:
                 stream=True,
                 allow_redirects=False,
             ) as response:
-                content = response.raw.read(_LONGEST_ANSWER + 1, decode_content=True)
-        except (requests.RequestException, OSError) as error:
+                content = body_of(response, _LONGEST_ANSWER, began, _ANSWER_SECONDS)
+        except (requests.RequestException, HTTPError, OSError) as error:
             service_asked(Service.SCORING_API, fault_of(error))
             raise ScorerUnavailable(f"{self._url}{path} does not answer: {type(error).__name__}: {error}") from None
         if len(content) > _LONGEST_ANSWER:
@@ -259,8 +265,9 @@ def _instant(value: object) -> datetime | None:
 
 
 def _detail(content: bytes) -> str:
+    """The reason in a refusal: FastAPI's ``detail``, or the ``message`` of an answer that is no success."""
     try:
         found = read_json(content)
     except NotJson:
         return shown(content)
-    return shown(found.get("detail") if isinstance(found, dict) else found, 1000)
+    return shown(found.get("detail") or found.get("message") if isinstance(found, dict) else found, 1000)

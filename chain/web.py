@@ -179,7 +179,7 @@ class WebSession:
         raise HostUnavailable(f"{host} redirects more than {_MOST_REDIRECTS} times")
 
     def _read(self, url: str, limit: int, headers: Mapping[str, str], document: Mapping[str, Any] | None) -> Answer:
-        deadline = time.monotonic() + self._body_seconds
+        began = time.monotonic()
         with self._session.request(
             "GET" if document is None else "POST",
             url,
@@ -189,16 +189,8 @@ class WebSession:
             stream=True,
             allow_redirects=False,
         ) as response:
-            body = bytearray()
-            while len(body) <= limit:
-                # one read of the socket at a time: a host that drips must not outlive the deadline
-                piece = response.raw.read1(limit + 1 - len(body), decode_content=True)
-                if not piece:
-                    break
-                body += piece
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the answer took longer than {self._body_seconds:.0f} s")
-            return Answer(response.status_code, response.headers, bytes(body[:limit]), len(body) > limit)
+            body = body_of(response, limit, began, self._body_seconds)
+            return Answer(response.status_code, response.headers, body[:limit], len(body) > limit)
 
     def _refuse_unusable(self, host: str, answer: Answer) -> None:
         if answer.status >= _SERVER_ERROR:
@@ -208,6 +200,25 @@ class WebSession:
         wait = _wait(answer.headers)
         if answer.status == _TOO_MANY or (answer.status == _FORBIDDEN and wait is not None):
             raise HostUnavailable(f"{host} limits our requests (status {answer.status})", wait, Fault.RATE_LIMITED)
+
+
+def body_of(response: requests.Response, limit: int, began: float, seconds: float) -> bytes:
+    """The body of a streamed response, decoded; one byte above ``limit`` where there is more.
+
+    Raises:
+        TimeoutError: it was not over ``seconds`` after ``began`` (monotonic clock).
+        urllib3.exceptions.HTTPError: it is cut off, or not encoded as its headers say.
+    """
+    body = bytearray()
+    while len(body) <= limit:
+        # one read of the socket at a time: a host that drips must not outlive the deadline
+        piece = response.raw.read1(limit + 1 - len(body), decode_content=True)
+        if not piece:
+            break
+        body += piece
+        if time.monotonic() - began > seconds:
+            raise TimeoutError(f"the answer took longer than {seconds:g} s")
+    return bytes(body)
 
 
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:

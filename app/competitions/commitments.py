@@ -12,7 +12,7 @@ from app.store.database import Store
 from app.store.evaluations import EvaluationInputs
 from app.store.model_queue import ModelQueue
 from chain.model_chain import ModelChain
-from chain.model_metadata import BLOCK_SECONDS, UnreadableMetadata, parse_model_id
+from chain.model_metadata import BLOCK_SECONDS, UnreadableMetadata, is_readable, parse_model_id
 
 
 class CommitmentUnknown(ValidatorError):
@@ -55,7 +55,7 @@ class CommitmentLookup:
         Raises:
             NotCommitted: it is not what the hotkey has committed.
             CommitmentSuperseded: the hotkey has committed the repository again.
-            CommitmentUnknown: neither the store nor the chain can tell now.
+            CommitmentUnknown: neither the store nor the chain can tell now, or only another profile's rules read it.
         """
         return self.in_store(inputs) or self._on_chain(inputs)
 
@@ -93,6 +93,11 @@ class CommitmentLookup:
         try:
             model = parse_model_id(found.data, open_ended=self.open_ended)
         except UnreadableMetadata as error:
+            if is_readable(found.data, open_ended=not self.open_ended):
+                raise CommitmentUnknown(
+                    f"by this node's COMPETITION_PROFILE what {inputs.hotkey} has committed is no model: {error}; "
+                    "by another profile it is one, so that the caller's may differ"
+                ) from None
             raise NotCommitted(f"what {inputs.hotkey} has committed is no model: {error}") from None
         if model.repository != inputs.hf_repo_id:
             raise NotCommitted(

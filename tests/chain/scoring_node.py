@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -18,7 +19,9 @@ from chain.subtensor import signed_by_hotkey
 
 @dataclass
 class ScoringNode:
-    """Set ``answer`` to what the next status says; ``broken`` to a status code, or to ``silent`` or ``garbage``."""
+    """Set ``answer`` to what the next status says; ``broken`` to a status code, or to a word of
+    :meth:`serve` or :meth:`_break`.
+    """
 
     hotkey: str
     only_basic: bool = False
@@ -66,6 +69,9 @@ class ScoringNode:
         if self.broken == "garbage":
             self._raw(request, 200, b"<html>")
             return
+        if isinstance(self.broken, str):
+            self._break(request, self.broken)
+            return
         if not self._signed(request, body):
             self._send(request, 401, {"detail": "no signature"})
             return
@@ -103,6 +109,19 @@ class ScoringNode:
         fresh = abs(time.time() - float(stamp)) < 60 and signature not in self.used
         self.used.add(signature)
         return fresh and signed_by_hotkey(self.hotkey, message, signature)
+
+    def _break(self, request: BaseHTTPRequestHandler, how: str) -> None:
+        header, begin = {
+            "cut": ("Content-Length: 1000", b'{"success": true'),
+            "chunk": ("Transfer-Encoding: chunked", b"zz\r\n{}\r\n0\r\n\r\n"),
+            "gzip": ("Content-Encoding: gzip", b"{}"),
+            "dripping": ("Content-Length: 1000", b"{"),
+        }[how]
+        request.wfile.write(f"HTTP/1.1 200 OK\r\nConnection: close\r\n{header}\r\n\r\n".encode() + begin)
+        with suppress(ConnectionError):
+            for _ in range(200 if how == "dripping" else 0):
+                time.sleep(0.05)
+                request.wfile.write(b" ")
 
     def _send(self, request: BaseHTTPRequestHandler, code: int, answer: Any) -> None:
         self._raw(request, code, json.dumps(answer).encode())

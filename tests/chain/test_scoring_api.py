@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 import pytest
 from bittensor_core import Keypair
 
 from app.domain import ModelCommitment, ModelId
+from chain import scoring_api
 from chain.hotkey import KeypairSigner
 from chain.scoring_api import (
     EvaluationRequest,
@@ -93,15 +95,27 @@ def test_a_foreign_hotkey_is_turned_away(node: ScoringNode) -> None:
         ScoringApi(node.url, stranger, basic=True).start(REQUEST)
 
 
-@pytest.mark.parametrize("fault", [500, 502, 429, "silent", "garbage"])
+@pytest.mark.parametrize("fault", [500, 502, 429, "silent", "garbage", "cut", "chunk", "gzip", "dripping"])
 def test_a_broken_node_is_unavailable_and_no_fault_of_the_model(
-    node: ScoringNode, api: ScoringApi, fault: int | str
+    node: ScoringNode, api: ScoringApi, fault: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scoring_api, "_ANSWER_SECONDS", 0.5)
     node.broken = fault
     with pytest.raises(ScorerUnavailable, match=r"127\.0\.0\.1"):
         api.start(REQUEST)
     with pytest.raises(ScorerUnavailable, match=r"127\.0\.0\.1"):
         api.look(REQUEST, "task1")
+
+
+def test_an_answer_that_drips_is_given_up_at_its_deadline(
+    node: ScoringNode, api: ScoringApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring_api, "_ANSWER_SECONDS", 0.3)
+    node.broken = "dripping"
+    began = time.monotonic()
+    with pytest.raises(ScorerUnavailable, match=r"longer than 0\.3 s"):
+        api.look(REQUEST, None)
+    assert time.monotonic() - began < 3
 
 
 def test_nobody_there_is_unavailable() -> None:

@@ -409,6 +409,37 @@ def test_a_busy_scorer_gives_the_model_back_and_rests(nodes: list[ScoringNode], 
 
 
 @on_sqlite
+@pytest.mark.parametrize("status", [410, 409])
+def test_a_node_that_gives_up_or_refuses_goes_on_with_another_competition(
+    nodes: list[ScoringNode], store: Store, setting: Callable[..., None], sent: list[Any], status: int
+) -> None:
+    setting(scoring_api_url=nodes[0].url)
+    (first,) = jobs.score_next_models()["opened"]
+    if status == 410:
+        follow(first)
+    nodes[0].broken = status
+    assert follow(first) is None
+    ended = scoring(store, first)
+    assert (ended.state, ended.score) == (ScoringState.RELEASED, None)
+    assert {410: "gave the model up: broken", 409: "cannot evaluate the model: broken"}[status] in str(ended.error)
+    assert (held(store), history(store)) == ([], [])
+    # the scorer is free, and this competition rests
+    assert jobs.score_next_models()["opened"] == []
+    with store.writing() as session:
+        Competitions(session).add("o1", 1.0, "test")
+        ModelQueue(session, NETUID).register(6, model(6, "o1"), now() - timedelta(days=1))
+    nodes[0].broken, nodes[0].working_on = None, None
+    (second,) = jobs.score_next_models()["opened"]
+    assert (scoring(store, second).competition_id, scoring(store, second).uid) == ("o1", 6)
+    assert follow(second) is not None
+    # and the model is taken again once its competition has rested
+    with store.writing() as session:
+        session.execute(update(ModelScoringRow).values(finished_at=now() - timedelta(minutes=2), busy_scorer=None))
+    (third,) = jobs.score_next_models()["opened"]
+    assert scoring(store, third).competition_id == "voicebench"
+
+
+@on_sqlite
 def test_a_start_whose_answer_was_lost_is_recognised(nodes: list[ScoringNode], store: Store, sent: list[Any]) -> None:
     first, _ = jobs.score_next_models()["opened"]
     follow(first)

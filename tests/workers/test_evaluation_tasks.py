@@ -51,6 +51,9 @@ from workers.upkeep import reconcile
 
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
+# as OMEGA's validators read it; the seed's rules know six fields
+SEVEN_FIELDS = "maker:model2:1:c0ffee:h:voicebench:more"
+
 Setting = Callable[..., None]
 
 
@@ -492,6 +495,7 @@ def test_a_node_without_the_commitment_reads_it_from_the_chain(
 @pytest.mark.parametrize(
     ("text", "block", "head", "phase", "words"),
     [
+        (SEVEN_FIELDS, 102, 10_000, EvaluationPhase.RELEASED, "COMPETITION_PROFILE"),
         (None, 102, 10_000, EvaluationPhase.FAILED, "no commitment on subnet 21"),
         ("hello", 102, 10_000, EvaluationPhase.FAILED, "is no model"),
         ("maker:other:1:c0ffee:h:voicebench", 102, 10_000, EvaluationPhase.FAILED, "has committed maker/other"),
@@ -519,6 +523,35 @@ def test_another_commitment_than_was_asked_for_is_never_evaluated(
     assert (record.phase, record.score) == (phase, 0.0 if phase is EvaluationPhase.FAILED else None)
     assert words in (record.error or "")
     assert parts.models == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("profile", "text", "phase"),
+    [
+        ("omega-v4", "maker:model2:None:c0ffee:h:voicebench", EvaluationPhase.RELEASED),
+        ("omega-v4", SEVEN_FIELDS, EvaluationPhase.COMPLETED),
+        ("omega-v4", "maker:model2:None:c0ffee:h:voicebench:7", EvaluationPhase.FAILED),
+        ("seed", "maker:model2:None:c0ffee:h:voicebench", EvaluationPhase.COMPLETED),
+    ],
+)
+def test_a_commitment_that_another_profile_reads_is_nobody_s_zero(
+    scene: Scene,
+    store: Store,
+    parts: Parts,
+    setting: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    text: str,
+    phase: EvaluationPhase,
+) -> None:
+    setting(competition_profile=profile)
+    commitment = scene.publish(2)
+    text = text.replace("c0ffee", str(commitment.model.commit))
+    on_chain(monkeypatch, setting, Commitment(miner(2), 102, text))
+    record = evaluate(store, commitment)
+    assert record.phase is phase
+    assert record.score == {EvaluationPhase.COMPLETED: 0.6, EvaluationPhase.FAILED: 0.0}.get(phase)
 
 
 @on_sqlite

@@ -30,7 +30,9 @@ from app.store.evaluations import EVALUATE, EvaluationEnd, EvaluationPhase, Eval
 from app.store.tables.evaluations import EvaluationRow
 from app.store.tables.work import WorkRow
 from chain.hotkey import KeypairSigner, signed_headers
+from chain.scoring_api import EvaluationRequest, EvaluationState, ScorerBusy, ScorerGaveUp, ScoringApi
 from tests.app.api.conftest import Call, basic
+from tests.app.api.test_request_edge import served
 from tests.app.competitions.competition_fixtures import SECOND, VALIDATOR, fill, miner
 from tests.app.store.evaluation_claims import begun, finished
 
@@ -131,6 +133,27 @@ def test_a_model_is_accepted_worked_on_and_its_score_told(call: Call, store: Sto
         "inputs": INPUTS,
     }
     assert set(done) == {"status", "score", "metric_scores", "error", "started_at", "runtime_seconds", "inputs"}
+
+
+@on_sqlite
+def test_our_client_is_told_why_a_model_is_refused_and_why_it_was_given_up(
+    client: TestClient, store: Store, broker: Celery
+) -> None:
+    """Our own client at our own application, on a real socket."""
+    with served(client.app) as port:
+        api = ScoringApi(f"http://127.0.0.1:{port}", KeypairSigner(VALIDATOR), basic=True)
+        with pytest.raises(ScorerGaveUp, match="cannot evaluate the model: competition nothing has no benchmark here"):
+            api.start(EvaluationRequest("maker/model2", "nothing", miner(2), 102))
+        request = EvaluationRequest(**INPUTS)
+        task_id = api.start(request)
+        assert task_id is not None
+        assert api.look(request, task_id).state is EvaluationState.WAITING
+        with pytest.raises(ScorerBusy, match=r"This node is busy with maker/model2\."):
+            api.start(EvaluationRequest(**OTHER))
+        end(store, task_id, EvaluationEnd(EvaluationPhase.RELEASED, None, "the judge is unavailable"))
+        with pytest.raises(ScorerGaveUp, match="gave the model up: the judge is unavailable"):
+            api.look(request, task_id)
+        assert api.look(request, "another").state is EvaluationState.UNKNOWN
 
 
 @on_sqlite

@@ -127,11 +127,6 @@ class QuotaBook:
         with self._lock:
             self._known = replace(self._known, remaining=0, resets_at=self._clock() + (seconds or 60.0))
 
-    def without_token(self) -> None:
-        """GitHub does not take the token."""
-        with self._lock:
-            self._known = self._fresh(has_token=False)
-
 
 # One allowance per API and token, however many epochs this process works on.
 _books: dict[tuple[str, bool], QuotaBook] = {}

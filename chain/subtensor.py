@@ -390,26 +390,6 @@ class Subtensor:
         refused = dispatch_refusal(details.get("name"), text)
         return replace(refused, block_hash=report.block_hash, extrinsic=extrinsic)
 
-    def publish_commitment(self, netuid: int, data: str, wallet: Any) -> None:
-        """Commit a path to the chain, as a miner does.
-
-        Raises:
-            ValidatorError: longer than the pallet takes, or refused by the chain.
-        """
-        import bittensor as bt
-
-        raw = data.encode()
-        if not 0 < len(raw) <= MAX_COMMITMENT_BYTES:
-            raise ValidatorError(f"a commitment holds 1 to {MAX_COMMITMENT_BYTES} bytes; the path has {len(raw)}")
-        info = {"fields": [[{f"Raw{len(raw)}": "0x" + raw.hex()}]]}
-        call = bt.calls.Commitments.set_commitment(netuid=netuid, info=info)
-        try:
-            result = self._once(lambda client: client.submit_call(call, wallet, signer="hotkey"), _SUBMIT_SECONDS)
-        except (bt.BittensorError, OSError, TimeoutError) as error:
-            raise ValidatorError(f"the commitment was not published: {_named(error)}") from None
-        if not result.success:
-            raise ValidatorError(f"the chain refused the commitment: {result.message}")
-
     # -- the connection -------------------------------------------------------------------------------------------
 
     def close(self) -> None:

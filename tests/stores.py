@@ -9,9 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.store.database import Store
 from app.store.schema import migrate
+from app.store.tables.work import WorkRow
 
 
 def migrated(store: Store) -> Store:
@@ -21,6 +24,11 @@ def migrated(store: Store) -> Store:
         shutil.copyfile(_sqlite_template(), path)
     migrate(store)
     return store
+
+
+def outstanding(session: Session, epoch_id: int) -> list[str]:
+    """The tasks of an epoch that are not finished, in the order in which they were planned."""
+    return list(session.scalars(select(WorkRow.task).where(WorkRow.epoch_id == epoch_id).order_by(WorkRow.id)))
 
 
 @lru_cache(maxsize=1)

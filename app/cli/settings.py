@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
@@ -17,8 +17,6 @@ from app.cli.terminal import Console
 from app.domain import ValidatorError
 from app.settings import CONCERNS, get_settings
 from app.untrusted import visible
-
-_HEAD: Final = "| variable | default | meaning |\n| --- | --- | --- |"
 
 
 def settings(

@@ -14,10 +14,6 @@ from app.untrusted import shown
 # To connect to a Redis (s); a command says within seconds that none is there.
 _CONNECT_SECONDS: Final = 3.0
 
-_OF_A_PATH: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG}
-)
-
 
 def said_of(error: BaseException) -> str | None:
     """The sentence for a fault of the surroundings; None for a fault of this program."""

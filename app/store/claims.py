@@ -296,11 +296,6 @@ class Claims:
         """Whether a group has parts that are not finished."""
         return bool(self._session.execute(select(exists().where(WorkRow.part_of == group))).scalar())
 
-    def outstanding(self, epoch_id: int) -> Sequence[Work]:
-        """What an epoch still waits for, in the order in which it was planned."""
-        rows = self._session.execute(select(WorkRow).where(WorkRow.epoch_id == epoch_id).order_by(WorkRow.id)).scalars()
-        return [_work(row) for row in rows]
-
     def _group_moved(self, piece: Piece) -> None:
         if piece.part_of is not None:
             self._session.execute(

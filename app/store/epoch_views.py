@@ -34,7 +34,6 @@ class EpochLine:
     counts: Mapping[PartState, int]
     weights_state: str | None
     weights_detail: str | None
-    weights_at: datetime | None
 
     @property
     def submissions(self) -> int:
@@ -414,9 +413,9 @@ class EpochViews:
         }
 
     def _line_query(self) -> Any:
-        return select(
-            *_SUMMARY, WeightSubmissionRow.state, WeightSubmissionRow.detail, WeightSubmissionRow.updated_at
-        ).outerjoin(WeightSubmissionRow, WeightSubmissionRow.epoch_id == EpochRow.id)
+        return select(*_SUMMARY, WeightSubmissionRow.state, WeightSubmissionRow.detail).outerjoin(
+            WeightSubmissionRow, WeightSubmissionRow.epoch_id == EpochRow.id
+        )
 
     def _lines(self, query: Any) -> list[EpochLine]:
         rows = self._session.execute(query).all()
@@ -427,7 +426,7 @@ class EpochViews:
             .group_by(SubmissionRow.epoch_id, SubmissionRow.state)
         ):
             counts[epoch_id][PartState(state)] = count
-        return [EpochLine(epoch_summary(row), counts[row.id], *row[-3:]) for row in rows]
+        return [EpochLine(epoch_summary(row), counts[row.id], *row[-2:]) for row in rows]
 
     def _weights(self, *where: Any, limit: int, offset: int = 0) -> list[WeightsRecord]:
         rows = self._session.execute(

@@ -73,8 +73,3 @@ def record_seed(smiles: str, sequence: str, base_seed: int = LIVE.base_seed) -> 
     """The seed of one (molecule, protein) record."""
     digest = hashlib.sha256((smiles + sequence).encode()).digest()
     return int((int.from_bytes(digest[:8], "little") ^ base_seed) % (2**31 - 1))
-
-
-def record_name(smiles: str, base_seed: int = LIVE.base_seed) -> int:
-    """The number by which the subnet names a molecule's files since 2026. It is no seed."""
-    return record_seed(smiles, "", base_seed)

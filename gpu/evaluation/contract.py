@@ -15,7 +15,6 @@ from app.domain import ValidatorError
 class ModelFaultCode(StrEnum):
     """Why a model gets 0: the first thing that went wrong, and it was the model's."""
 
-    NOT_COMMITTED = "not_committed"
     REPOSITORY_MISSING = "repository_missing"
     REPOSITORY_TOO_LARGE = "repository_too_large"
     BUILD_FAILED = "build_failed"

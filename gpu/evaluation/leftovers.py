@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.untrusted import read_json
-from gpu.evaluation.contract import EvaluationImpossible
 from gpu.evaluation.docker_engine import EngineErrors, explanation, speaking
 
 NODE: Final = "celery-validator.node"
@@ -359,10 +358,3 @@ def _labelled(client: Any, node: str) -> dict[str, float]:
                 stated = labels.get(DEADLINE, "")
                 found[name] = max(found.get(name, 0.0), float(stated) if stated.isdigit() else 0.0)
     return found
-
-
-def left_behind(removal: Removal) -> EvaluationImpossible | None:
-    """The error for the operator where something could not be removed."""
-    if not removal.left:
-        return None
-    return EvaluationImpossible(f"could not remove {'; '.join(removal.left)}: the sweeper tries again")

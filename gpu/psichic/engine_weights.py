@@ -185,7 +185,7 @@ class ResidueTopology:
         self.edge_order = torch.from_numpy(np.lexsort((rank[source], rank[target])))
         source, target = rank[source][self.edge_order.numpy()], rank[target][self.edge_order.numpy()]
         self.order = torch.from_numpy(order)
-        self.length, self.n_edges = length, int(source.shape[0])
+        self.length = length
         self.source = torch.from_numpy(source).to(device)
         self.target = torch.from_numpy(target).to(device)
         degrees = degree[order]

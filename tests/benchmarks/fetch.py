@@ -159,15 +159,15 @@ def _open(paths: list[str]) -> int:
 
 
 def _wait(epoch_id: int, ready: Any) -> float:
-    from app.store.claims import Claims
     from app.store.database import get_store
     from app.store.epochs import Epochs
+    from tests.stores import outstanding
 
     deadline = time.perf_counter() + 120
     while time.perf_counter() < deadline:
         with get_store().reading() as session:
             epochs = Epochs(session)
-            fetching = any("fetch" in work.task for work in Claims(session).outstanding(epoch_id))
+            fetching = any("fetch" in task for task in outstanding(session, epoch_id))
             if ready(epochs.progress(epoch_id), not fetching):
                 return time.perf_counter()
         time.sleep(0.05)

@@ -19,6 +19,7 @@ from chain.subtensor import ChainUnavailable, Subtensor, WalletError, load_walle
 from chain.weights import SubmissionState
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, FakeSubnet
 from tests.chain.nodes import KeyedWallet, address, subnet
+from tests.chain.world import commit_through_sdk
 
 HEAD = 6_000_100
 SIGNATURE_1000 = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
@@ -239,13 +240,9 @@ def test_a_forked_child_opens_a_connection_of_its_own(subtensor: Subtensor) -> N
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_miner_commits_through_the_adapter(chain: FakeChain, subtensor: Subtensor) -> None:
-    subtensor.publish_commitment(68, "miner/subs/main/d/0123.txt", KeyedWallet("//hotkey6"))
+def test_what_a_miner_commits_through_the_sdk_is_read(chain: FakeChain, subtensor: Subtensor) -> None:
+    commit_through_sdk(subtensor, "miner/subs/main/d/0123.txt", KeyedWallet("//hotkey6"))
     assert [c.data for c in subtensor.commitments(68, chain.head)] == ["miner/subs/main/d/0123.txt"]
-    with pytest.raises(ValidatorError, match="1 to 128 bytes"):
-        subtensor.publish_commitment(68, "x" * 129, KeyedWallet("//hotkey6"))
-    with pytest.raises(ValidatorError, match="refused"):
-        subtensor.publish_commitment(68, "x", KeyedWallet("//nobody"))
 
 
 def test_drand_pulses_kept_by_the_chain(chain: FakeChain, subtensor: Subtensor) -> None:

@@ -80,7 +80,7 @@ class World:
                 hotkey = commitment["hotkey"] if uid is None else address(f"//hotkey{uid}")
                 self.chain.commit(68, hotkey, commitment["data"].encode(), block)
             else:
-                subtensor.publish_commitment(68, commitment["data"], KeyedWallet(f"//hotkey{uid}"))
+                commit_through_sdk(subtensor, commitment["data"], KeyedWallet(f"//hotkey{uid}"))
         subtensor.close()
 
     def close_epoch(self) -> None:
@@ -98,6 +98,16 @@ class World:
             hotkey = address(f"//hotkey{entry['uid']}")
             self.chain.commit(68, hotkey, entry["data"].encode(), end - length + 5 + offset)
         self.node.mine(end + 2 - self.chain.head)
+
+
+def commit_through_sdk(subtensor: Subtensor, data: str, wallet: KeyedWallet) -> None:
+    """Commit a path to subnet 68 as a miner's own program does."""
+    import bittensor as bt
+
+    info = {"fields": [[{f"Raw{len(data)}": "0x" + data.encode().hex()}]]}
+    call = bt.calls.Commitments.set_commitment(netuid=68, info=info)
+    result = subtensor._once(lambda client: client.submit_call(call, wallet, signer="hotkey"), 60)
+    assert result.success, result.message
 
 
 def scores_for_any_challenge(folder: Path) -> Path:

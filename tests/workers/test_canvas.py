@@ -31,6 +31,7 @@ from app.store.epochs import Epochs
 from app.store.records import BatchRecord, PartState, Stage
 from app.store.scores import Scores
 from tests.conftest import DATA
+from tests.stores import outstanding
 from workers import scoring
 from workers.epochs import close_epoch, open_epoch, plan_scoring
 from workers.fetching import fetch_submissions
@@ -301,7 +302,7 @@ def batches_scored_by(scorer: Flaky, store: Store, monkeypatch: pytest.MonkeyPat
     with store.reading() as session:
         batches = Epochs(session).batches(epoch_id, ScoringModel.PSICHIC)
         assert Epochs(session).summary(epoch_id).stage is Stage.DONE
-        assert Claims(session).outstanding(epoch_id) == []
+        assert outstanding(session, epoch_id) == []
     assert {batch.state for batch in batches} == {PartState.SCORED}
     return batches
 

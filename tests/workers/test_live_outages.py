@@ -15,7 +15,6 @@ from app.epochs.capture import Capture
 from app.epochs.facts import EpochFacts, MemorySheet
 from app.epochs.recording import Recording
 from app.settings import get_settings
-from app.store.claims import Claims
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.facts import FactKind, HubFile, place_of
@@ -27,7 +26,7 @@ from chain.submission import parse_submission
 from tests.chain import internet
 from tests.chain.nodes import address
 from tests.chain.world import EXAMPLE, World
-from tests.stores import migrated
+from tests.stores import migrated, outstanding
 from tests.workers.bad_world import bad_world, report_of
 from tests.workers.live_scene import delivered
 from workers.epochs import open_epoch
@@ -311,7 +310,7 @@ def test_rules_that_cannot_be_read_end_the_epoch(
     watch_epoch.delay().get()
     with get_store().reading() as session:
         (summary,) = Epochs(session).recent(5)
-        left = [work.task for work in Claims(session).outstanding(summary.id)]
+        left = outstanding(session, summary.id)
     assert summary.stage is Stage.FAILED
     assert sentence in (summary.error or "")
     assert "workers.epochs.open_epoch" not in left

@@ -48,7 +48,6 @@ class MoleculeLine:
     targets: tuple[float, ...]
     antitargets: tuple[float, ...]
     score: float | None
-    boltz_candidate: bool
     boltz: Mapping[str, float]
     reasons: tuple[str, ...]
 
@@ -306,7 +305,6 @@ def _line(
         targets=targets,
         antitargets=antitargets,
         score=None if score is None else _number(score),
-        boltz_candidate=candidate,
         boltz={str(name): float(value) for name, value in boltz.items()},
         reasons=tuple(reasons),
     )

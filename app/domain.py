@@ -233,7 +233,7 @@ class Molecule:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """What a model said of one (protein, SMILES) pair: its metrics, or the reason that there are none.
+    """What a model computed for one (protein, SMILES) pair: its metrics, or the reason that there are none.
 
     ``metrics`` maps the metric name (``predicted_binding_affinity``, …) to a finite float. It is empty exactly where
     ``error`` is set (``code: sentence``).

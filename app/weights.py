@@ -430,7 +430,7 @@ class ReadVerdict:
 
 
 def keep_verdict(session: Session, judged: WeightsVerdict) -> None:
-    """Keep a subnet's verdict for whoever must not wait for the chain: the pages, the metrics."""
+    """Keep a subnet's verdict for callers that must not wait for the chain: the pages, the metrics."""
     document = {
         "parameters": asdict(judged.parameters),
         "objections": list(judged.objections),

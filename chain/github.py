@@ -104,7 +104,7 @@ class QuotaBook:
         raise HostUnavailable(known.sentence, wait, Fault.RATE_LIMITED)
 
     def give_back(self) -> None:
-        """A call that GitHub does not count: the same answer as before, to whoever brings a token."""
+        """A call that GitHub does not count: the same answer as before, to a caller with a token."""
         with self._lock:
             self._known = replace(self._known, remaining=min(self._known.limit, self._known.remaining + 1))
 

@@ -162,7 +162,7 @@ class ScoringApi:
         *,
         missing_is_none: bool = False,
     ) -> Any:
-        # signed without the address's own prefix: a proxy that serves the node under one takes it away
+        # signed without the address's own prefix: a proxy that serves the node under one removes it
         signed = signed_headers(self._signer, method, path, body)
         response, content = self._send(method, path, body, query, signed, None)
         if response.status_code == _UNAUTHORIZED and self._basic:

@@ -177,7 +177,7 @@ def verdict(found: WeightsParameters, vector: Mapping[int, int] | None = None) -
     if not found.has_stake and not found.owns_subnet:
         against.append(
             f"the hotkey's stake of {found.stake or 0:.2f} is below the {found.stake_threshold or 0:.2f} that the "
-            "chain asks of whoever sets weights"
+            "chain asks of a hotkey that sets weights"
         )
     if found.commit_reveal and found.commit_reveal_version not in {None, COMMIT_REVEAL_VERSION}:
         against.append(
@@ -284,8 +284,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "WeightVecLengthIsLow": "the subnet asks for more weights than were sent (MinAllowedWeights)",
     "MaxWeightExceeded": "one weight is above the subnet's MaxWeightsLimit",
     "NeuronNoValidatorPermit": "the hotkey has no validator permit",
-    "NotEnoughStakeToSetWeights": "the hotkey's stake is below what the chain asks of whoever sets weights",
-    "StakeAmountTooLow": "the hotkey's stake is below what the chain asks of whoever sets weights",
+    "NotEnoughStakeToSetWeights": "the hotkey's stake is below what the chain asks of a hotkey that sets weights",
+    "StakeAmountTooLow": "the hotkey's stake is below what the chain asks of a hotkey that sets weights",
 }
 
 

@@ -20,7 +20,7 @@ RECORD: Final = "checksums.json"
 
 
 class FetchError(ValidatorError):
-    """A checkpoint that cannot be had from the hub, or is not whole on disk."""
+    """A checkpoint that cannot be downloaded from the hub, or is not whole on disk."""
 
 
 @dataclass(frozen=True, slots=True)

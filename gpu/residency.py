@@ -48,7 +48,7 @@ class MemoryNotReturned(ValidatorError):
 
 
 class CudaMemory:
-    """What the driver says is free on one CUDA device, whoever uses the rest."""
+    """What the driver says is free on one CUDA device, whatever uses the rest."""
 
     def __init__(self, device: str = "cuda") -> None:
         self._device = device

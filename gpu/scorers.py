@@ -10,7 +10,7 @@ from app.domain import BindingPocket, PairScore, Protein, Scorer, ScoringModel
 from app.settings import Settings
 from gpu.residency import Residency
 
-# What a model takes of the device at work: weights, activations, captured graphs (docs/boltz-notes.md, 'Both models').
+# What a model takes of the device at work: weights, activations, captured graphs (docs/notes/boltz.md, 'Both models').
 _BOLTZGEN_BYTES: Final = 24 * 2**30
 _NEEDED_BYTES: Final = {ScoringModel.PSICHIC: 4 * 2**30, ScoringModel.BOLTZ: 10 * 2**30}
 

@@ -127,7 +127,7 @@ def _scores(session: Session, epoch: OpenEpoch) -> EpochScores:
 
 @app.task(bind=True, piece=True)
 def fail_epoch(self: ValidatorTask, epoch_id: int, error: str) -> dict[str, Any]:
-    """End an epoch that cannot go on, with the sentence that says why; monitoring is told of one that publishes."""
+    """End an epoch that cannot go on, with the sentence that says why; one that publishes is reported to monitoring."""
     with self.finishing() as step:
         end_failed(step, epoch_id, error)
     return {"epoch": epoch_id, "status": Stage.FAILED.value}

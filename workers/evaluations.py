@@ -1,4 +1,4 @@
-"""Evaluating miners' models on this node's GPU: one task a model, and what clears away after the dead."""
+"""Evaluating miners' models on this node's GPU: one task a model, and what removes the remains of killed ones."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def sweep_node() -> list[str]:
 
 @worker_ready.connect(weak=False)
 def _look_around_at_start(sender: Any, **_: Any) -> None:
-    """A gpu worker that starts clears away what an earlier one left, and notes what it can score."""
+    """A gpu worker that starts removes what an earlier one left, and notes what it can score."""
     evaluated_here = (get_settings().data_dir.expanduser() / "evaluations").is_dir()
     if QueueName.GPU.value not in sender.app.amqp.queues.consume_from:
         return

@@ -1,4 +1,4 @@
-"""What others are told of an epoch: the results, and the validator's state; apart from the weights in every way."""
+"""What is reported of an epoch: the results, and the validator's state; apart from the weights in every way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger("celery_validator.reports")
 
 
 def announce_reports(step: Step, epoch_id: int, *destinations: Destination) -> None:
-    """Tell of an epoch whom the settings name (of ``destinations``, or of all), once the step is committed."""
+    """Report an epoch to ``destinations``, or to all that the settings name, once the step is committed."""
     settings = get_settings()
     for destination in destinations or tuple(Destination):
         if _address(settings, destination)[0]:
@@ -46,7 +46,7 @@ def announce_reports(step: Step, epoch_id: int, *destinations: Destination) -> N
 
 
 def end_failed(step: Step, epoch_id: int, error: str) -> None:
-    """End an epoch that cannot go on; of one that publishes monitoring is told, and the weights due anyway are set."""
+    """End an epoch that cannot go on; report one that publishes to monitoring; set the weights that are due anyway."""
     epochs = Epochs(step.session)
     if epochs.fail(epoch_id, error, weights := _weights_of_failed(epochs, epoch_id, error)):
         summary = epochs.summary(epoch_id)
@@ -172,7 +172,7 @@ def _address(settings: Settings, destination: Destination) -> tuple[str | None, 
 
 
 def _post(url: str, key: SecretStr | None, payload: dict[str, Any]) -> tuple[str | None, bool]:
-    """The fault, if any, and whether another try may mend it."""
+    """The fault, if any, and whether another try may succeed."""
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
         answer = requests.post(url, json=payload, headers=headers, timeout=_SECONDS, allow_redirects=False, stream=True)

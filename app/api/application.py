@@ -34,9 +34,9 @@ def create_app(routers: Sequence[APIRouter] | None = None) -> FastAPI:
     app = FastAPI(title="celery-validator", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(RequestEdge, limit=settings.api_body_limit, seconds=BODY_SECONDS)
     app.add_exception_handler(RequestValidationError, _unprocessable)
-    app.add_exception_handler(DBAPIError, _store_away)
-    app.add_exception_handler(TimeoutError, _store_away)
-    app.add_exception_handler(StoreError, _store_away)
+    app.add_exception_handler(DBAPIError, _store_unavailable)
+    app.add_exception_handler(TimeoutError, _store_unavailable)
+    app.add_exception_handler(StoreError, _store_unavailable)
     if routers is None:
         routers = [health_router, validator_router, reads_router(profile_of(settings))]
         if settings.pages:
@@ -90,7 +90,7 @@ async def _broken(request: Request, error: Exception) -> Response:
     return PlainTextResponse("Internal Server Error", 500)
 
 
-async def _store_away(request: Request, error: Exception) -> Response:
+async def _store_unavailable(request: Request, error: Exception) -> Response:
     log.error("%s %s: the store does not answer: %s", request.method, request.url.path, error)
     if getattr(request.app.state, "pages", False) and prefers_html(request):
         return error_page(request, 503, "The database does not answer. The validator's work goes on once it does.")

@@ -112,7 +112,7 @@ def _epochs(session: Session) -> Iterator[Metric]:
     yield kept
     yield _timestamp(
         "validator_last_epoch_done_timestamp_seconds",
-        "When a live epoch was last brought to its end.",
+        "When a live epoch last ended as done.",
         session.execute(select(func.max(EpochRow.touched_at)).where(EpochRow.stage == Stage.DONE.value, live)).scalar(),
     )
     yield _timestamp(

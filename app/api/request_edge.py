@@ -18,7 +18,7 @@ from app.observability.metrics import REQUEST_SECONDS, REQUESTS
 _TOO_SLOW: Final = 408
 _TOO_LARGE: Final = 413
 
-# What the log and the metrics call a request whose client went away; the client no longer sees it.
+# What the log and the metrics call a request whose client disconnected; the client no longer sees it.
 _CLIENT_LEFT: Final = 499
 
 # Seconds for one body.

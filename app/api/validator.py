@@ -96,7 +96,7 @@ def get_all_model_scores(hotkey: Caller) -> AllModelScores:
     with get_store().reading() as session:
         standings = model_standings(session, profile)
     if profile.needs_baseline and not any(standing.reports for standing in standings):
-        # whoever took this for scores would burn everything
+        # a validator that took this for scores would burn everything
         return AllModelScores(success=False, message="No model has a score yet.")
     scores = {"success": True, "model_scores": {str(s.model.uid): [_entry(s)] for s in standings}}
     # thousands of parts: written as they are; tests hold them against the schema
@@ -208,6 +208,6 @@ def _entry(standing: ModelStanding) -> dict[str, Any]:
                 "weight": share,
                 "model_hash": report.model_hash,
             }
-            for report, stake, share in standing.weighed.reports
+            for report, stake, share in standing.validators_score.reports
         ],
     }

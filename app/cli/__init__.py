@@ -153,7 +153,7 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 def set_up_logs() -> None:
-    """Whoever types a command sees warnings; more where LOG_LEVEL says so."""
+    """A user of the command line sees warnings; more where LOG_LEVEL says so."""
     from app.observability.logs import configure
     from app.settings import Settings, SettingsError, get_settings
 

@@ -105,7 +105,7 @@ class EmbeddedCluster:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The settings that the cluster's processes, and whoever talks to it, must share."""
+        """The settings that the cluster's processes, and all that talk to it, must share."""
         return {
             "BROKER_URL": self.broker_url,
             "RESULT_BACKEND": self.broker_url,
@@ -239,7 +239,7 @@ class EmbeddedCluster:
         return revived
 
     def stop(self) -> None:
-        """End every process: first the workers, warmly, Redis last; whoever does not listen is killed."""
+        """End every process: first the workers, warmly, Redis last; a process that does not listen is killed."""
         for names in ({"beat", "flower", "api"}, {"chain", "cpu", "gpu"}, {"redis"}):
             self._end([child for child in self._children if child.name in names])
         self._children.clear()

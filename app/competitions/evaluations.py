@@ -1,4 +1,4 @@
-"""This node's evaluations: which it can do, which are overdue, and what the scoring API tells of one."""
+"""This node's evaluations: which it can do, which are overdue, and what the scoring API answers about one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def end_overdue(session: Session, settings: Settings) -> list[str]:
 
 
 def status_answer(record: EvaluationRecord) -> dict[str, Any]:
-    """An evaluation as the scoring API tells of it.
+    """An evaluation as the scoring API reports it.
 
     One that no worker is at says ``scoring`` without ``started_at``: at its limit a client gives the model back.
 

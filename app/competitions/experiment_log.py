@@ -1,4 +1,4 @@
-"""Evaluations in Weights & Biases, for whoever set WANDB_PROJECT. An extra: it never costs an evaluation anything."""
+"""Evaluations in Weights & Biases, where WANDB_PROJECT is set. An extra: it never costs an evaluation anything."""
 
 from __future__ import annotations
 

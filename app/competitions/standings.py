@@ -39,13 +39,13 @@ _REPUTATION_KEPT: Final = timedelta(days=30)
 class ModelStanding:
     """A model, its latest reports, newest first, and its score.
 
-    ``weighed`` is what the validators say; ``score`` what counts: 0 for a copy, the penalty for a repository younger
-    than its commitment. None where no stake stands behind a report.
+    ``validators_score`` is what the validators report; ``score`` what counts: 0 for a copy, the penalty for a
+    repository younger than its commitment. None where no stake stands behind a report.
     """
 
     model: QueuedModel
     reports: tuple[ReportedScore, ...]
-    weighed: ModelScore
+    validators_score: ModelScore
     score: float | None
     is_copy: bool
     is_penalised: bool
@@ -57,26 +57,26 @@ def model_standings(session: Session, profile: Profile) -> list[ModelStanding]:
     models = ModelQueue(session, MODELS_NETUID).models()
     history = ScoreHistory(session).latest()
     copies = _copies(models, history)
-    weigh = latest_score if profile.latest_report_counts else stake_weighted_score
-    return [_standing(model, history.get(model.hotkey, ()), weigh, stakes, model.uid in copies) for model in models]
+    combine = latest_score if profile.latest_report_counts else stake_weighted_score
+    return [_standing(model, history.get(model.hotkey, ()), combine, stakes, model.uid in copies) for model in models]
 
 
 def _standing(
     model: QueuedModel,
     records: Sequence[ReportedScore],
-    weigh: Callable[[Sequence[ReportedScore], Mapping[str, float]], ModelScore],
+    combine: Callable[[Sequence[ReportedScore], Mapping[str, float]], ModelScore],
     stakes: Mapping[str, float],
     is_copy: bool,
 ) -> ModelStanding:
-    weighed = weigh(records, stakes)
+    validators_score = combine(records, stakes)
     created = model.repository_created_at
     is_penalised = created is not None and created > model.committed_at
-    score = weighed.score
+    score = validators_score.score
     if score is not None and is_penalised:
         score = min(score, PENALTY_SCORE)
     if score is not None and is_copy:
         score = 0.0
-    return ModelStanding(model, tuple(records), weighed, score, is_copy, is_penalised)
+    return ModelStanding(model, tuple(records), validators_score, score, is_copy, is_penalised)
 
 
 def _copies(models: Iterable[QueuedModel], history: dict[str, list[ReportedScore]]) -> set[int]:

@@ -433,7 +433,7 @@ class Shortfall:
 _WHAT: Final = {
     FactKind.CONTENT: "no file could be fetched at the paths",
     FactKind.PUSH_TIME: "push times stay unknown",
-    FactKind.SIGNATURE: "no drand signature could be had",
+    FactKind.SIGNATURE: "no drand signature could be fetched",
 }
 _OF_WHAT: Final = {
     FactKind.CONTENT: "path(s)",

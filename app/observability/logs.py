@@ -146,7 +146,7 @@ def configuration(
             name: {"level": _quieter(level, levels[1] if debug else levels[0]), "handlers": [], "propagate": True}
             for name, levels in _LIBRARIES.items()
         }
-        # billiard, which tells of killed children, stops propagation itself
+        # billiard, which reports killed children, stops propagation itself
         | {"multiprocessing": {"level": _quieter(level, "WARNING"), "handlers": ["events"], "propagate": False}},
     }
 

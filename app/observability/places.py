@@ -6,7 +6,7 @@ are never more files than there were processes at once. The number is held by a 
 process.
 
 A worker forks its children, and has imported the metrics before it knows where they are to be kept: it keeps its own in
-a folder that soon goes away, and a child, whose number is another, begins in the folder that is named by then.
+a folder that is soon removed, and a child, whose number is another, begins in the folder that is named by then.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _is_worker() -> bool:
 
 
 def forget_ended(folder: Path) -> None:
-    """Take away what ended processes said about themselves, such as the tasks that they were running."""
+    """Remove what ended processes said about themselves, such as the tasks that they were running."""
     for path in folder.glob("*.lock"):
         lock = FileLock(path)
         with suppress(Timeout), lock.acquire(timeout=0):

@@ -19,7 +19,7 @@ class ApiSettings(Concern):
     min_stake: float = Field(
         20_000.0, ge=0, allow_inf_nan=False, description="stake (alpha) that a caller of the validator API needs"
     )
-    pages: bool = Field(True, description="the API serves the pages too, to whoever can reach its address")
+    pages: bool = Field(True, description="the API serves the pages too, to anyone who can reach its address")
     scoring_api_host: Host = Field("127.0.0.1", description="address the scoring API listens on")
     scoring_api_port: Port = Field(8003, description="port the scoring API listens on")
     scoring_api_callers: CommaSeparated = Field(

@@ -192,7 +192,7 @@ class Claims:
         return set(gone)
 
     def drop(self, work: Work) -> None:
-        """Take a piece from the table, whoever holds it."""
+        """Take a piece from the table, no matter which process holds it."""
         self._session.execute(delete(WorkRow).where(WorkRow.task == work.task, WorkRow.args == work.key))
 
     def drop_epoch(self, epoch_id: int) -> None:
@@ -224,7 +224,7 @@ class Claims:
         Args:
             alive: each living process and since when it has run; a restarted container's processes bear the numbers
                 of those before. Empty where nobody answered, which proves nobody dead.
-            beating: tasks that renew their short claims: these expire, whoever does not answer.
+            beating: tasks that renew their short claims: these expire, whichever process does not answer.
         """
         at = now()
         of = WorkRow.id, WorkRow.task, WorkRow.holder, WorkRow.claimed_at, WorkRow.held_until

@@ -224,7 +224,7 @@ class EpochViews:
         return next(iter(self._lines(query)), None)
 
     def last_live_end(self) -> datetime | None:
-        """When a live epoch was last brought to its end; None where none ever was."""
+        """When a live epoch last ended as done; None where none ever was."""
         done = (EpochRow.stage == Stage.DONE.value) & EpochRow.publishes
         return self._session.execute(select(func.max(EpochRow.touched_at)).where(done)).scalar()
 

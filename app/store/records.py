@@ -186,7 +186,7 @@ class ItemFinding:
 
 @dataclass(frozen=True, slots=True)
 class TrackFindings:
-    """What the rules said of one track: its items in the miner's order, and why it is refused as a whole."""
+    """What the rules decided about one track: its items in the miner's order, and why it is refused as a whole."""
 
     status: TrackStatus
     items: tuple[ItemFinding, ...] = ()
@@ -224,7 +224,7 @@ def track_refusals(tracks: Mapping[str, TrackFindings]) -> tuple[TrackRefusal, .
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the rules said of a submission's items: the accepted molecules and their entropy.
+    """What the rules decided about a submission's items: the accepted molecules and their entropy.
 
     Where an era has several tracks, each one's findings; ``rejection`` where none of them counts.
     """

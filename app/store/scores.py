@@ -1,6 +1,6 @@
 """Scores: a retry, a replay or the next epoch's same molecule costs nothing.
 
-One row holds what one model said of one molecule against all proteins that it was asked about together.
+One row holds what one model computed for one molecule against all proteins that it was asked about together.
 """
 
 from __future__ import annotations

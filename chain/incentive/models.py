@@ -28,7 +28,7 @@ class IncentiveError(ValidatorError):
 # -- one model's score from many validators ---------------------------------------------------------------------------
 
 
-class WeighedReport(NamedTuple):
+class CountedReport(NamedTuple):
     """A reported score that counts, its validator's stake, and its share of the mean (0 where no stake counts)."""
 
     report: ReportedScore
@@ -41,7 +41,7 @@ class ModelScore:
     """A model's stake-weighted score, None where no stake stands behind it, and the reports it is made of."""
 
     score: float | None
-    reports: tuple[WeighedReport, ...]
+    reports: tuple[CountedReport, ...]
 
 
 def stake_weighted_score(reports: Sequence[ReportedScore], stakes: Mapping[str, float]) -> ModelScore:
@@ -53,9 +53,9 @@ def stake_weighted_score(reports: Sequence[ReportedScore], stakes: Mapping[str, 
     counted = within_median(without_stray_zeros(known))
     total = math.fsum(stakes[report.scorer] for report in counted)
     if total <= 0:
-        return ModelScore(None, tuple(WeighedReport(report, stakes[report.scorer], 0.0) for report in counted))
-    weighed = tuple(WeighedReport(report, stakes[report.scorer], stakes[report.scorer] / total) for report in counted)
-    return ModelScore(math.fsum(item.report.score * item.share for item in weighed), weighed)
+        return ModelScore(None, tuple(CountedReport(report, stakes[report.scorer], 0.0) for report in counted))
+    shares = tuple(CountedReport(report, stakes[report.scorer], stakes[report.scorer] / total) for report in counted)
+    return ModelScore(math.fsum(item.report.score * item.share for item in shares), shares)
 
 
 def latest_score(reports: Sequence[ReportedScore], stakes: Mapping[str, float]) -> ModelScore:
@@ -67,7 +67,7 @@ def latest_score(reports: Sequence[ReportedScore], stakes: Mapping[str, float]) 
     if not known:
         return ModelScore(None, ())
     counted = next((report for report in known if report.score > 0), known[0])
-    return ModelScore(counted.score, (WeighedReport(counted, stakes[counted.scorer], 1.0),))
+    return ModelScore(counted.score, (CountedReport(counted, stakes[counted.scorer], 1.0),))
 
 
 def without_stray_zeros(reports: Sequence[ReportedScore]) -> list[ReportedScore]:

@@ -1,4 +1,4 @@
-"""What can be told of a nanobody from its letters alone."""
+"""What the letters of a nanobody show by themselves."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def scorer_from_cache(
     check_files(home)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where.startswith("cuda") and not torch.cuda.is_available():
-        raise BoltzInstallationError(f"there is no CUDA device for --device {where}; use cpu or mend the driver.")
+        raise BoltzInstallationError(f"there is no CUDA device for --device {where}; use cpu or fix the driver.")
     return BoltzScorer(home / STRUCTURE, home / AFFINITY, home / "mols", profile, where, pocket)
 
 
@@ -81,7 +81,7 @@ def fetch_files(folder: Path | None = None, tell: Callable[[str], None] = lambda
     is deleted first, and a download that breaks off leaves nothing.
 
     Raises:
-        FetchError: when they cannot be had.
+        FetchError: when they cannot be downloaded.
     """
     home = cache_folder(folder)
     home.mkdir(parents=True, exist_ok=True)

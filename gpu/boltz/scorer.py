@@ -239,8 +239,8 @@ class BoltzScorer:
 
     def _economised(self, model: Any) -> list[Replayed]:
         """The model with its waste taken out; the profile's numbers stay. Returns what holds recordings."""
-        from gpu.boltz.economy import AbsentTemplates, sampled
         from gpu.boltz.replay import Recorder, ReplayedDenoiser, ReplayedStack
+        from gpu.boltz.shortcuts import AbsentTemplates, sampled
 
         if model.use_templates:
             model.template_module = AbsentTemplates(model.template_module)
@@ -332,7 +332,7 @@ class BoltzScorer:
             if chain != "A" or not 1 <= position <= length:
                 raise PocketError(
                     f"the pocket names residue {position} of chain {chain}; {protein.code} is chain A with residues 1 "
-                    f"to {length}. Mend protein_constraints in the rules file."
+                    f"to {length}. Correct protein_constraints in the rules file."
                 )
 
     def _alone(self, stage: Callable[[], _T]) -> _T | None:
@@ -397,9 +397,9 @@ class BoltzScorer:
             lone.close()
 
     def _predict(self, model: Any, reading: Reading, seed: int) -> dict[str, Any]:
-        from gpu.boltz.economy import idle_terms_left_out
         from gpu.boltz.record import seed_generators
         from gpu.boltz.replay import ReplayedDenoiser
+        from gpu.boltz.shortcuts import idle_terms_left_out
 
         half = self._profile.precision == "bfloat16"
         features = reading.on(self._device)

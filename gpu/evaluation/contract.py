@@ -33,7 +33,7 @@ class ModelFault(ValidatorError):
 
 
 class EvaluationImpossible(ValidatorError):
-    """This node cannot evaluate now (no Docker, full disk, judge away, weights missing): nobody's score, try again."""
+    """This node cannot evaluate now (no Docker, full disk, no judge, weights missing): nobody's score, try again."""
 
 
 class Deadline:
@@ -97,7 +97,7 @@ class Benchmark(Protocol):
         """Load what the benchmark itself needs, before an untrusted model takes the device.
 
         Raises:
-            EvaluationImpossible: a data set, a judge or weights cannot be had; the message says what to install or set.
+            EvaluationImpossible: data, a judge or weights are not available; the message says what to install or set.
         """
         ...
 

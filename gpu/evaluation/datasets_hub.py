@@ -50,7 +50,7 @@ class DataSource:
         """The ``datasets`` object of one configuration's split: not in memory, but mapped from the cache.
 
         Raises:
-            EvaluationImpossible: it cannot be had; the message says what to download or set.
+            EvaluationImpossible: it is not available; the message says what to download or set.
         """
         with self._had(name, split):
             return self._loaded(name, split, streaming=False)

@@ -1,6 +1,6 @@
 """A model's Dockerfile, rewritten so that all that its build makes bears our labels and starts from a public image.
 
-The classic builder labels only an image's last layer, and leaves the others behind when it is killed: hence a LABEL
+The classic builder labels only an image's last layer, and leaves the others behind when it is killed: so a LABEL
 after every FROM. Rewritten means parsed into one instruction a line and written again, so that the builder cannot see
 a FROM where we saw none (continuations, comments and the escape directive mean what we read in them, or nothing).
 """
@@ -57,7 +57,7 @@ class Dockerfile:
     def rewritten(self, labels: Mapping[str, str], pinned: Mapping[str, str]) -> bytes:
         """The same build with ``labels`` on every stage and each image of ``images`` replaced by its pinned name.
 
-        The model's own LABELs are left out: they could take ours away.
+        The model's own LABELs are left out: they could overwrite ours.
         """
         label = "LABEL " + " ".join(f'{key}="{value}"' for key, value in labels.items())
         lines = [] if self.escape == _ESCAPE else [f"# escape={self.escape}"]

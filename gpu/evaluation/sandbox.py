@@ -95,7 +95,7 @@ class DockerSandbox:
 
         Raises:
             ModelFault: its repository, its build or its start failed.
-            EvaluationImpossible: the disk, the hub or the Docker Engine did, or a lock could not be had.
+            EvaluationImpossible: the disk, the hub or the Docker Engine did, or a lock could not be taken.
         """
         name = safe_name(model.evaluation_id)
         now = int(time.time())
@@ -350,7 +350,7 @@ class _Evaluation:
     # logs
 
     def keep_container_log(self) -> None:
-        """Put the end of the container's log into the logs folder; a log that cannot be had is only reported."""
+        """Put the end of the container's log into the logs folder; a log that cannot be read is only reported."""
         if self._container is None:
             return
         try:

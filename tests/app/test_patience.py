@@ -48,9 +48,9 @@ def test_everything_else_has_a_few_retries_whatever_came_before(task: ValidatorT
     with pytest.raises(Retry):
         outcome(task, "busy", 100)
     with pytest.raises(Retry):
-        outcome(task, "away", 7)
+        outcome(task, "unavailable", 7)
     with pytest.raises(ConnectionError):
-        outcome(task, "away", 8)
+        outcome(task, "unavailable", 8)
     with pytest.raises(MaxRetriesExceededError):
         outcome(task, "few", 8)
 

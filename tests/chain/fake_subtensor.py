@@ -312,7 +312,7 @@ class FakeChain:
         return versions[at - 1][1] if at else []
 
     def ask_stake(self, threshold: float) -> None:
-        """From now on, whoever sets weights needs so much stake."""
+        """From now on, a hotkey that sets weights needs so much stake."""
         self.stake_threshold = threshold
         self.write("SubtensorModule", "StakeThreshold", [], round(threshold * RAO), 0)
 

@@ -120,7 +120,7 @@ def document(body: str) -> Callable[[BaseHTTPRequestHandler], bool]:
 
 
 def refuse_token() -> Callable[[BaseHTTPRequestHandler], bool]:
-    """401 to whoever brings a token."""
+    """401 to a caller with a token."""
     return lambda handler: "Authorization" in handler.headers and status(401)(handler)
 
 

@@ -106,6 +106,6 @@ def test_an_answer_in_another_form_is_an_outage(server: internet.Hub, hub: Hub, 
 
 def test_a_hub_that_is_away_is_our_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chain.huggingface._PAUSE_SECONDS", 0)
-    away = Hub(tmp_path, endpoint="http://127.0.0.1:1")
+    unavailable = Hub(tmp_path, endpoint="http://127.0.0.1:1")
     with pytest.raises(SourceUnavailable, match="did not give"):
-        away.revision("Metanova/Proteins")
+        unavailable.revision("Metanova/Proteins")

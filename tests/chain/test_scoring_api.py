@@ -90,9 +90,9 @@ def test_an_older_node_gets_basic_unless_it_is_off(node: ScoringNode) -> None:
 
 
 def test_a_foreign_hotkey_is_turned_away(node: ScoringNode) -> None:
-    stranger = KeypairSigner(Keypair.create_from_uri("//Unknown"))
+    unknown = KeypairSigner(Keypair.create_from_uri("//Unknown"))
     with pytest.raises(ScorerUnavailable, match="401"):
-        ScoringApi(node.url, stranger, basic=True).start(REQUEST)
+        ScoringApi(node.url, unknown, basic=True).start(REQUEST)
 
 
 @pytest.mark.parametrize("fault", [500, 502, 429, "silent", "garbage", "cut", "chunk", "gzip", "dripping"])

@@ -70,12 +70,12 @@ def plain_acl(folder: Path, stack: ExitStack) -> str:
 
 
 def tls(folder: Path, stack: ExitStack, *, client: bool = False) -> str:
-    authority, stranger = trustme.CA(), trustme.CA()
+    authority, other = trustme.CA(), trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     own = authority.issue_cert("validator@example.org")
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    stranger.cert_pem.write_to_path(folder / "another-ca.pem")
+    other.cert_pem.write_to_path(folder / "another-ca.pem")
     own.private_key_pem.write_to_path(folder / "key.pem")
     own.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
     options = f"ssl_ca_certs={folder / 'ca.pem'}"

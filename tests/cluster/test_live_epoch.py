@@ -115,7 +115,7 @@ def test_a_live_epoch_from_commitments_to_weights(tmp_path: Path) -> None:
         _check_replay(_recorded(scene, running, tmp_path), running, tmp_path / "elsewhere")
 
 
-# a checkpoint that says of itself nothing but its shape, as the published one does
+# a checkpoint that states only its shape, as the published one does
 GIVEN = Path(__file__).parents[1] / "data" / "psichic"
 
 
@@ -229,7 +229,7 @@ def _recorded(scene: World, running: Validator, folder: Path) -> Path:
 
 
 def _check_replay(recording: Path, running: Validator, data: Path, *flags: str) -> None:
-    """Another validator's store, away from the network, comes to the same result."""
+    """Another validator's store, without the network, comes to the same result."""
     data.mkdir()
     environment = running.environment | {"DATA_DIR": str(data), "OFFLINE": "1"}
     command = _command("epoch", "replay", str(recording), "--cluster", "eager", *flags)

@@ -261,11 +261,11 @@ def test_the_same_through_the_scoring_api(cluster: EvaluationCluster, tmp_path: 
         assert found[-1].metric_scores
         assert client.look(request, None) == found[-1]
         cluster.until(cluster.idle)
-        stranger = ScoringApi(
+        unknown = ScoringApi(
             f"http://127.0.0.1:{port}", KeypairSigner(bittensor_core.Keypair.create_from_uri("//Unknown")), basic=True
         )
         with pytest.raises(Exception, match="403"):
-            stranger.start(request)
+            unknown.start(request)
 
 
 @pytest.mark.slow

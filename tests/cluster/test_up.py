@@ -71,7 +71,7 @@ def tree(pids: dict[str, int]) -> set[int]:
 def gone(pids: set[int], seconds: float = 45) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        # a zombie has ended; whoever adopted it reaps it
+        # a zombie has ended; its new parent reaps it
         alive = [pid for pid in pids if _state(pid) not in {"", "Z"}]
         if not alive:
             return True

@@ -25,7 +25,7 @@ DOCKER = PROJECT / "docker"
 FILES = {path.name: yaml.safe_load(path.read_text()) for path in sorted(DOCKER.glob("compose*.yaml"))}
 BASE: dict[str, Any] = FILES["compose.yaml"]["services"]
 
-# Each way of running it: its services after the overlay, without those that a profile keeps away.
+# Each way of running it: its services after the overlay, without those that a profile leaves out.
 WAYS = {"alone": "compose.yaml", "without a GPU": "compose.cpu.yaml", "models": "compose.models.yaml"}
 
 # What the operator makes (docs/deploy.md), so that the repository does not have it.
@@ -206,7 +206,7 @@ def test_every_container_is_locked_and_bounded(overlay: str, name: str, service:
     assert not image.endswith(":latest")
     assert ":" in image
     if service["restart"] == "unless-stopped":
-        assert service["healthcheck"]["test"], "whoever is restarted says how it is"
+        assert service["healthcheck"]["test"], "what is restarted says how it is"
     for port in service.get("ports", ()):
         assert _default(port).startswith("127.0.0.1:")
 

@@ -73,7 +73,7 @@ def test_what_is_copied_is_there_and_reaches_the_builder() -> None:
     assert len(copied) > 8
     for path in copied:
         assert (PROJECT / path).exists(), path
-        assert _in_context(path), f".dockerignore keeps {path} away"
+        assert _in_context(path), f".dockerignore leaves {path} out"
     for path in (".git/config", ".env", "docker/.env", "docker/secrets/redis_password", "tests/conftest.py", "data/x"):
         assert not _in_context(path), f"{path} would reach the builder"
     assert not _in_context("app/.env")
@@ -245,8 +245,8 @@ def test_redis_starts_with_the_password_and_never_evicts(tmp_path: Path) -> None
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
+        with redis.Redis(port=port) as unauthenticated, pytest.raises(redis.AuthenticationError):
+            unauthenticated.ping()
         # SIGTERM reaches redis-server itself, not a shell before it
         process.terminate()
         assert process.wait(timeout=20) == 0

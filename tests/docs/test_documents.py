@@ -14,7 +14,7 @@ from app.settings import Settings
 from app.settings.secret_files import secret_names
 from tests.command_lines import PROJECT, parse
 
-DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCUMENTS = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 # Variables of others: Docker's, CUDA's, and a name that stands for any.
 FOREIGN = {"CUDA_VISIBLE_DEVICES", "DOCKER_HOST", "X_FILE"}

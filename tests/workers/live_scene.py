@@ -144,7 +144,7 @@ def close_chains() -> None:
 
 @contextmanager
 def swept() -> Iterator[None]:
-    """What servers leave behind is collected once they have ended, lest a later test is blamed for it."""
+    """What servers leave behind is collected once they have ended, so that no later test is blamed for it."""
     # what is there already, modules above all, need not be looked through
     gc.freeze()
     yield

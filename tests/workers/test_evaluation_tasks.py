@@ -361,7 +361,7 @@ def test_a_try_that_was_given_up_for_dead_writes_nothing(scene: Scene, store: St
         silent(store)
         with store.writing() as session:
             begun(session, one, "gpu@b/2")
-        raise ModelFault(ModelFaultCode.UNHEALTHY, "its container was taken away")
+        raise ModelFault(ModelFaultCode.UNHEALTHY, "its container was removed")
 
     parts.step = overtaken
     one = accept(store, commitment)
@@ -567,10 +567,10 @@ def test_a_chain_that_is_away_is_nobody_s_score(
 ) -> None:
     setting(offline="false")
 
-    def away() -> Any:
+    def unavailable() -> Any:
         raise ChainUnavailable("no endpoint answers")
 
-    monkeypatch.setattr(jobs, "open_chain", away)
+    monkeypatch.setattr(jobs, "open_chain", unavailable)
     record = evaluate(store, scene.publish(2))
     assert record.phase is EvaluationPhase.RELEASED
     assert "no endpoint answers" in (record.error or "")
@@ -603,12 +603,12 @@ def test_a_killed_evaluation_s_things_are_swept_and_a_live_one_s_stay(
     node = folder.node()
     for name in ("dead-1", "alive-1"):
         scene.engine.add_container(name, {"celery-validator.node": node, "celery-validator.evaluation": name})
-    stranger = scene.engine.add_container("somebody-else")
+    unrelated = scene.engine.add_container("somebody-else")
     with folder.held("alive-1"):
         assert len(jobs.sweep_evaluations()["removed"]) == 1
         assert sorted(found.name for found in scene.engine.containers.values()) == ["alive-1", "somebody-else"]
     assert len(jobs.sweep_evaluations()["removed"]) == 1
-    assert list(scene.engine.containers) == [stranger]
+    assert list(scene.engine.containers) == [unrelated]
 
 
 @on_sqlite

@@ -110,7 +110,7 @@ def test_no_drand_at_all_refuses_nobody_silently(scene: World, monkeypatch: pyte
         drand.faults["/"] = internet.status(500)
     report = concluded(monkeypatch)
     assert set(codes(report).values()) <= {"internal_error", "hash_mismatch", "content_not_found", "format_invalid"}
-    assert any("no drand signature could be had" in sentence for sentence in report["warnings"])
+    assert any("no drand signature could be fetched" in sentence for sentence in report["warnings"])
     assert report["weights"] is None
     assert scene.chain.weight_extrinsics() == []
 

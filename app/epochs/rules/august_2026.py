@@ -468,7 +468,7 @@ class August2026(RuleSet):
         )
 
     def weights_of_failed(self, metagraph_uids: Sequence[int], error: str) -> WeightVector:
-        """The override pays whoever won; without it, nobody was judged, which is not to say that nobody won."""
+        """The override pays the winner; without it, nobody was judged, which is not to say that nobody won."""
         return self.weights({}, metagraph_uids, dict.fromkeys((MOLECULE, NANOBODY), error))
 
     def report(

@@ -22,7 +22,7 @@ class Worked:
 class EpochRow(Table):
     """One run of one epoch: live (``run`` is netuid, end block and hash) or a replay (``run`` is its own).
 
-    ``publishes``: its weights go to the chain and its reports to whoever is to hear of it; a replay's do not.
+    ``publishes``: its weights go to the chain and its reports to the configured receivers; a replay's do not.
     """
 
     __tablename__ = "epochs"
@@ -129,7 +129,7 @@ class PanelRow(Table):
 
 
 class ScoreRow(Table):
-    """What a model said of one molecule against a panel, kept for every epoch that asks again.
+    """What a model computed for one molecule against a panel, kept for every epoch that asks again.
 
     ``molecule`` is the first 16 bytes of the SMILES' BLAKE2b: the text stands with the submission, not here.
     ``numbers`` are float64 (little endian), proteins outermost, the metrics of ``metrics`` within; NaN where there is

@@ -40,7 +40,7 @@ class BlobRow(Table):
 
 
 class SequenceRow(Table):
-    """What UniProt said of a protein; asked once, and kept for all epochs."""
+    """What UniProt answered about a protein; asked once, and kept for all epochs."""
 
     __tablename__ = "sequences"
 

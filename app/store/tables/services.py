@@ -1,4 +1,4 @@
-"""The tables of what outside services last said, for whoever must not wait for them."""
+"""The tables of what outside services last said, for callers that must not wait for them."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class WeightSubmissionRow(Table):
     """The one weight submission of an epoch (``epoch_id``) or of a round of the model competitions (``mark``).
 
     ``sent`` (the vector in u16), ``sent_at_block``, ``last_update_before`` and ``reveal_round`` are written before
-    anything is sent, so that whoever comes after a crash can read from the chain whether it arrived. ``failures`` is a
-    list of sentences, one per try; ``refused_with`` the parameters behind a refusal that waiting does not cure.
+    anything is sent, so that after a crash the next process can read from the chain whether it arrived. ``failures``
+    is a list of sentences, one per try; ``refused_with`` the parameters behind a refusal that waiting does not cure.
     """
 
     __tablename__ = "weight_submissions"

@@ -64,7 +64,7 @@ class VoiceBench:
         """Load the samples and what the evaluators of their sets need.
 
         Raises:
-            EvaluationImpossible: data, judge or punkt_tab cannot be had.
+            EvaluationImpossible: data, judge or punkt_tab is not available.
         """
         samples = self.samples()
         for name in dict.fromkeys(EVALUATOR_OF[plan.name] for plan in self.dataset.plans):

@@ -322,19 +322,19 @@ def test_a_wiped_broker_gets_the_message_again(call: Call, store: Store, broker:
 
 
 @on_sqlite
-def test_a_broker_that_is_away_loses_no_evaluation(
+def test_a_broker_that_is_unavailable_loses_no_evaluation(
     call: Call, store: Store, monkeypatch: pytest.MonkeyPatch, broker: Celery
 ) -> None:
-    away = Celery(broker="redis://127.0.0.1:1/0")
-    away.conf.task_publish_retry = False
-    monkeypatch.setattr(scoring, "celery", away)
+    unavailable = Celery(broker="redis://127.0.0.1:1/0")
+    unavailable.conf.task_publish_retry = False
+    monkeypatch.setattr(scoring, "celery", unavailable)
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
     assert call("GET", "/api/check_scoring_status", params={"task_id": task_id}).json()["status"] == "scoring"
     monkeypatch.setattr(scoring, "celery", broker)
     unheard(store)
     call("GET", "/api/check_scoring_status")
     assert sent(broker) == [(EVALUATE, [task_id])]
-    away.close()
+    unavailable.close()
 
 
 def test_a_dead_worker_s_evaluation_is_sent_again_and_swept(call: Call, store: Store, broker: Celery) -> None:

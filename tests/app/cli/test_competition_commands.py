@@ -184,7 +184,7 @@ def test_the_flags_of_the_document_are_settings(monkeypatch: pytest.MonkeyPatch)
     ran: list[RunOptions] = []
     monkeypatch.setattr(app.cli.run_models, "run_models", ran.append)
     for name in type(get_settings()).model_fields:
-        # what run writes into the environment goes away with the test
+        # what run writes into the environment ends with the test
         monkeypatch.setenv(name.upper(), "")
         monkeypatch.delenv(name.upper())
     words = "run --netuid 21 --run_api --scoring_api_url http://a:1 --scoring_api_url http://b:2 --immediate --offline"

@@ -136,7 +136,7 @@ def test_one_try_is_at_work_at_a_time_and_a_silent_one_is_followed_by_the_next(s
         assert not Claims(session).renew(first)
         assert Claims(session).renew(second)
     with pytest.raises(ClaimLost):
-        finish(store, one, first, EvaluationEnd(EvaluationPhase.FAILED, 0.0, "its container was taken away"))
+        finish(store, one, first, EvaluationEnd(EvaluationPhase.FAILED, 0.0, "its container was removed"))
     finish(store, one, second)
     with store.writing() as session:
         assert Claims(session).take(Work(EVALUATE, (one,)), "another", "gpu@a/1", SILENCE) is Refused.DONE

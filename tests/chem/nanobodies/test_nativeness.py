@@ -26,7 +26,7 @@ def score(hit: GermlineHit | None, regions: Numbering | None = REGIONS) -> float
 
 
 def test_a_perfect_germline() -> None:
-    # A = 1, C = 1, D = 1; B: frameworks perfect, CDRs too perfect (0.45 / 0.45 away from 0.55)
+    # A = 1, C = 1, D = 1; B: frameworks perfect, CDRs too perfect (0.45 / 0.45 from 0.55)
     assert score(PERFECT) == pytest.approx(0.25 + 0.30 * (0.8 + 0.2 * 0.65) + 0.20 + 0.25)
 
 

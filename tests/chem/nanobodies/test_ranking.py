@@ -38,8 +38,8 @@ def test_ranks_are_dense_and_summed_by_category() -> None:
 def test_a_missing_metric_is_an_advantage_unless_the_quirk_is_off() -> None:
     components = competing(AAA=GOOD, CCC={**GOOD, "design_ptm": None}, DDD={**GOOD, "design_ptm": float("nan")})
     assert [ranks.overall.rank_sum for ranks in rank_designs(components, [TARGET]).values()] == [10, 9, 9]
-    mended = rank_designs(components, [TARGET], missing_adds_zero=False)
-    assert [ranks.overall.rank_sum for ranks in mended.values()] == [10, 11, 11]
+    corrected = rank_designs(components, [TARGET], missing_adds_zero=False)
+    assert [ranks.overall.rank_sum for ranks in corrected.values()] == [10, 11, 11]
 
 
 def test_a_design_without_metrics_has_no_rank() -> None:

@@ -1,4 +1,4 @@
-"""What is told of a nanobody from its letters."""
+"""What the letters of a nanobody show."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ document (``"HostConfig.PidsLimit"``) to the value that this daemon made of it i
 
 A build understands FROM, LABEL, RUN, COPY, VOLUME, ENV, CMD, HEALTHCHECK; ``RUN false`` fails, ``RUN spam N`` writes
 N kB, ``RUN sleep S`` sleeps; any other RUN succeeds. ``step_seconds`` is how long each instruction takes. A client that
-goes away cancels it: intermediate containers go, intermediate images stay. ``registry`` names what can be pulled:
+disconnects cancels it: intermediate containers go, intermediate images stay. ``registry`` names what can be pulled:
 ``{"docker.io/library/python:3.11": {"OnBuild": None}}``.
 """
 
@@ -542,7 +542,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
     def handle_error(self, *_: object) -> None:
-        """A client that went away is no news."""
+        """A client that disconnected is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):

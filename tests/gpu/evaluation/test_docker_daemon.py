@@ -93,7 +93,7 @@ def sandbox(hub: ModelRepositories, tmp_path: Path) -> DockerSandbox:
 
 
 def everything() -> dict[str, set[str]]:
-    """What the daemon holds, whoever it belongs to."""
+    """What the daemon holds, no matter to which node it belongs."""
     with engine(ADDRESS) as client:
         return {
             "containers": {item["Id"] for item in client.containers(all=True)},

@@ -1,4 +1,4 @@
-"""Graphs read in child processes are those read here, whoever dies."""
+"""Graphs read in child processes are those read here, whichever child dies."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class BoardRow:
     hotkey: str
     model: ModelId
     score: float | None
-    weighed: float | None
+    validators_score: float | None
     is_above: bool | None
     is_copy: bool
     is_penalised: bool
@@ -433,7 +433,7 @@ def _rows(
                     hotkey=hotkey,
                     model=standing.model.commitment.model,
                     score=standing.score,
-                    weighed=standing.weighed.score,
+                    validators_score=standing.validators_score.score,
                     is_above=above,
                     is_copy=standing.is_copy,
                     is_penalised=standing.is_penalised,
@@ -461,7 +461,7 @@ def _places(round_: WeightRound | None) -> dict[tuple[str, str], Place]:
 
 
 def _reports(standing: ModelStanding, uids: Mapping[str, int]) -> tuple[Report, ...]:
-    shares = {id(item.report): item.share for item in standing.weighed.reports}
+    shares = {id(item.report): item.share for item in standing.validators_score.reports}
     return tuple(
         Report(
             validator=report.scorer,

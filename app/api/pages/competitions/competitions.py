@@ -52,7 +52,7 @@ _SERIES: Final = 6
 _METRICS: Final = 12
 _SAMPLE_FIELDS: Final = 10
 
-# The tiers of the queue in an operator's words (specs/models.md, 'Queue').
+# The tiers of the queue, in the order in which they are served, in an operator's words.
 TIERS: Final = {
     Priority.NEW: "new",
     Priority.NEVER_SCORED: "never scored above 0",
@@ -394,7 +394,7 @@ def _file(name: str, table: str, form: str, sheets: Sheets, view: Callable[[], A
     return csv_response(name, sheet.columns, sheet.rows(found))
 
 
-# What is not in the store, in words for whoever asked for it.
+# What is not in the store, in words for the reader of the page.
 _MISSING: Final[Mapping[type[ValidatorError], str]] = {
     UnknownCompetition: (
         "There never was a competition of this id. Add one with: python -m app competition add ID --share P"

@@ -90,7 +90,7 @@ def _leaderboard(view: Board) -> Iterable[Row]:
             row.hotkey,
             *_model(row.model),
             row.score,
-            row.weighed,
+            row.validators_score,
             row.is_above,
             row.is_copy,
             row.is_penalised,

@@ -65,7 +65,7 @@ def strip(lines: Sequence[EpochLine]) -> tuple[StripCell, ...]:
 
 
 def seconds_of(line: EpochLine) -> float | None:
-    """How long an epoch took that was brought to its end."""
+    """How long an epoch took that ended as done."""
     times = line.summary.stage_times
     if line.summary.stage is not Stage.DONE or not {Stage.ANNOUNCED.value, Stage.DONE.value} <= set(times):
         return None

@@ -103,7 +103,7 @@ class SubmissionPage:
 
     @property
     def entropy_weight(self) -> float | None:
-        """What the entropy is multiplied by in the bonus (specs/epoch.md §9)."""
+        """The factor of the entropy in the bonus: a start plus a step an epoch, at least 0; None without rules."""
         return None if self.rules is None else entropy_weight(self.epoch.summary.number, self.rules)
 
 

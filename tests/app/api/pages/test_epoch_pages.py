@@ -600,16 +600,16 @@ def test_failed_and_missed_epochs_ask_for_attention(own: TestClient, store: Stor
         epochs = Epochs(session)
         header = epochs.get(1).header
         failed = epochs.announce("68:1", header, "model", "c", publishes=True)
-        epochs.fail(failed, "the hub was away for 30 min")
+        epochs.fail(failed, "the hub was unavailable for 30 min")
         epochs.announce_missed("68:2", header, "c")
     text = read(own, "/").text("//main")
     assert "Needs attention" in text
-    assert "failed: the hub was away for 30 min" in text
+    assert "failed: the hub was unavailable for 30 min" in text
     assert "was missed: no validator watched when this epoch ended" in text
     page = read(own, f"/epochs/{failed}")
     assert "The epoch is not open yet." in page.text("//main")
     assert [folded(bar.text_content()).split()[1] for bar in page.root.xpath("//li[@class='stage failed']")] == []
-    assert own.get(f"/epochs/{failed}.json").json()["error"] == "the hub was away for 30 min"
+    assert own.get(f"/epochs/{failed}.json").json()["error"] == "the hub was unavailable for 30 min"
 
 
 def test_a_missing_score_has_its_reason_beside_it(own: TestClient, store: Store) -> None:

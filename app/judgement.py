@@ -28,7 +28,14 @@ from app.observability.broker import (
 from app.settings import Settings
 from app.store.epoch_views import EpochLine, EpochViews
 from app.store.records import FINAL_STAGES, PartState, Stage
-from app.store.weight_submissions import WEIGHTS_FINE, WEIGHTS_TROUBLE, LastWeights, WeightsState, WeightSubmissions
+from app.store.weight_submissions import (
+    WEIGHTS_FINE,
+    WEIGHTS_OPEN,
+    WEIGHTS_TROUBLE,
+    LastWeights,
+    WeightsState,
+    WeightSubmissions,
+)
 from app.weights import ReadVerdict, last_verdict
 
 # Epochs in a row of which one that failed or was missed is still worth a word.
@@ -41,6 +48,9 @@ _FEW: Final = 5
 
 # Rounds of subnet 21 come every 20 minutes.
 _ROUNDS_SILENT: Final = timedelta(hours=1)
+
+# As the alert WeightsOld has it.
+_WEIGHTS_OLD: Final = timedelta(hours=4)
 
 # The parameters are read every 10 minutes; older than this they say nothing of now.
 _VERDICT_KEPT: Final = timedelta(minutes=45)
@@ -105,7 +115,10 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything a judgement rests on. ``recent``: epochs, newest first; of subnet 21 its last round instead."""
+    """Everything a judgement rests on. ``recent``: epochs, newest first; of subnet 21 its last round instead.
+
+    ``live``: live epochs are watched, and a replay then tells nothing of how the validator is.
+    """
 
     cluster: Cluster
     netuid: int
@@ -118,6 +131,11 @@ class Evidence:
     verdict: ReadVerdict | None
     at: datetime
 
+    @property
+    def judged(self) -> tuple[EpochLine, ...]:
+        """The epochs that tell how the validator is."""
+        return tuple(line for line in self.recent if line.live or not self.live)
+
 
 def cluster(wait: float = LONGEST_WAIT) -> Cluster:
     """Ask the broker, no longer than ``wait`` seconds for each question."""
@@ -128,15 +146,15 @@ def cluster(wait: float = LONGEST_WAIT) -> Cluster:
 
 
 def gather(session: Session, settings: Settings, found: Cluster) -> Evidence:
-    """Read what the store knows. Six queries, however long the history is."""
+    """Read what the store knows. Eight queries, however long the history is."""
     views, submissions = EpochViews(session), WeightSubmissions(session)
-    recent = tuple(views.lines(RECENT))
+    ours = tuple(views.lines(RECENT, live_only=True))
     return Evidence(
         cluster=found,
         netuid=settings.netuid,
-        live=settings.live or settings.netuid == MODELS_NETUID or any(line.live for line in recent),
+        live=settings.live or settings.netuid == MODELS_NETUID or bool(ours),
         sets_weights=settings.sets_weights,
-        recent=recent,
+        recent=ours or tuple(views.lines(RECENT)),
         done_at=views.last_live_end(),
         last_weights=submissions.last(settings.netuid),
         round_at=submissions.last_round() if settings.netuid == MODELS_NETUID else None,
@@ -197,12 +215,11 @@ def _workers(found: Cluster) -> Iterator[Finding]:
 
 
 def _epochs(evidence: Evidence) -> Iterator[Finding]:
-    troubles = [*_ended_in_trouble(evidence.recent), *_late(evidence)]
+    troubles = [*_ended_in_trouble(evidence.judged), *_late(evidence)]
     yield from (Finding(Part.EPOCHS, Condition.TROUBLE, reason) for reason in troubles)
     if troubles:
         return
-    # a replay tells nothing of whether the chain is watched
-    ended = [line for line in evidence.recent if line.final and (line.live or not evidence.live)]
+    ended = [line for line in evidence.judged if line.final]
     if not ended:
         kind = "live epoch" if evidence.live else "epoch"
         yield Finding(Part.EPOCHS, Condition.UNKNOWN, f"No {kind} has ended here yet.")
@@ -258,6 +275,12 @@ def _weights(evidence: Evidence) -> Iterator[Finding]:
             Condition.TROUBLE,
             _sentence(f"The weights of {last.of} were not set: {last.detail or last.state.value}"),
         )
+    elif last.state in WEIGHTS_FINE | WEIGHTS_OPEN | {WeightsState.INCLUDED} and (
+        (age := evidence.at - last.updated_at) > _WEIGHTS_OLD
+    ):
+        hours = age.total_seconds() / 3600
+        sentence = f"Weights are {hours:.1f} h old, those of {last.of}: {last.detail or last.state.value}"
+        yield Finding(Part.WEIGHTS, Condition.TROUBLE, _sentence(sentence))
     elif last.state in WEIGHTS_FINE:
         yield Finding(
             Part.WEIGHTS, Condition.HEALTHY, _sentence(f"The weights of {last.of}: {last.detail or last.state.value}")

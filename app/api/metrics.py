@@ -30,7 +30,6 @@ from app.store.tables.competitions import ModelRow
 from app.store.tables.epochs import BatchRow, EpochRow, SubmissionRow
 from app.store.tables.weights import WeightSubmissionRow
 from app.store.weight_submissions import WEIGHTS_FINE, WEIGHTS_TROUBLE, WeightsState
-from app.weights import last_verdict
 
 log = logging.getLogger("celery_validator.metrics")
 
@@ -60,7 +59,8 @@ class ClusterState(Collector):
         try:
             with get_store().reading() as session:
                 found = [*_epochs(session), *_last_epoch(session), *_weights(session), *_models(session)]
-                found.append(_judgement(judge(gather(session, get_settings(), asked))))
+                judged = judge(gather(session, get_settings(), asked))
+                found += [_judgement(judged), _accepted(judged)]
         except (SQLAlchemyError, ValidatorError, OSError) as error:
             log.warning("the store does not say how it is: %s", error)
             found = [GaugeMetricFamily("validator_store_up", "Whether the store answers.", 0)]
@@ -204,20 +204,18 @@ def _weights(session: Session) -> Iterator[Metric]:
         unrevealed.add_metric([of], missed.timestamp() if missed else 0.0)
     yield family
     yield unrevealed
-    yield _accepted(session)
 
 
-def _accepted(session: Session) -> Metric:
-    """Whether the chain would take weights, as last read: 1, 0, or no sample where it was never asked."""
-    settings = get_settings()
+def _accepted(judged: Judgement) -> Metric:
+    """Whether the chain would take weights: 1, 0, or no sample where that is not known or none are to be set."""
     family = GaugeMetricFamily(
         "validator_weights_accepted",
-        "Whether the chain would accept this validator's weights: permit, stake, registration; as last read.",
+        "Whether the chain would accept this validator's weights, as the home page judges it; nothing where unknown.",
         labels=["netuid"],
     )
-    read = last_verdict(session, settings.netuid)
-    if read is not None:
-        family.add_metric([str(settings.netuid)], float(read.verdict.accepted))
+    found = judged.of(Part.ACCEPTANCE)
+    if found in {Condition.HEALTHY, Condition.TROUBLE}:
+        family.add_metric([str(get_settings().netuid)], float(found is Condition.HEALTHY))
     return family
 
 

@@ -207,9 +207,10 @@ class EpochViews:
         """How many epochs the store holds."""
         return self._session.execute(select(func.count()).select_from(EpochRow)).scalar_one()
 
-    def lines(self, limit: int, offset: int = 0) -> list[EpochLine]:
+    def lines(self, limit: int, offset: int = 0, *, live_only: bool = False) -> list[EpochLine]:
         """Epochs, newest first. Two queries."""
-        return self._lines(self._line_query().order_by(EpochRow.id.desc()).limit(limit).offset(offset))
+        query = self._line_query().order_by(EpochRow.id.desc()).limit(limit).offset(offset)
+        return self._lines(query.where(EpochRow.publishes) if live_only else query)
 
     def line(self, epoch_id: int) -> EpochLine | None:
         """One epoch; None where there is none of this id."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from app import judgement
@@ -21,12 +22,15 @@ from app.cli import cli
 from app.domain import MODELS_NETUID, MOLECULES_NETUID, QueueName
 from app.judgement import Cluster, Condition, Evidence, Part, judge
 from app.observability.broker import LiveWorker, QueueDepth
+from app.settings import get_settings
 from app.store.database import Store
 from app.store.epoch_views import EpochLine
 from app.store.records import EpochSummary, PartState, Stage
+from app.store.tables.epochs import EpochRow
 from app.store.weight_submissions import WEIGHTS_FINE, WEIGHTS_TROUBLE, LastWeights, WeightsState
 from app.weights import ReadVerdict
 from chain.weights import WeightsParameters, WeightsVerdict
+from tests.app.page_stores import full_epoch
 
 AT = datetime(2026, 11, 26, 12, tzinfo=UTC)
 DEPTHS = dict.fromkeys(QueueName, QueueDepth(0, 0))
@@ -56,8 +60,8 @@ def read(*, objections: tuple[str, ...] = (), unknown: tuple[str, ...] = (), min
     return ReadVerdict(WeightsVerdict(parameters, objections, unknown), AT - timedelta(minutes=minutes))
 
 
-def last(state: WeightsState) -> LastWeights:
-    return LastWeights("epoch 19000", state, None, AT, None)
+def last(state: WeightsState, hours: float = 0) -> LastWeights:
+    return LastWeights("epoch 19000", state, None, AT - timedelta(hours=hours), None)
 
 
 # each part alone: what is known of it, and the condition that follows
@@ -75,6 +79,8 @@ EPOCHS: dict[str, tuple[tuple[EpochLine, ...], Condition]] = {
     "one runs": ((line(Stage.SCORING), line()), GOOD),
     "done": ((line(),), GOOD),
     "only a replay": ((line(live=False),), DOUBT),
+    "a failed replay": ((line(Stage.FAILED, live=False), line()), GOOD),
+    "a refused replay": ((line(live=False, counts={PartState.REJECTED: 5}), line()), GOOD),
     "failed": ((line(Stage.FAILED), line()), BAD),
     "missed": ((line(), line(Stage.MISSED)), BAD),
     "late": ((line(Stage.SCORING, minutes=61), line()), BAD),
@@ -86,6 +92,7 @@ WEIGHTS: dict[str, tuple[LastWeights | None, Condition]] = {
     "none": (None, DOUBT),
     "replayed": (last(WeightsState.RECORDED), DOUBT),
     **{state.value: (last(state), GOOD) for state in WEIGHTS_FINE},
+    **{f"old {state.value}": (last(state, 4.1), BAD) for state in (WeightsState.SET, WeightsState.SENT)},
     **{state.value: (last(state), BAD) for state in WEIGHTS_TROUBLE},
     **{s.value: (last(s), DOUBT) for s in (WeightsState.COMPUTED, WeightsState.SENT, WeightsState.INCLUDED)},
 }
@@ -159,6 +166,51 @@ def test_weights_that_are_not_to_be_set_ask_for_no_verdict() -> None:
     assert (judged.condition, judged.of(Part.ACCEPTANCE)) == (GOOD, None)
 
 
+def sampled(name: str) -> dict[tuple[str, ...], float]:
+    return {
+        tuple(sample.labels.values()): sample.value
+        for family in ClusterState().collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("sets_weights", [True, False])
+@pytest.mark.parametrize("name", VERDICTS)
+def test_the_alert_on_refused_weights_says_what_the_page_says(
+    name: str, sets_weights: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict, condition = VERDICTS[name]
+    found = evidence(verdict=verdict, sets_weights=sets_weights)
+    for module in (home, __import__("app.api.metrics", fromlist=["gather"])):
+        monkeypatch.setattr(module, "gather", lambda *_: found)
+        monkeypatch.setattr(module, "cluster", lambda *_: found.cluster)
+    fires = sampled("validator_condition").get(("acceptance", "trouble"), 0.0) == 1
+    assert fires == (sets_weights and condition is BAD)
+    known = {GOOD: [1.0], BAD: [0.0], DOUBT: []}[condition] if sets_weights else []
+    assert list(sampled("validator_weights_accepted").values()) == known
+    with TestClient(create_app()) as client:
+        page = client.get("/", headers={"Accept": "text/html"}).text
+    shown = page.split('id="acceptance"')[1].split("<details>")[0]
+    assert ("badge bad" in shown) == fires
+    assert ("badge good" in shown) == (sets_weights and condition is GOOD)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_many_replays_do_not_hide_the_live_epochs(store: Store) -> None:
+    first = full_epoch(store, 2, 2, number=1)
+    for number in range(2, 8):
+        full_epoch(store, 2, 2, number=number)
+    with store.writing() as session:
+        session.execute(update(EpochRow).where(EpochRow.id != first).values(publishes=False))
+    with store.reading() as session:
+        found = judgement.gather(session, get_settings(), CLUSTERS["served"][0])
+    assert found.live
+    assert [line.live for line in found.judged] == [True]
+    assert "No live epoch has ended here yet." not in judge(found).reasons(DOUBT)
+
+
 @pytest.mark.parametrize(
     ("minutes", "condition"), [(None, DOUBT), (10.0, GOOD), (90.0, BAD)], ids=["none", "a new one", "an old one"]
 )
@@ -185,12 +237,7 @@ def test_page_metrics_and_healthcheck_agree(name: str, store: Store, monkeypatch
     assert ">healthy<" not in page
     asked = CliRunner().invoke(cli, ["healthcheck", "validator"])
     assert asked.exit_code == {"trouble": 1, "not known yet": 3}[said["condition"]], asked.output
-    samples = {
-        (sample.labels["part"], sample.labels["condition"]): sample.value
-        for family in ClusterState().collect()
-        for sample in family.samples
-        if sample.name == "validator_condition"
-    }
+    samples = sampled("validator_condition")
     by_part = {finding["part"]: finding["condition"] for finding in said["findings"]}
     names = {"healthy": "healthy", "trouble": "trouble", "not known yet": "unknown"}
     assert {part for (part, condition), one in samples.items() if one} == set(by_part)

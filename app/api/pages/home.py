@@ -14,7 +14,7 @@ from app.api.pages.epochs.strip import STRIP, EpochClock, StripCell, clock, stri
 from app.api.pages.page import BrowserRoute, PageRouter, render
 from app.domain import QueueName
 from app.epochs.allowance import ReadQuota, last_quota
-from app.judgement import Judgement, cluster, gather, judge
+from app.judgement import RECENT, Condition, Judgement, Part, cluster, gather, judge
 from app.observability.broker import LiveWorker, QueueDepth, workers_by_queue
 from app.settings import get_settings
 from app.store.database import get_store
@@ -146,7 +146,7 @@ def overview() -> Overview:
         current=current,
         bars=bars,
         warnings=warnings,
-        recent=evidence.recent,
+        recent=tuple(lines[:RECENT]),
         weights=weights,
         queues=queues,
         workers=asked.workers,
@@ -188,4 +188,5 @@ def epoch_entry(line: EpochLine) -> dict[str, Any]:
 
 
 def _context(found: Overview) -> dict[str, Any]:
-    return {"overview": found, "shown": shown_key(found.current)}
+    accepted = found.judgement.of(Part.ACCEPTANCE)
+    return {"overview": found, "shown": shown_key(found.current), "accepted": accepted, "conditions": Condition}

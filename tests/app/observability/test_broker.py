@@ -128,3 +128,13 @@ def test_nobody_waits_longer_than_a_second_for_a_broker_that_takes_its_time() ->
     assert watched.value(30.0) is None
     assert time.monotonic() - began < 2
     done.set()
+
+
+@pytest.mark.parametrize("found", [(), (queues.LiveWorker("all@late", ("chain", "cpu", "gpu")),)])
+def test_workers_that_answer_late_are_asked_a_second_time(
+    found: tuple[queues.LiveWorker, ...], broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([(), found])
+    monkeypatch.setattr(queues, "_answered", lambda _: next(looks))
+    assert queues._ask_workers() == found
+    assert next(looks, None) is None

@@ -36,7 +36,7 @@ from app.domain import (
     RejectionCode,
     ScoringModel,
 )
-from app.judgement import Cluster, Condition
+from app.judgement import Cluster, Condition, Part
 from app.observability import exporter, metrics
 from app.observability.broker import QueueDepth
 from app.observability.exporter import Exporter, PortOffset, ProcessFiles
@@ -426,6 +426,7 @@ def test_rules_and_dashboard_ask_for_labels_that_exist() -> None:
         "state": {"ready", "unacknowledged"},
         "ended": {"fine", "failed"},
         "condition": {condition.name.lower() for condition in Condition},
+        "part": set(Part),
         "job": {"chain", "cpu", "gpu", "beat", "api"},
     }
     for where, expression in expressions().items():

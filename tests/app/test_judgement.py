@@ -52,7 +52,7 @@ def line(
         psichic_winner=None, boltz_winner=None, weights=None, created_at=at, touched_at=at, closed_at=None,
         stage_times={},
     )  # fmt: skip
-    return EpochLine(summary, counts or {}, None, None, None)
+    return EpochLine(summary, counts or {}, None, None)
 
 
 def read(*, objections: tuple[str, ...] = (), unknown: tuple[str, ...] = (), minutes: float = 5) -> ReadVerdict:

@@ -25,7 +25,7 @@ def line(stage: Stage, reached: int) -> EpochLine:
         psichic_winner=None, boltz_winner=None, weights=None, created_at=NOW, touched_at=NOW, closed_at=None,
         stage_times=times,
     )  # fmt: skip
-    return EpochLine(summary, {PartState.VALID: 6, PartState.PENDING: 2}, None, None, None)
+    return EpochLine(summary, {PartState.VALID: 6, PartState.PENDING: 2}, None, None)
 
 
 def bars(stage: Stage, reached: int, work: EpochWork | None = None) -> dict[str, StageBar]:

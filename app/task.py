@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -17,7 +17,14 @@ from celery import Celery, Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.time import get_exponential_backoff_interval
 from kombu.exceptions import OperationalError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -30,6 +37,7 @@ from app.store.claims import ClaimLost, Claims, Piece, Refused, Work
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from app.store.records import WorkedOn
+from app.untrusted import shown, visible
 
 # A store or broker that restarts is back within a minute; backoff with jitter spreads the returning tasks.
 _STORE_RETRIES: Final = 8
@@ -37,6 +45,12 @@ _LONGEST_BACKOFF: Final = 60
 
 # How long a task that finds its piece taken waits before it asks again.
 _BUSY_COUNTDOWN: Final = timedelta(seconds=5)
+
+# A piece that ended in an exception this often is given up. Restarts and outages are not counted.
+MOST_FAILURES: Final = 5
+
+# What a store that answers does not take, now or later.
+_REFUSED_BY_STORE: Final = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 
 # The clock's own tasks, mostly idle: their beginning and end are worth a line only to those who look for it.
 _TICKS: Final = frozenset({"watch_epoch", "reconcile", "score_next_models", "follow_scoring", "release_stale"})
@@ -161,6 +175,8 @@ class ValidatorTask(Task):  # type: ignore[misc]
     ticks = False
     # a thread renews the claim all the while, so that silence means death, and nothing else does
     beats = False
+    # what ends the work of a piece that is given up: step, the piece's arguments, why; by default its epoch fails
+    gives_up: Callable[..., None] | None = None
     max_retries = _STORE_RETRIES
     acks_late = True
     reject_on_worker_lost = True
@@ -256,22 +272,48 @@ class ValidatorTask(Task):  # type: ignore[misc]
         except ClaimLost as lost:
             log.warning("%s", lost)
             return {"status": Refused.DONE.value}
-        except (Retry, DBAPIError, ConnectionError):
+        except (Retry, ConnectionError):
             # this very task comes back, and holds the claim until then
             raise
-        except ValidatorError as error:
-            if taken.epoch_id is None:
+        except Exception as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, _REFUSED_BY_STORE):
+                # so it does for a store that is unavailable
                 raise
-            # an epoch that cannot go on ends, with the sentence; nothing would be gained by trying for ever
-            log.error("%s", error)
-            with self.transaction() as step:
-                step.claims.drop_epoch(taken.epoch_id)
-                step.send_epoch("workers.epochs.fail_epoch", taken.epoch_id, str(error)[:500])
+            if not self._given_up(taken, values, error):
+                raise
             return {"status": "failed"}
         except BaseException:
             with suppress(DBAPIError), get_store().writing() as session:
                 Claims(session).give_back(taken, now() + _BUSY_COUNTDOWN)
             raise
+
+    def _given_up(self, piece: Piece, values: Sequence[Any], error: Exception) -> bool:
+        """Whether a piece ends with an exception, for nothing is tried for ever; else it is given back."""
+        final = isinstance(error, ValidatorError) and piece.epoch_id is not None
+        with suppress(DBAPIError), self.transaction() as step:
+            failures = step.claims.failed(piece)
+            if not failures:
+                # another has it
+                return final
+            if not final and failures < MOST_FAILURES:
+                step.claims.give_back(piece, now() + _BUSY_COUNTDOWN)
+                return False
+            if final:
+                log.error("%s", error)
+                why = visible(str(error)[:500])
+            else:
+                log.error("given up after %d failures", failures, exc_info=error)
+                why = f"{short_name(self.name)} failed {failures} times: {shown(error, 300)}; the log has the traceback"
+            if self.gives_up is not None:
+                step.claims.finish(piece)
+                self.gives_up(step, *values, why)
+            elif piece.epoch_id is None:
+                step.claims.finish(piece)
+            else:
+                step.claims.drop_epoch(piece.epoch_id)
+                step.send_epoch("workers.epochs.fail_epoch", piece.epoch_id, why)
+            return True
+        return False
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         try:

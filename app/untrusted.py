@@ -33,7 +33,7 @@ def visible(text: str, keep: str = "") -> str:
 def shown(value: object, longest: int = 80) -> str:
     """Any value on one line of at most ``longest`` characters, safe in messages, logs, terminals and databases.
 
-    Text and bytes without quotes. Never raises, whatever the value.
+    Text and bytes without quotes, an exception with its type. Never raises, whatever the value.
     """
     try:
         text = visible(_plain(value, longest))
@@ -54,6 +54,8 @@ def _plain(value: object, longest: int) -> str:
     if isinstance(value, bytes | bytearray):
         # four bytes a character at most
         return bytes(value[: 4 * longest + 4]).decode("utf-8", "backslashreplace")[: longest + 1]
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"[: longest + 1]
     return _Bounded().repr(value)
 
 

@@ -6,9 +6,11 @@ dies in between, the next call reads from the store what may have been sent and 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from app.settings import Settings
 from app.store.database import Store
 from app.store.services import ServiceStates
 from app.store.weight_submissions import WeightsState, WeightSubmission, WeightSubmissions
+from app.untrusted import quoted
 from chain.sources import SourceUnavailable
 from chain.subtensor import SUBMISSION_ERA, PreparedWeights, load_wallet
 from chain.timelock import round_time
@@ -389,7 +392,10 @@ def kept_from_chain(
     if not weights:
         return Ended(WeightsState.NONE, "nobody has a weight, so nothing is submitted")
     if settings.weights_file is not None:
-        write_vector(settings.weights_file, netuid, weights, epoch=epoch, mark=mark)
+        try:
+            write_vector(settings.weights_file, netuid, weights, epoch=epoch, mark=mark)
+        except ValidatorError as error:
+            return Ended(WeightsState.FAILED, str(error), weights)
         detail = f"test mode: written to {settings.weights_file}, not to the chain"
         return Ended(WeightsState.WRITTEN, detail, weights)
     if settings.offline or settings.dont_set_weights:
@@ -401,13 +407,40 @@ def kept_from_chain(
 def write_vector(
     path: Path, netuid: int, weights: Mapping[int, float], *, epoch: int | None = None, mark: str | None = None
 ) -> None:
-    """The vector as it would have been sent, one JSON document for both subnets; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The vector as it would have been sent, one JSON document for both subnets; whole or not at all.
+
+    Raises:
+        ValidatorError: the file cannot be written.
+    """
     shares = {str(uid): share for uid, share in sorted(weights.items())}
-    partial = path.with_name(f".{path.name}.partial")
     document = {"netuid": netuid, "epoch": epoch, "mark": mark, "weights": shares}
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with _written_beside(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def require_weights_file(settings: Settings) -> None:
+    """Raise a ValidatorError where WEIGHTS_FILE is set and cannot be written; what it holds stays."""
+    if settings.weights_file is not None:
+        with _written_beside(settings.weights_file) as partial:
+            partial.touch()
+            partial.unlink()
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """Where to write what then replaces the file; a fault of the system is said with the setting and the fix."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path.with_name(f".{path.name}.partial")
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or "no such path can be"
+        raise ValidatorError(
+            f"WEIGHTS_FILE: {quoted(str(path), 200)} cannot be written ({cause}); "
+            "set it to a file in a folder that this user may write to"
+        ) from None
 
 
 def weights_verdict(settings: Settings, chain: WeightsChain) -> WeightsVerdict:

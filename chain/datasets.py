@@ -38,7 +38,7 @@ def protein_pool(hub: Hub, revision: str) -> list[tuple[str, str]]:
 def _rows(path: Path, name: str) -> list[tuple[str, str]]:
     try:
         return [(str(row["Entry"]), str(row["Sequence"] or "")) for row in _table(path)]
-    except (KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OSError, csv.Error) as error:
         fault = shown(str(error), 160)
         raise SourceError(f"{PROTEINS}: {name} has no readable columns Entry and Sequence ({fault})") from None
 

@@ -32,7 +32,7 @@ from app.store.model_queue import ModelQueue
 from app.store.reputations import WeightRounds
 from app.store.scorings import Scoring, ScoringEnd, Scorings
 from app.store.services import keep_block
-from app.task import ValidatorTask
+from app.task import Step, ValidatorTask
 from chain.hotkey import Signer, wallet_signer
 from chain.huggingface import HubClient
 from chain.model_chain import ModelChain, SubtensorModelChain
@@ -181,7 +181,14 @@ def _places(settings: Settings) -> list[str]:
     return [f"{_PLACE}{slot}" for slot in slots(settings)]
 
 
-@app.task(bind=True, piece=True)
+def _not_followed(step: Step, scoring_id: int, why: str) -> None:
+    scorings = Scorings(step.session)
+    if (scoring := scorings.get(scoring_id)) is not None and scoring.finished_at is None:
+        # the scorer is free again, and the model back in its queue
+        scorings.settle(scoring, ScoringEnd(None, False, why))
+
+
+@app.task(bind=True, piece=True, gives_up=staticmethod(_not_followed))
 def follow_scoring(self: ValidatorTask, scoring_id: int) -> dict[str, Any]:
     """Move one scoring on by one step and come back later: no worker is held while a scorer works."""
     with self.reading() as session:

@@ -125,7 +125,11 @@ def _scores(session: Session, epoch: OpenEpoch) -> EpochScores:
     return scores
 
 
-@app.task(bind=True, piece=True)
+def _fail_plainly(step: Step, epoch_id: int, _error: str, why: str) -> None:
+    Epochs(step.session).fail(epoch_id, why)
+
+
+@app.task(bind=True, piece=True, gives_up=staticmethod(_fail_plainly))
 def fail_epoch(self: ValidatorTask, epoch_id: int, error: str) -> dict[str, Any]:
     """End an epoch that cannot go on, with the sentence that says why; one that publishes is reported to monitoring."""
     with self.finishing() as step:

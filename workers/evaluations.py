@@ -162,7 +162,7 @@ class _Try:
         except Exception as error:
             # a fault of this program is no model's fault either
             log.exception("evaluation %s failed", self._record.name)
-            return EvaluationEnd(EvaluationPhase.RELEASED, None, f"{type(error).__name__}: {shown(error, 500)}")
+            return EvaluationEnd(EvaluationPhase.RELEASED, None, shown(error, 500))
 
     def _evaluated(self) -> EvaluationEnd:
         from gpu.evaluation.contract import Deadline, ModelSource

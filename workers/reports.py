@@ -20,7 +20,7 @@ from app.settings import Settings, get_settings
 from app.store.deliveries import Deliveries, Destination
 from app.store.epochs import Epochs
 from app.store.weight_submissions import WeightSubmissions
-from app.task import Step, ValidatorTask
+from app.task import MOST_FAILURES, Step, ValidatorTask
 from app.untrusted import read_json
 
 SCHEMA: Final = 1
@@ -66,7 +66,12 @@ def _weights_of_failed(epochs: Epochs, epoch_id: int, error: str) -> Mapping[int
         return None
 
 
-@app.task(bind=True, piece=True)
+def _undelivered(step: Step, epoch_id: int, destination: str, why: str) -> None:
+    # the epoch is not touched by what becomes of its report
+    Deliveries(step.session).note(epoch_id, Destination(destination), why, MOST_FAILURES, final=True)
+
+
+@app.task(bind=True, piece=True, gives_up=staticmethod(_undelivered))
 def deliver_report(self: ValidatorTask, epoch_id: int, destination: str) -> dict[str, Any]:
     """Post one epoch's report to one destination; a host that is unavailable is tried again for about half an hour."""
     where = Destination(destination)

@@ -64,7 +64,14 @@ def submit_weights(self: ValidatorTask, epoch_id: int) -> dict[str, Any]:
     return _end_epoch(self, epoch_id, submission, end)
 
 
-@app.task(bind=True, piece=True)
+def _round_failed(step: Step, mark: str, why: str) -> None:
+    submissions = WeightSubmissions(step.session)
+    submission = submissions.begin(MODELS_NETUID, mark=mark)
+    if submission.state in WEIGHTS_OPEN:
+        Ended(WeightsState.FAILED, why).write(submissions, submission.id)
+
+
+@app.task(bind=True, piece=True, gives_up=staticmethod(_round_failed))
 def submit_round(self: ValidatorTask, mark: str) -> dict[str, Any]:
     """Compute the weights of a 20-minute mark and submit them, once."""
     settings = get_settings()

@@ -209,6 +209,21 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding(what, Health.OPTIONAL, found, advice)
 
 
+def _weights_file(settings: Settings) -> Iterator[Finding]:
+    """Test mode: the file that takes the place of the chain."""
+    from app.domain import ValidatorError
+    from app.weights import require_weights_file
+
+    if settings.weights_file is None:
+        return
+    try:
+        require_weights_file(settings)
+    except ValidatorError as error:
+        yield Finding("weights file", Health.MISSING, str(error).partition("; ")[0], str(error).partition("; ")[2])
+    else:
+        yield Finding("weights file", Health.OK, f"{settings.weights_file}: weights do not go to the chain")
+
+
 def _wallet(settings: Settings) -> Iterator[Finding]:
     path = settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys" / settings.wallet_hotkey
     if path.is_file():
@@ -324,6 +339,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _weights,
     _nanobodies,
     _wallet,
+    _weights_file,
     _github,
     _chain_weights,
     _evaluation,

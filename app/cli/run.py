@@ -71,10 +71,13 @@ def run(
         "CLEAN_PERIOD_MINUTES": clean_period_minutes,
         "UPDATE_DELAY_MINUTES": update_delay_minutes,
     }
+    from app.weights import require_weights_file
+
     # the cluster's processes read the same settings from their environment
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     get_settings.cache_clear()
     settings = get_settings()
+    require_weights_file(settings)
     module, _, function = VALIDATORS[settings.netuid].partition(":")
     validate = cast(Callable[[RunOptions], Any], getattr(import_module(module), function))
     validate(RunOptions(flower=flower, api=api))

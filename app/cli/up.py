@@ -26,10 +26,12 @@ def up(
     from app.cluster.embedded import EmbeddedCluster
     from app.store.database import get_store
     from app.store.schema import migrate
+    from app.weights import require_weights_file
 
     console = Console()
     settings = get_settings()
     require_folder(settings)
+    require_weights_file(settings)
     if api:
         require_port("API_PORT", settings.api_host, settings.api_port)
     if flower:

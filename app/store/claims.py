@@ -169,6 +169,17 @@ class Claims:
         holder = piece.claim if comes_back else None
         return self._changed(piece, claim=None, holder=holder, claimed_at=None, due_at=until, moved_at=until, **less)
 
+    def failed(self, piece: Piece) -> int:
+        """Count that an attempt ended in an exception; how many did, 0 where the claim was lost."""
+        failures = self._session.execute(
+            update(WorkRow)
+            .where(*_held_by(piece))
+            .values(failures=WorkRow.failures + 1)
+            .returning(WorkRow.failures)
+            .execution_options(synchronize_session=False)
+        ).scalar_one_or_none()
+        return failures or 0
+
     def finish(self, piece: Piece) -> None:
         """Take a finished piece from the table, and note that its group moved.
 

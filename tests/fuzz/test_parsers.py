@@ -74,6 +74,7 @@ PIECES = [
     b"$A$A", b"${A:-",
     b"(" * 200, b"[" * 2000, b"{\"a\":" * 2000, b"&a [*a]", b"!!int x", b"2024-99-99", b"<<: [1]", b"'", b'"',
     b"\n", b"\r\n", b"\\ud800", b"ARG A=$A$A\n", b"FROM ", b"ONBUILD ", b"rxn:4:", b"None", b"True", b"--", b"\t",
+    b"A" * 150_000,
 ]  # fmt: skip
 
 
@@ -269,7 +270,7 @@ def mutated(chance: random.Random, seed: bytes) -> bytes:
                 body[end:end] = body[start:end] * chance.choice((1, 2, 40))
             case _ if body:
                 body[start % len(body)] ^= 1 << chance.randrange(8)
-    return bytes(body[:100_000])
+    return bytes(body[:300_000])
 
 
 @pytest.mark.timeout(0 if INPUTS > 10_000 else 300)

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from tenacity import stop_after_attempt
 
@@ -30,6 +31,7 @@ from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import BatchRecord, PartState, Stage
 from app.store.scores import Scores
+from app.store.tables.epochs import EpochRow
 from tests.conftest import DATA
 from tests.stores import outstanding
 from workers import scoring
@@ -201,6 +203,20 @@ def test_an_unreadable_archive_is_judged_by_the_rules(store: Store, recording: P
     refusing = run(store, recording)
     assert not [e for e in refusing["submissions"] if e["status"] == "valid"]
     assert {e["uid"]: e["rejection"]["code"] for e in refusing["submissions"]}[1] == "already_used"
+
+
+@on_sqlite
+def test_a_weights_file_that_cannot_be_written_is_named_and_the_epoch_ends(
+    store: Store, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTS_FILE", str(tmp_path))
+    get_settings.cache_clear()
+    epoch_id = announce(store, recording)
+    with store.writing() as session:
+        session.execute(update(EpochRow).values(publishes=True))
+    open_epoch.delay(epoch_id)
+    (warning,) = [text for text in report(store, epoch_id)["warnings"] if "WEIGHTS_FILE" in text]
+    assert f"WEIGHTS_FILE: '{tmp_path}' cannot be written (it is a folder); set it to a file" in warning
 
 
 @on_sqlite

@@ -17,7 +17,7 @@ class WorkRow(Table):
     ``part_of`` names the piece's group; the piece whose ``waits_for`` is that name may begin once the group is empty.
     ``claim`` is the id of the task at work, ``holder`` its process, or of a piece that was put off the task that comes
     back for it. A claim counts until ``held_until``. ``moved_at`` is when the piece was last sent, and for a piece that
-    waits, when its group last moved.
+    waits, when its group last moved. ``failures`` counts the attempts that ended in an exception.
     """
 
     __tablename__ = "work"
@@ -41,3 +41,4 @@ class WorkRow(Table):
     claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     held_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.cli.doctor import CHECKS, Finding, Health
+from app.cli.run import run
+from app.domain import ValidatorError
 from app.epochs.allowance import keep_quota
 from app.settings import get_settings
 from app.store.database import get_store
@@ -104,6 +106,19 @@ def test_a_node_that_evaluates_models_needs_docker_disk_and_a_judge(
     assert found["Docker"].found == "Engine 20.10.24"
     assert found["judge of answers"].found == "judge-1 at judge.example"
     assert not asked & set(findings(monkeypatch, RUN_API="true"))
+
+
+def test_a_weights_file_is_tried_before_the_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good = tmp_path / "there" / "weights.json"
+    assert findings(monkeypatch, WEIGHTS_FILE=str(good))["weights file"].health is Health.OK
+    assert list(good.parent.iterdir()) == []
+    for bad in (tmp_path, Path("/proc/nope/w.json"), Path("/etc/passwd/w.json")):
+        found = findings(monkeypatch, WEIGHTS_FILE=str(bad))["weights file"]
+        assert found.health is Health.MISSING
+        assert found.found.startswith(f"WEIGHTS_FILE: '{bad}' cannot be written (")
+        assert "a folder that this user may write to" in found.advice
+        with pytest.raises(ValidatorError, match="WEIGHTS_FILE"):
+            run()
 
 
 def test_the_doctor_says_whether_weights_would_be_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

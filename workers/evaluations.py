@@ -81,7 +81,7 @@ def note_capabilities(self: ValidatorTask) -> dict[str, str]:
     found = _objections(known, settings)
     with self.transaction() as step:
         for one, plan in known.items():
-            Capabilities(step.session).note(one, None if plan is None else plan.name, found[one])
+            Capabilities(step.session).note(one, None if plan is None else plan.text, found[one])
     return {one: objection or "can be scored" for one, objection in found.items()}
 
 
@@ -287,13 +287,12 @@ def _objections(known: Mapping[str, BenchmarkPlan | None], settings: Settings) -
 
 
 def _docker_objection() -> str | None:
-    from app.domain import ValidatorError
-    from gpu.evaluation.docker_engine import engine, speaking
+    from gpu.evaluation.contract import EvaluationImpossible
+    from gpu.evaluation.sandbox import docker_sandbox
 
     try:
-        with engine(get_settings().docker_host, timeout=5.0) as client, speaking("asking for its version"):
-            client.version()
-    except ValidatorError as error:
+        docker_sandbox(get_settings(), None).check()
+    except EvaluationImpossible as error:
         return str(error)
     return None
 

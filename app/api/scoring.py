@@ -31,7 +31,7 @@ from app.api.scoring_messages import (
 from app.api.validator import health_router
 from app.celery import app as celery
 from app.clock import now
-from app.competitions.benchmarks import capabilities
+from app.competitions.benchmarks import capabilities, offline_capability
 from app.competitions.evaluations import (
     SWEEP,
     SWEEP_EXPIRES,
@@ -147,8 +147,9 @@ def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(ma
 @scoring_router.get("/api/capabilities")
 def show_capabilities(hotkey: Caller) -> NodeCapabilities:
     """Which competitions this node can score, and why not the others."""
+    settings = get_settings()
     with get_store().reading() as session:
-        found = capabilities(session, get_settings())
+        found = [offline_capability(session, settings, one) for one in capabilities(session, settings)]
     return NodeCapabilities(
         competitions=[
             CompetitionCapability(
@@ -157,6 +158,7 @@ def show_capabilities(hotkey: Caller) -> NodeCapabilities:
                 can_score=one.objection is None,
                 reason=one.objection,
                 checked_at=one.checked_at,
+                only_stored_models=settings.offline,
             )
             for one in found
         ]

@@ -40,6 +40,7 @@ _CAPABILITY: Final[dict[str, JsonValue]] = {
     "can_score": False,
     "reason": "JUDGE_URL is not set",
     "checked_at": "2026-11-26T12:00:00Z",
+    "only_stored_models": False,
 }
 
 
@@ -117,6 +118,7 @@ class CompetitionCapability(BaseModel):
     """Whether this node can score a competition; ``reason`` says why not.
 
     ``checked_at`` is when a gpu worker looked last; null: none has yet, and models are accepted.
+    ``only_stored_models``: a model that is not in this node's store is refused, for OFFLINE forbids asking the chain.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CAPABILITY]})
@@ -126,6 +128,7 @@ class CompetitionCapability(BaseModel):
     can_score: bool
     reason: str | None
     checked_at: datetime | None
+    only_stored_models: bool
 
 
 class NodeCapabilities(BaseModel):

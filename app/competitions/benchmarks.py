@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.competitions.profile import profile_of
+from app.domain import MODELS_NETUID
 from app.settings import Settings
 from app.store.capabilities import Capabilities
 from app.store.competitions import Competitions
+from app.store.model_queue import ModelQueue
 from gpu.evaluation.contract import EvaluationImpossible
 from gpu.evaluation.plan import BenchmarkPlan, UnknownBenchmark
 
@@ -58,7 +60,7 @@ def capability(session: Session, settings: Settings, competition_id: str) -> Cap
     except UnknownBenchmark as error:
         return Capability(competition_id, plan.name, str(error), None)
     found = Capabilities(session).get(competition_id)
-    if found is None or found.benchmark != plan.name or found.checked_at < now() - _FOUND_FOR:
+    if found is None or found.benchmark != plan.text or found.checked_at < now() - _FOUND_FOR:
         return Capability(competition_id, plan.name, None, None)
     return Capability(competition_id, plan.name, found.objection, found.checked_at)
 
@@ -66,6 +68,20 @@ def capability(session: Session, settings: Settings, competition_id: str) -> Cap
 def capabilities(session: Session, settings: Settings) -> list[Capability]:
     """Whether this node can score each competition that it knows, by id."""
     return [capability(session, settings, competition_id) for competition_id in plans(session, settings)]
+
+
+def offline_capability(session: Session, settings: Settings, found: Capability) -> Capability:
+    """The same where the chain may be asked; else a competition of which the store has no model cannot be scored."""
+    if not settings.offline or found.objection is not None:
+        return found
+    queued = ModelQueue(session, MODELS_NETUID).models()
+    if any(one.commitment.model.competition_id == found.competition_id for one in queued):
+        return found
+    return replace(
+        found,
+        objection=f"OFFLINE forbids asking the chain, and this node's store has no model of {found.competition_id}; "
+        "unset it, or share the validator's DATABASE_URL",
+    )
 
 
 def objection_here(plan: BenchmarkPlan | None, settings: Settings, competition_id: str) -> str | None:

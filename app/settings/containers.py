@@ -7,7 +7,7 @@ from datetime import timedelta
 from pydantic import ByteSize, Field
 
 from app.settings.concern import Concern
-from app.settings.values import CommaSeparated, Duration, EngineAddress, NetworkName, Size
+from app.settings.values import CommaSeparated, Duration, EngineAddress, NetworkName, RuntimeName, Size
 
 
 class ContainerSettings(Concern):
@@ -34,6 +34,9 @@ class ContainerSettings(Concern):
         ByteSize(32 * 2**30), gt=0, description="memory of a model's container, scratch included; its build's too"
     )
     container_cpus: float = Field(4.0, gt=0, le=4096, description="CPU cores of a model's container; its build's too")
+    container_runtime: RuntimeName | None = Field(
+        None, description="runtime of a model's container, such as runsc (gVisor); the Engine's own when empty"
+    )
     container_firewall: bool = Field(
         False, description="the host's firewall drops new connections from cv-*: no warning of open ports"
     )

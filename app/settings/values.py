@@ -101,6 +101,7 @@ ClusterName = Annotated[
     str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "a name of letters, digits, dots and dashes")
 ]
 NetworkName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "the name of a Docker network")]
+RuntimeName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", "the name of a container runtime")]
 SampleSets = Annotated[str, _matching(r"[\w/]+:[0-9]+(\s*,\s*[\w/]+:[0-9]+)*", "SET:SIZE, several separated by commas")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Size = Annotated[ByteSize, Field(ge=0, le=1 << 60)]

@@ -13,7 +13,10 @@ from app.store.tables.evaluations import CapabilityRow
 
 @dataclass(frozen=True, slots=True)
 class FoundCapability:
-    """What a gpu worker found of one competition; ``objection`` None: nothing is missing."""
+    """What a gpu worker found of one competition; ``objection`` None: nothing is missing.
+
+    ``benchmark`` with its parameters, as :attr:`gpu.evaluation.plan.BenchmarkPlan.text` says them.
+    """
 
     competition_id: str
     benchmark: str | None

@@ -33,6 +33,8 @@ _CACHES: Final = {
 class Locks:
     """What a container may have. Sizes in bytes; ``gpu`` is a device index or UUID, None for none.
 
+    ``runtime`` as the Engine names it (``runsc``), None for the Engine's own.
+
     ``tmpfs`` memory counts towards ``memory``, so the sizes below bound one mount, not the sum.
     """
 
@@ -47,6 +49,7 @@ class Locks:
     port: int = 8000
     user: str = "65534:65534"
     hostname: str = "model"
+    runtime: str | None = None
 
     def tmpfs(self, volumes: Sequence[str] = ()) -> dict[str, str]:
         """Mount point → options: scratch, and a bounded place over every VOLUME that the image declares."""
@@ -98,6 +101,7 @@ class Locks:
             dns_opt=["timeout:1", "attempts:1"],
             dns_search=["."],
             device_requests=devices,
+            runtime=self.runtime,
         )
         return made
 
@@ -146,6 +150,7 @@ class Locks:
             "own namespaces": not any(host.get(key) == "host" for key in ("PidMode", "UTSMode", "UsernsMode"))
             and host.get("CgroupnsMode") in {"private", None},
             "ulimits": {"nofile", "core"} <= set(ulimits) and ulimits["core"].get("Hard") == 0,
+            "its runtime": self.runtime is None or host.get("Runtime") == self.runtime,
             "no restart": (host.get("RestartPolicy") or {}).get("Name") in {"no", ""},
             "bounded log": (log.get("Config") or {}).get("max-size") == str(self.log),
             "no mounts of the host's": not host.get("Binds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
@@ -77,6 +78,11 @@ class BenchmarkPlan:
 
     name: str
     given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The name, and the parameters where there are any: two plans are equal where their texts are."""
+        return f"{self.name} {json.dumps(dict(self.given), sort_keys=True)}" if self.given else self.name
 
     def parameters(self) -> Parameters:
         """The parameters, checked.

@@ -102,7 +102,7 @@ class DockerSandbox:
         over = now + int(deadline.check("waiting for its turn")) + 1
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(engine(self._address))
-            info = _isolating(client)
+            info = _isolating(client, self._limits.locks.runtime)
             if not stack.enter_context(self._evaluations.held(name, over)):
                 raise EvaluationImpossible(f"evaluation {model.evaluation_id} is already running on this node")
             labels = Labels(self._evaluations.node(), name, now, over)
@@ -118,6 +118,15 @@ class DockerSandbox:
                     log.error("Left of evaluation %s, for the sweeper: %s", name, "; ".join(removal.left))
                 else:
                     self._evaluations.forget(name)
+
+    def check(self) -> None:
+        """See that the Docker Engine answers, isolates and knows the runtime; makes nothing.
+
+        Raises:
+            EvaluationImpossible: it does not; the message names the fix.
+        """
+        with engine(self._address, timeout=_ANSWER_SECONDS) as client:
+            _isolating(client, self._limits.locks.runtime)
 
     def sweep(self) -> Removal:
         """Remove what evaluations of this node left that were killed; see :func:`gpu.evaluation.leftovers.sweep`.
@@ -385,7 +394,7 @@ class _Evaluation:
             log.warning("The %s log of evaluation %s could not be kept: %s", kind, self._name, error)
 
 
-def _isolating(client: Any) -> Mapping[str, Any]:
+def _isolating(client: Any, runtime: str | None) -> Mapping[str, Any]:
     """What the Engine says of itself; one whose own defaults are off would silently drop a lock."""
     with speaking("asking Docker what it is"):
         info: Mapping[str, Any] = client.info()
@@ -395,6 +404,12 @@ def _isolating(client: Any) -> Mapping[str, Any]:
     if any("unconfined" in option for option in options):
         raise EvaluationImpossible(
             "this Docker Engine runs with seccomp or AppArmor unconfined: take that setting back"
+        )
+    known = sorted(info.get("Runtimes") or ("its own",))
+    if runtime is not None and runtime not in known:
+        raise EvaluationImpossible(
+            f"CONTAINER_RUNTIME: this Docker Engine knows no runtime {runtime}, only {', '.join(known)}; "
+            "name it in the daemon's configuration (runtimes in /etc/docker/daemon.json), or unset CONTAINER_RUNTIME"
         )
     return info
 
@@ -435,6 +450,7 @@ def docker_sandbox(settings: Settings, gpu: str | None, hub: ModelHub | None = N
             cpus=settings.container_cpus,
             gpu=gpu,
             port=settings.container_port,
+            runtime=settings.container_runtime,
         ),
     )
     return DockerSandbox(

@@ -273,9 +273,11 @@ def test_prometheus_asks_the_services_at_their_ports() -> None:
         for name in found["names"]
     }
     first = int(BASE["chain"]["environment"]["METRICS_PORT"])
-    wanted = {f"{offset.name.lower()}:{first + offset}" for offset in PortOffset if offset is not PortOffset.MIXED}
+    services = {offset: offset.name.lower().replace("_", "-") for offset in PortOffset}
+    wanted = {f"{services[offset]}:{first + offset}" for offset in PortOffset if offset is not PortOffset.MIXED}
     assert wanted <= targets
-    assert {target.split(":")[0] for target in targets} - {"localhost"} <= set(BASE)
+    present = {*BASE, *FILES["compose.models.yaml"]["services"]}
+    assert {target.split(":")[0] for target in targets} - {"localhost"} <= present
 
 
 def test_the_images_are_targets_of_the_dockerfile() -> None:

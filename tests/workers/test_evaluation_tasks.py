@@ -730,7 +730,11 @@ def test_a_worker_notes_what_its_machine_lacks(scene: Scene, store: Store, setti
     assert "has no benchmark here" in (found["mine"] or "")
     setting(docker_host="tcp://127.0.0.1:1")
     assert "Docker" in (objections()["voicebench"] or "")
-    setting(docker_host=scene.engine.address, judge_url="", judge_model="")
+    setting(docker_host=scene.engine.address, container_runtime="runsc")
+    assert "CONTAINER_RUNTIME: this Docker Engine knows no runtime runsc" in (objections()["voicebench"] or "")
+    scene.engine.info["Runtimes"]["runsc"] = {}
+    assert objections()["voicebench"] is None
+    setting(judge_url="", judge_model="")
     assert "JUDGE_URL" in (objections()["voicebench"] or "")
 
 

@@ -295,6 +295,23 @@ def test_a_node_says_what_it_can_score(call: Call, client: TestClient, store: St
 
 
 @on_sqlite
+def test_offline_only_what_the_store_knows_can_be_scored(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> dict[str, dict[str, Any]]:
+        return {one["competition_id"]: one for one in call("GET", "/api/capabilities").json()["competitions"]}
+
+    assert not any(one["only_stored_models"] for one in found().values())
+    monkeypatch.setenv("OFFLINE", "true")
+    get_settings.cache_clear()
+    fill(store, 1)
+    told = found()
+    assert all(one["only_stored_models"] for one in told.values())
+    assert (told["voicebench"]["can_score"], told["o1"]["can_score"]) == (True, False)
+    assert "this node's store has no model of o1" in told["o1"]["reason"]
+
+
+@on_sqlite
 def test_a_restarted_api_knows_what_the_last_one_began(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
     with TestClient(scoring.create_scoring_app()) as restarted:

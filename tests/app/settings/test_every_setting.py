@@ -102,6 +102,7 @@ EXAMPLES: dict[str, tuple[str, Any, str]] = {
     "start_limit": SECONDS_90,
     "container_memory": ("1GiB", 1 << 30, "0"),
     "container_cpus": ("1.5", 1.5, "nan"),
+    "container_runtime": ("runsc", "runsc", "a/b"),
     "container_firewall": ("1", True, "drop"),
     "container_port": ("8001", 8001, "80"),
     "api_host": ("0.0.0.0", "0.0.0.0", "http://0.0.0.0"),

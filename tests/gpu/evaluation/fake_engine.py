@@ -157,6 +157,7 @@ class FakeEngine:
             "DockerRootDir": str(path.parent),
             "OSType": "linux",
             "NCPU": 8,
+            "Runtimes": {"io.containerd.runc.v2": {"path": "runc"}, "runc": {"path": "runc"}},
         }
         self.lock = threading.RLock()
         self._counter = itertools.count(1)

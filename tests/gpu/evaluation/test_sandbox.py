@@ -287,6 +287,33 @@ def test_a_daemon_without_seccomp_is_not_used(sandbox: DockerSandbox, engine: Fa
     assert not engine.count("POST", "/")
 
 
+@pytest.mark.parametrize("runtime", [None, "runsc"])
+def test_the_runtime_is_the_engine_s_own_or_the_one_that_is_set(
+    hub: ModelRepositories, engine: FakeEngine, tmp_path: Path, runtime: str | None
+) -> None:
+    engine.info["Runtimes"] = {"runc": {}, "runsc": {"path": "/usr/bin/runsc"}}
+    sandbox = made(hub, engine, tmp_path, replace(LIMITS, locks=replace(LOCKS, runtime=runtime)))
+    sandbox.check()
+    with sandbox.running(model(), Deadline(60)):
+        assert created(engine)["HostConfig"].get("Runtime") == runtime
+
+
+def test_a_runtime_that_the_engine_does_not_know_or_keep_to_is_refused(
+    hub: ModelRepositories, engine: FakeEngine, tmp_path: Path
+) -> None:
+    sandbox = made(hub, engine, tmp_path, replace(LIMITS, locks=replace(LOCKS, runtime="runsc")))
+    words = "CONTAINER_RUNTIME: this Docker Engine knows no runtime runsc, only io.containerd.runc.v2, runc; name it"
+    with pytest.raises(EvaluationImpossible, match=words):
+        sandbox.check()
+    with pytest.raises(EvaluationImpossible, match=words), sandbox.running(model(), Deadline(60)):
+        pytest.fail("the model ran")
+    assert not engine.count("POST", "/")
+    engine.info["Runtimes"]["runsc"] = {}
+    engine.alterations["HostConfig.Runtime"] = "runc"
+    with pytest.raises(EvaluationImpossible, match="its runtime"), sandbox.running(model(), Deadline(60)):
+        pytest.fail("the model ran")
+
+
 # the build
 
 

@@ -18,6 +18,8 @@ from app.api.application import create_app
 from app.clock import now
 from app.domain import ModelCommitment, Neuron
 from app.settings import get_settings
+from app.store.capabilities import Capabilities
+from app.store.competitions import Competitions, GivenBenchmark
 from app.store.database import Store
 from app.store.metagraph import Metagraph
 from app.store.model_queue import ModelQueue
@@ -98,6 +100,25 @@ def _browser(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     get_settings.cache_clear()
     with TestClient(create_app(), headers=HTML) as client:
         yield client
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_the_page_says_which_competitions_are_scored_here(own_pages: TestClient, store: Store) -> None:
+    fill(store, 1)
+    with store.writing() as session:
+        for name in ("v2v", "o1", "mine"):
+            Competitions(session).add(name, 0.0, "test")
+        Competitions(session).set_benchmark("o1", GivenBenchmark("o1", {"samples": 3}), "test")
+        Capabilities(session).note("voicebench", "voicebench", None)
+        Capabilities(session).note("v2v", "v2v", "ASR_MODEL: there is none")
+        # found for other parameters, which says nothing of these
+        Capabilities(session).note("o1", "o1", None)
+    page = read(own_pages, "/competitions")
+    told = {row["Competition"]: row["Scored here"] for row in page.rows("Competitions")}
+    assert told == {"voicebench": "yes", "v2v": "no", "o1": "unknown", "mine": "no"}
+    assert "v2v cannot be scored here: ASR_MODEL: there is none" in page.text
+    assert "mine cannot be scored here: competition mine has no benchmark here" in page.text
+    assert "voicebench cannot be scored here" not in page.text
 
 
 def read(client: TestClient, path: str) -> Reader:

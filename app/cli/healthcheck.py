@@ -115,6 +115,7 @@ def _validator(settings: Settings) -> None:
     """The one judgement that the home page and the metrics have too."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    from app.cli.surroundings import said_of
     from app.judgement import Condition, cluster, gather, judge
     from app.store.database import StoreError, get_store
 
@@ -122,8 +123,10 @@ def _validator(settings: Settings) -> None:
     try:
         with get_store().reading() as session:
             judged = judge(gather(session, settings, asked))
-    except (SQLAlchemyError, StoreError) as error:
-        raise Unhealthy(f"the store does not answer: {error}") from None
+    except StoreError as error:
+        raise Unhealthy(str(error)) from None
+    except SQLAlchemyError as error:
+        raise Unhealthy(said_of(error) or str(error)) from None
     if judged.condition is Condition.TROUBLE:
         raise Unhealthy(" ".join(judged.reasons(Condition.TROUBLE)))
     if judged.condition is Condition.UNKNOWN:

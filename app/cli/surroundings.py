@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +14,9 @@ from app.untrusted import shown
 
 # To connect to a Redis (s); a command says within seconds that none is there.
 _CONNECT_SECONDS: Final = 3.0
+
+# What SQLite and PostgreSQL say of a table or column that a migration makes.
+_NOT_MIGRATED: Final = re.compile(r"no such (table|column)|(relation|column) .* does not exist")
 
 
 def said_of(error: BaseException) -> str | None:
@@ -117,4 +121,6 @@ def _redis(settings: Settings, error: BaseException) -> str:
 
 def _store(error: BaseException) -> str:
     cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+    if _NOT_MIGRATED.search(cause):
+        return f"DATABASE_URL: the store is not up to date ({shown(cause, 200)}); run: python -m app migrate"
     return f"DATABASE_URL: the store cannot be used ({shown(cause, 200)}); correct DATABASE_URL, or start the database"

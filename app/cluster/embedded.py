@@ -184,11 +184,11 @@ class EmbeddedCluster:
         self._children.append(_Child(name, command, process, time.monotonic()))
 
     def _await_redis(self) -> None:
-        client = redis.Redis(port=self.port, password=self._password)
+        client = redis.Redis(port=self.port, password=self._password, socket_timeout=2)
         deadline = time.monotonic() + _START_SECONDS
         with client:
             while time.monotonic() < deadline:
-                with suppress(redis.ConnectionError, redis.BusyLoadingError):
+                with suppress(redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError):
                     client.ping()
                     return
                 self._refuse_dead()

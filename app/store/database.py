@@ -19,8 +19,17 @@ from app.settings import get_settings
 _SQLITE_BUSY_MS = 60_000
 
 
-# To connect to a PostgreSQL (s).
-_CONNECT_SECONDS = 4
+# PostgreSQL over a network that goes silent: a connection is given up within half a minute, by what it sent (in ms) and
+# did not see acknowledged, or while it waits, by probes (s); libpq alone would wait for two hours. No value here bounds
+# a statement. A Unix socket ignores all but the first.
+_POSTGRESQL = {
+    "connect_timeout": 4,
+    "tcp_user_timeout": 25_000,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 
 class StoreError(ValidatorError):
@@ -36,7 +45,8 @@ class Store:
         except ArgumentError:
             raise StoreError("DATABASE_URL is not a database address; see README") from None
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        options = {} if self.is_sqlite else {"connect_timeout": _CONNECT_SECONDS}
+        # what DATABASE_URL says itself counts
+        options = {} if self.is_sqlite else {k: v for k, v in _POSTGRESQL.items() if k not in parsed.query}
         try:
             if self.is_sqlite and parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -250,6 +250,16 @@ def connections_dropped_often(scene: Scene, dice: random.Random) -> None:
         time.sleep(0.25)
 
 
+def database_stalled_and_cut(scene: Scene, dice: random.Random) -> object:
+    assert scene.database_proxy is not None
+    seconds = dice.uniform(6, 14)
+    scene.database_proxy.freeze()
+    time.sleep(seconds)
+    scene.database_proxy.cut()
+    scene.database_proxy.thaw()
+    return round(seconds, 1)
+
+
 def database_crashed(scene: Scene, _: random.Random) -> None:
     with scene.store.engine.connect() as session:
         query = "select pid from pg_stat_activity where backend_type = 'walwriter'"
@@ -264,7 +274,9 @@ ALWAYS: tuple[Fault, ...] = (
     clients_unblocked, stalled_and_cut, cut, cut_halfway, slow_network, messages_doubled, held_messages_delivered_again,
     messages_dropped, chord_counts_dropped, beat_killed, beat_doubled, store_locked,
 )  # fmt: skip
-POSTGRESQL: tuple[Fault, ...] = (connections_dropped, connections_dropped_often, database_crashed)
+POSTGRESQL: tuple[Fault, ...] = (
+    connections_dropped, connections_dropped_often, database_crashed, database_stalled_and_cut,
+)  # fmt: skip
 
 
 def of(scene: Scene) -> list[Fault]:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 
@@ -48,6 +49,7 @@ class Scene:
     folder: Path
     cluster: EmbeddedCluster
     proxy: Proxy
+    database_proxy: Proxy | None
     world: World
     redis: redis.Redis
     store: Store
@@ -89,8 +91,11 @@ def scene(kind: str, folder: Path) -> Iterator[Scene]:
         settings = {name: value for name, value in universe.environment(folder).items() if name not in QUICKER}
         settings["REHEARSAL_SCORES"] = str(scores_for_any_challenge(outside / "scores"))
         os.environ.update(settings, **PACE)
+        database_proxy = None
         if kind == "postgresql":
-            os.environ["DATABASE_URL"] = stack.enter_context(_postgresql(folder.with_name(f"{folder.name}-postgresql")))
+            socket = stack.enter_context(_postgresql(folder.with_name(f"{folder.name}-postgresql")))
+            database_proxy = Proxy(socket)
+            os.environ["DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{database_proxy.port}/postgres"
         get_settings.cache_clear()
         cluster = EmbeddedCluster(Settings(_env_file=None), flower=False, name="chaos")
         proxy = Proxy(cluster.port)
@@ -104,7 +109,9 @@ def scene(kind: str, folder: Path) -> Iterator[Scene]:
         from app.celery import app
 
         cluster.await_workers(app)
-        running = Scene(kind, folder, cluster, proxy, universe, direct, get_store(), expected, small_disk)
+        running = Scene(
+            kind, folder, cluster, proxy, database_proxy, universe, direct, get_store(), expected, small_disk
+        )
         keeper = threading.Thread(target=_supervise, args=(running,), daemon=True)
         keeper.start()
         yield running
@@ -150,7 +157,7 @@ def _small_disk(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def _postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of its own, on the ordinary disk."""
+    """The socket of a PostgreSQL of its own, on the ordinary disk."""
     folder.mkdir(parents=True)
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700)
@@ -162,5 +169,5 @@ def _postgresql(folder: Path) -> Iterator[str]:
         if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
             parent.chmod(0o755)
     server = pgserver.get_server(folder / "data", cleanup_mode="stop")
-    yield server.get_uri()
+    yield f"{parse_qs(urlsplit(server.get_uri()).query)['host'][0]}/.s.PGSQL.5432"
     server.cleanup()

@@ -11,9 +11,12 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Forwards ``port`` of this machine, on which it may speak TLS, to ``target``; connections share its faults."""
+    """Forwards ``port`` of this machine, on which it may speak TLS, to ``target``; connections share its faults.
 
-    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+    ``target``: a port of this machine, or the path of a socket.
+    """
+
+    def __init__(self, target: int | str, tls: ssl.SSLContext | None = None) -> None:
         self.target = target
         self._tls = tls
         self.latency = 0.0
@@ -61,10 +64,14 @@ class Proxy:
             try:
                 if self._tls:
                     client = self._tls.wrap_socket(client, server_side=True)
-                server = socket.create_connection(("127.0.0.1", self.target), timeout=2)
-                server.settimeout(None)
-                for end in (client, server):
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if isinstance(self.target, str):
+                    server = socket.socket(socket.AF_UNIX)
+                    server.connect(self.target)
+                else:
+                    server = socket.create_connection(("127.0.0.1", self.target), timeout=2)
+                    server.settimeout(None)
+                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 client.close()
                 continue

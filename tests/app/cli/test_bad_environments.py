@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "healthcheck chain": ("redis",),
     "healthcheck beat": ("redis",),
     "healthcheck api": ("nothing",),
+    "healthcheck validator": (*STORE, "unmigrated"),
 }
 NAMED = {
     "redis": ("BROKER_URL", "Redis"),
@@ -72,6 +73,7 @@ NAMED = {
     "database in /proc": ("DATABASE_URL",),
     "ports": ("API_PORT", "FLOWER_PORT"),
     "wallet": ("WALLET_PATH",),
+    "unmigrated": ("DATABASE_URL: the store is not up to date",),
     "wrong setting": ("LOG_LEVEL", "/nowhere", "/proc/nope", "names.txt", "nothing"),
     "chain": ("127.0.0.1:1", "num_molecules", "molecules"),
 }
@@ -113,6 +115,7 @@ def surroundings(kind: str, folder: Path, port: int) -> dict[str, str]:
             "database in /proc": {"DATABASE_URL": "sqlite:////proc/nope/store.sqlite"},
             "ports": {"API_PORT": str(port), "FLOWER_PORT": str(port), "SCORING_API_PORT": str(port)},
             "wallet": {},
+            "unmigrated": {},
             "chain": {"SUBTENSOR_NETWORK": "ws://127.0.0.1:1", "SUBTENSOR_FALLBACKS": "none"},
             "wrong setting": {"LOG_LEVEL": "LOUD"},
         }[kind]

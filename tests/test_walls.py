@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 PROJECT = Path(__file__).parents[1]
@@ -85,3 +86,17 @@ def test_rooms_of_one_height_do_not_know_each_other(copy: Path, module: str, for
         assert f"{name} -> {forbidden.split('.', maxsplit=1)[0]}" in _broken(copy)
     finally:
         path.write_text(before, encoding="utf-8")
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Also not through imports within functions. A package stands for what it imports itself."""
+    graph = grimp.build_graph(*ROOMS)
+    left = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while free := [module for module, imported in left.items() if not imported & left.keys()]:
+        for module in free:
+            del left[module]
+    # what is left are circles and what leads to them; the latter is imported by none that is left
+    while leading := left.keys() - {name for imported in left.values() for name in imported}:
+        for module in leading:
+            del left[module]
+    assert not left, f"circles of imports: {sorted(left)}"

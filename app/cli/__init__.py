@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app import __version__
+from app.cli.log_setup import set_up_logs
 from app.cli.shared_options import with_shared_options
 from app.domain import ValidatorError
 
@@ -150,16 +151,3 @@ def _refuse(sentence: str) -> NoReturn:
     shown = escape(redaction()(sentence))
     Console(stderr=True).print(f"[bold red]error:[/] {shown}", highlight=False, markup=True, soft_wrap=True)
     sys.exit(EXIT_BAD_INPUT)
-
-
-def set_up_logs() -> None:
-    """A user of the command line sees warnings; more where LOG_LEVEL says so."""
-    from app.observability.logs import configure
-    from app.settings import Settings, SettingsError, get_settings
-
-    try:
-        settings = get_settings()
-    except SettingsError:
-        # the verb says it, if it needs settings at all
-        settings = Settings.model_construct()
-    configure("cli", level=None if "log_level" in settings.model_fields_set else "WARNING", settings=settings)

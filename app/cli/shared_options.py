@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.main import get_command
 
+from app.cli.log_setup import set_up_logs
 from app.domain import ValidatorError
 
 _PANEL: Final = "Subnet, wallet, chain and log (settings as well)"
@@ -67,7 +68,6 @@ def _take(
     }
     given = {name: str(value) for name, value in typed.items() if value is not None}
     if given:
-        from app.cli import set_up_logs
         from app.settings import get_settings
 
         os.environ.update(given)

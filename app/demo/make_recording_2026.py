@@ -26,7 +26,8 @@ from app.demo.make_recording import (
     unit,
 )
 from app.domain import Challenge
-from app.epochs.rules.august_2026 import August2026, Parameters
+from app.epochs.rules.august_2026 import August2026
+from app.epochs.rules.august_2026_parameters import Parameters
 from chem.nanobodies.developability import Profile
 from chem.nanobodies.nativeness import GermlineHit, GermlineHits
 from chem.nanobodies.numbering import Numbering

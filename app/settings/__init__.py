@@ -61,7 +61,7 @@ class Settings(ClusterSettings, ApiSettings, ContainerSettings, CompetitionSetti
 
     @property
     def models_folder(self) -> Path:
-        """Where models are downloaded to, absolute."""
+        """The folder that is cleaned of models that no commitment names, absolute."""
         return (self.model_dir or self.data_dir / "models").expanduser().resolve()
 
 

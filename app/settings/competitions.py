@@ -48,7 +48,9 @@ class CompetitionSettings(Concern):
     )
     update_delay_minutes: int = Field(5, ge=1, le=100_000, description="how often the miners' commitments are read")
     min_age: DurationOrZero = Field(timedelta(0), description="a model must be older than this to be queued")
-    model_dir: Path | None = Field(None, description="where models are downloaded to; DATA_DIR/models when empty")
+    model_dir: Path | None = Field(
+        None, description="folder of models; those that no commitment names are removed; DATA_DIR/models when empty"
+    )
 
     voicebench_dataset: str = Field(
         "hlt-lab/voicebench", min_length=1, description="hub id, optionally with @revision, or a local copy's folder"

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from tenacity import RetryCallState, Retrying, retry_if_result
 
 from app.observability.metrics import Fault, Service, fault_of_status, service_asked
 from app.settings import Settings
@@ -176,20 +177,36 @@ class Judge:
 
     def _rated(self, messages: Messages, deadline: Deadline) -> Rating:
         failures: dict[JudgeEndpoint, _Unusable] = {}
-        for round_number in range(_ROUNDS):
-            if round_number:
-                self.sleep(min(self.pause * 2 ** (round_number - 1), deadline.remaining()))
-            for endpoint in self._in_order():
-                try:
-                    return Rating(self._ask(endpoint, messages, deadline), endpoint.model)
-                except _Unusable as unusable:
-                    failures[endpoint] = unusable
-                    _LOG.warning("judge %s: %s", endpoint.place, unusable)
-                except TimeoutError:
-                    break
-            if deadline.remaining() <= 0 or all(failure.final for failure in failures.values()):
+
+        def given_up(state: RetryCallState) -> bool:
+            final = all(failure.final for failure in failures.values())
+            return state.attempt_number >= _ROUNDS or deadline.remaining() <= 0 or final
+
+        rounds = Retrying(
+            retry=retry_if_result(lambda rating: rating is None),
+            stop=given_up,
+            wait=lambda state: min(self.pause * 2 ** (state.attempt_number - 1), deadline.remaining()),
+            sleep=self.sleep,
+            retry_error_callback=lambda _: None,
+        )
+        rating = rounds(self._asked_in_turn, messages, deadline, failures)
+        if rating is None:
+            raise _NoRating(failures)
+        return rating
+
+    def _asked_in_turn(
+        self, messages: Messages, deadline: Deadline, failures: dict[JudgeEndpoint, _Unusable]
+    ) -> Rating | None:
+        """The first rating that an endpoint gives; else None, and ``failures`` has what each gave instead."""
+        for endpoint in self._in_order():
+            try:
+                return Rating(self._ask(endpoint, messages, deadline), endpoint.model)
+            except _Unusable as unusable:
+                failures[endpoint] = unusable
+                _LOG.warning("judge %s: %s", endpoint.place, unusable)
+            except TimeoutError:
                 break
-        raise _NoRating(failures)
+        return None
 
     def _asked_once_more(
         self, endpoint: JudgeEndpoint, messages: Messages, failure: _Unusable, deadline: Deadline

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tenacity import Retrying, retry_if_exception, retry_if_result, stop_after_attempt, wait_incrementing
+
 from app.untrusted import read_json
 from gpu.evaluation.docker_engine import EngineErrors, explanation, speaking
 
@@ -215,31 +217,36 @@ def remove_evaluation(client: Any, labels: Mapping[str, str]) -> Removal:
     """
     filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
     removed: dict[str, None] = {}
-    left: list[str] = []
-    for attempt in range(_ROUNDS):
-        if attempt:
-            time.sleep(_PAUSE_SECONDS * attempt)
-        left = []
-        found = 0
-        for kind, names, remove in _kinds(client, filters):
-            try:
-                identities = _retried(names)
-            except EngineErrors.all() as error:
-                left.append(f"{kind}s: {explanation(error)}")
-                continue
-            found += len(identities)
-            for identity in identities:
-                try:
-                    _retried(lambda remove=remove, identity=identity: remove(identity))  # type: ignore[misc]
-                    removed[f"{kind} {identity[:19]}"] = None
-                except EngineErrors.missing():
-                    continue
-                except EngineErrors.all() as error:
-                    left.append(f"{kind} {identity[:19]}: {explanation(error)}")
-        # a cancelled build may add a last layer or container while this runs: stop once nothing is found
-        if not found and not left:
-            break
+    # a cancelled build may add a last layer or container while this runs: until nothing is found
+    rounds = Retrying(
+        retry=retry_if_result(lambda done: done != (0, [])),
+        stop=stop_after_attempt(_ROUNDS),
+        wait=_pauses(),
+        retry_error_callback=lambda last: last.outcome and last.outcome.result(),
+    )
+    _, left = rounds(_remove_round, client, filters, removed)
     return Removal(tuple(removed), tuple(left))
+
+
+def _remove_round(client: Any, filters: dict[str, Any], removed: dict[str, None]) -> tuple[int, list[str]]:
+    """How many things were found, and what could not be removed; what could is added to ``removed``."""
+    found, left = 0, []
+    for kind, names, remove in _kinds(client, filters):
+        try:
+            identities = _retried(names)
+        except EngineErrors.all() as error:
+            left.append(f"{kind}s: {explanation(error)}")
+            continue
+        found += len(identities)
+        for identity in identities:
+            try:
+                _retried(remove, identity)
+                removed[f"{kind} {identity[:19]}"] = None
+            except EngineErrors.missing():
+                continue
+            except EngineErrors.all() as error:
+                left.append(f"{kind} {identity[:19]}: {explanation(error)}")
+    return found, left
 
 
 def _kinds(
@@ -280,17 +287,20 @@ def _children_first(parents: Mapping[str, str]) -> list[str]:
     return sorted(parents, key=depth, reverse=True)
 
 
-def _retried(call: Callable[[], Any]) -> Any:
-    """The Engine's own faults (5xx, a dropped connection) are tried again; its refusals are not."""
-    for attempt in range(_TRIES):
-        try:
-            return call()
-        except EngineErrors.all() as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if attempt == _TRIES - 1 or (isinstance(status, int) and status < 500 and status not in {403, 409}):
-                raise
-            time.sleep(_PAUSE_SECONDS * (attempt + 1))
-    raise AssertionError("unreachable")
+def _pauses() -> wait_incrementing:
+    return wait_incrementing(_PAUSE_SECONDS, _PAUSE_SECONDS)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """The Engine's own faults (5xx, a dropped connection), not its refusals."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = isinstance(status, int) and status < 500 and status not in {403, 409}
+    return isinstance(error, EngineErrors.all()) and not refused
+
+
+def _retried(call: Callable[..., Any], *arguments: str) -> Any:
+    tries = Retrying(retry=retry_if_exception(_may_pass), stop=stop_after_attempt(_TRIES), wait=_pauses(), reraise=True)
+    return tries(call, *arguments)
 
 
 def remove_folder(folder: Path) -> str | None:

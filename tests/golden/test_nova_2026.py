@@ -18,7 +18,8 @@ import pytest
 
 from app.domain import Challenge, Commitment, EpochHeader, Neuron, SubmissionRejected
 from app.epochs.rules import parse_rules
-from app.epochs.rules.august_2026 import August2026, Parameters, draw_reaction, parse_payload
+from app.epochs.rules.august_2026 import August2026, draw_reaction, parse_payload
+from app.epochs.rules.august_2026_parameters import Parameters
 from app.epochs.rules.august_2026_tracks import MoleculeTrack
 from app.epochs.rules.rule_set import ChallengeError
 from app.store.records import TrackStatus

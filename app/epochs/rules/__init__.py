@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.epochs.result import report_pieces
 from app.epochs.rules.august_2026 import August2026
-from app.epochs.rules.august_2026 import Parameters as August2026Parameters
+from app.epochs.rules.august_2026_parameters import Parameters as August2026Parameters
 from app.epochs.rules.document import RulesError, parameters_from, read_document
 from app.epochs.rules.october_2025 import October2025
 from app.epochs.rules.october_2025 import Parameters as October2025Parameters

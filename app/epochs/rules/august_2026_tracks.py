@@ -43,7 +43,7 @@ from chem.nanobodies.validation import (
 )
 
 if TYPE_CHECKING:
-    from app.epochs.rules.august_2026 import Parameters
+    from app.epochs.rules.august_2026_parameters import Parameters
 
 _NONE_GIVEN = "~"
 

@@ -25,7 +25,8 @@ from app.domain import (
     SubmissionRejected,
 )
 from app.epochs.rules import RulesError, parse_rules
-from app.epochs.rules.august_2026 import QUIRKS, August2026, Parameters, parse_payload
+from app.epochs.rules.august_2026 import August2026, parse_payload
+from app.epochs.rules.august_2026_parameters import QUIRKS, Parameters
 from app.epochs.rules.august_2026_tracks import MoleculeTrack, NanobodyTrack
 from app.epochs.scores import MODEL_UNAVAILABLE, EpochScores
 from app.store.records import (

@@ -24,6 +24,7 @@ from kombu.utils.objects import cached_property
 import beat_schedule
 from app.clock import now
 from app.cluster import transport
+from app.cluster.results import BACKENDS
 from app.cluster.transport import ANSWER_SECONDS, CONNECT_SECONDS, HEALTH_SECONDS
 from app.cluster.watchdog import Watchdog, Worker
 from app.domain import MODELS_NETUID, QueueName
@@ -92,6 +93,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": broker.url,
         "result_backend": results.url,
+        "override_backends": BACKENDS,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": redis_options,

@@ -75,7 +75,7 @@ def weights(folder: Path, components: Path | None) -> None:
     from tests.gpu.boltz.random_weights import FULL, write_checkpoints
 
     demo._HIDDEN, demo._WIDTH, demo._LAYERS, demo._HEADS = 200, 1280, 33, 20
-    demo.make_demo(folder / "psichic")
+    _with_few_contacts(demo.make_demo(folder / "psichic").esm)
     write_checkpoints(folder / "boltz", FULL, "cuda" if torch.cuda.is_available() else "cpu")
     if components is not None:
         shutil.copytree(components, folder / "boltz" / "mols", dirs_exist_ok=True)
@@ -83,6 +83,28 @@ def weights(folder: Path, components: Path | None) -> None:
         from tests.gpu.boltz.components import write_components
 
         write_components(folder / "boltz" / "mols")
+
+
+def _with_few_contacts(esm: Path) -> None:
+    """Random attention makes a quarter of all pairs a contact; a real protein has about eleven edges a residue."""
+    import torch
+
+    from gpu.psichic.language_model import load_language_model
+    from tests.benchmarks.psichic_workload import EDGES, RESIDUES, synthetic_protein
+
+    data = torch.load(esm, weights_only=True)
+    state = data["state_dict"]
+    weight, bias = state["contact_head.regression.weight"], state["contact_head.regression.bias"]
+    # as many features as the small network has would keep the sum from saturating
+    weight *= (12 / weight.numel()) ** 0.5
+    bias.zero_()
+    torch.save(data, esm)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    contact = torch.from_numpy(load_language_model(esm, device)(synthetic_protein(0).sequence).contact).double()
+    wanted = (EDGES - RESIDUES) // 2 - (2 * RESIDUES - 3)
+    beyond_the_chain = contact.triu(3).flatten()
+    bias -= torch.logit(beyond_the_chain.topk(wanted).values.min(), eps=1e-6)
+    torch.save(data, esm)
 
 
 class Cards:

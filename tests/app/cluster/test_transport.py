@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import chord
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 
-from app.celery import app
+from app.celery import Application, app, configuration
 from app.cluster import transport
 from app.cluster.embedded import EmbeddedCluster
 from app.settings import Settings
@@ -91,7 +92,7 @@ def test_an_error_reply_is_a_lost_connection(server: EmbeddedCluster, fault: str
 def test_a_message_whose_acknowledgement_is_refused_leaves_room_for_the_next(
     server: EmbeddedCluster, answer: str
 ) -> None:
-    """A worker that prefetches one message goes on once Redis has memory again."""
+    """A worker that prefetches one message goes on once Redis takes writes again."""
     taken: list[Message] = []
     with Connection(server.broker_url) as connection, redis.Redis.from_url(server.broker_url) as client:
         queue = Queue("work", Exchange("work"), routing_key="work")
@@ -102,9 +103,35 @@ def test_a_message_whose_acknowledgement_is_refused_leaves_room_for_the_next(
         for body in ("first", "second"):
             producer.publish(body)
         connection.drain_events(timeout=5)
-        client.config_set("maxmemory", "1")
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
+        client.config_set("min-replicas-to-write", "1")
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
             taken[0].ack() if answer == "ack" else taken[0].reject(requeue=answer == "requeue")
-        client.config_set("maxmemory", "0")
+        client.config_set("min-replicas-to-write", "0")
         connection.drain_events(timeout=5)
     assert [message.payload for message in taken] == ["first", "second"]
+
+
+def test_a_full_redis_takes_what_frees_memory(server: EmbeddedCluster) -> None:
+    taken: list[Message] = []
+    with Connection(server.broker_url) as connection, redis.Redis.from_url(server.broker_url) as client:
+        queue = Queue("work", Exchange("work"), routing_key="work")
+        consumer = Consumer(connection, [queue], callbacks=[lambda _, message: taken.append(message)])
+        consumer.consume()
+        Producer(connection, queue.exchange, routing_key="work").publish("first")
+        connection.drain_events(timeout=5)
+        client.config_set("maxmemory", "1")
+        taken[0].ack()
+        client.config_set("maxmemory", "0")
+        assert client.exists("unacked", "unacked_index") == 0
+
+
+def test_a_chord_is_counted_and_waited_for_by_nobody(server: EmbeddedCluster) -> None:
+    settings = Settings(broker_url=server.broker_url, result_backend=server.broker_url, _env_file=None)
+    own = Application("own", set_as_current=False, task_cls="app.task:ValidatorTask")
+    own.config_from_object(configuration(settings))
+    part = own.signature("workers.submissions.examine_submission", args=(1, 2), immutable=True)
+    chord([part, part, part], body=own.signature("workers.epochs.plan_scoring", args=(1,)), app=own).apply_async()
+    client = redis.Redis.from_url(server.broker_url)
+    assert client.llen(f"{settings.key_prefix}cpu") == 3
+    assert client.pubsub_channels() == [], "the sender would keep a subscription for every part"
+    own.close()

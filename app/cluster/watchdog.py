@@ -8,6 +8,7 @@ children end with it, as Celery asks the kernel.
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 import time
 from typing import Any, Final
@@ -45,6 +46,14 @@ def start(limit: float = CONNECTING) -> None:
     """Watch this process from now on, or feed the watch that runs."""
     _Watch.on = True
     feed(limit)
+
+
+def _forget() -> None:
+    # the thread stays with the worker: a child that fed its watch would wait for it for ever
+    _Watch.on = False
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def feed(limit: float) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import app.cli.run_models
+import beat_schedule
 from app.cli import cli
 from app.cli.run import VALIDATORS, RunOptions
+from app.competitions.profile import alpha_of
 from app.domain import ValidatorError
 from app.settings import get_settings
 from app.store.competitions import Competitions
 from app.store.database import Store
+from chain.subtensor import ChainUnavailable
 from tests.app.competitions.competition_fixtures import fill, scored
+from workers import competitions as jobs
 
 TABLE: dict[str, Any] = {
     "uids": [0, 1, 2, 111],
@@ -180,13 +185,44 @@ def test_a_competition_is_given_a_benchmark_with_parameters(store: Store) -> Non
         assert problem in str(found.exception)
 
 
-def test_the_flags_of_the_document_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[RunOptions] = []
-    monkeypatch.setattr(app.cli.run_models, "run_models", ran.append)
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``run`` writes into the environment ends with the test."""
     for name in type(get_settings()).model_fields:
-        # what run writes into the environment ends with the test
         monkeypatch.setenv(name.upper(), "")
         monkeypatch.delenv(name.upper())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_flags_of_the_document_do_what_they_say(
+    own_environment: None, store: Store, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """With each flag, and without any."""
+    monkeypatch.setattr(app.cli.run_models, "run_models", lambda _: None)
+    chain_asked: list[bool] = []
+
+    def unavailable() -> NoReturn:
+        chain_asked.append(True)
+        raise ChainUnavailable("no endpoint answers")
+
+    monkeypatch.setattr(jobs, "open_chain", unavailable)
+    flags = "--offline --dont_set_weights --alpha 0 --clean_period_minutes 7 --update_delay_minutes 3"
+    assert type_("run", "--netuid", "21", *(flags.split() if given else [])).exit_code == 0
+    settings = get_settings()
+    pauses = {entry["task"].rsplit(".")[-1]: entry["schedule"] for entry in beat_schedule.timetable(settings).values()}
+    assert (pauses["clean_models"] == timedelta(minutes=7), pauses["update_models"] == timedelta(minutes=3)) == (
+        given,
+        given,
+    )
+    assert alpha_of(settings) == (0.0 if given else 0.9)
+    assert settings.sets_weights is not given
+    assert jobs.sync_metagraph()["status"] == ("offline" if given else "failed")
+    assert chain_asked == ([] if given else [True])
+
+
+def test_the_flags_of_the_document_are_settings(own_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[RunOptions] = []
+    monkeypatch.setattr(app.cli.run_models, "run_models", ran.append)
     words = "run --netuid 21 --run_api --scoring_api_url http://a:1 --scoring_api_url http://b:2 --immediate --offline"
     words += " --dont_set_weights --alpha 0.5 --wallet.name w --wallet.hotkey h --subtensor.network test"
     words += " --clean_period_minutes 7 --update_delay_minutes 3 --no-flower"

@@ -51,7 +51,7 @@ test-programs: install
 test-browser: install
 	$(BIN)/python -m pytest -m browser tests/browser
 
-# random faults on both databases; CHAOS_SECONDS=600 each unless said otherwise
+# random faults on both databases; CHAOS_SECONDS=600 each unless said otherwise; CHAOS_EPOCHS=N must be hit
 chaos: install
 	$(BIN)/python -m pytest -m chaos -s tests/chaos
 

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from app.domain import Commitment, Neuron, ValidatorError
 from app.observability.metrics import CHAIN_READS, WEIGHT_TRIES, chain_failed
+from app.untrusted import shown
 from chain.head_state import Asked, HeadState
 from chain.sources import SourceUnavailable
 from chain.weights import (
@@ -380,14 +381,14 @@ class Subtensor:
                 self._drop()
                 return pool_refusal(None, None, f"{self._endpoint()}: {_named(error)}")
             named = chain_error_from_substrate_request(error)
-            return pool_refusal(code, named.name, str(error))
+            return pool_refusal(code, named.name, shown(str(error), 300))
         extrinsic = None if report.extrinsic_idx is None else f"{report.block_number}-{report.extrinsic_idx:04d}"
         if report.is_success:
             return WeightsOutcome(SubmissionState.INCLUDED, "included", report.block_hash, extrinsic)
         details = report.error_message if isinstance(report.error_message, dict) else {}
         docs = details.get("docs") or details.get("name") or report.error_message
         text = " ".join(docs) if isinstance(docs, list) else str(docs)
-        refused = dispatch_refusal(details.get("name"), text)
+        refused = dispatch_refusal(details.get("name"), shown(text, 300))
         return replace(refused, block_hash=report.block_hash, extrinsic=extrinsic)
 
     # -- the connection -------------------------------------------------------------------------------------------
@@ -642,7 +643,7 @@ def _neurons(metagraph: Any) -> tuple[Neuron, ...]:
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return shown(error, 300) if str(error) else type(error).__name__
 
 
 def _commitment_text(fields: Sequence[Any]) -> str:

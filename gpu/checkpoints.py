@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.domain import ValidatorError
-from app.untrusted import read_json
+from app.untrusted import read_json, shown
 
 RECORD: Final = "checksums.json"
 
@@ -204,4 +204,4 @@ def _entries(checkpoint: PublishedCheckpoint, folder: Path) -> list[FetchedFile]
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return shown(text.splitlines()[0], 200) if text else type(error).__name__

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
-from functools import lru_cache
+from datetime import datetime, timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
+
+from sqlalchemy.orm import Session
 
 from app.celery import app
 from app.clock import now
@@ -44,6 +46,7 @@ from chain.scoring_api import (
     ScoringApi,
 )
 from chain.subtensor import Subtensor
+from workers.upkeep import LARGE_ROWS_AT_ONCE, delete_in_slices
 
 # A scorer that gave a model back gets none of that competition for a while.
 _COMPETITION_RESTS: Final = timedelta(minutes=1)
@@ -250,9 +253,15 @@ def update_reputations(self: ValidatorTask) -> dict[str, Any]:
     day, before = now().date().isoformat(), now() - get_settings().retention
     with self.transaction() as step:
         steps, forgotten = step_reputations(step.session, profile_of(get_settings()), day)
-        for kept in (WeightRounds, Scorings, Evaluations):
-            kept(step.session).delete_before(before)
+    for kept in (WeightRounds, Scorings, Evaluations):
+        delete_in_slices(partial(_delete_before, kept, before))
     return {"day": day, "steps": steps, "forgotten": forgotten}
+
+
+def _delete_before(
+    kept: type[WeightRounds] | type[Scorings] | type[Evaluations], before: datetime, session: Session
+) -> int:
+    return kept(session).delete_before(before, LARGE_ROWS_AT_ONCE)
 
 
 # -- upkeep -----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from app.store.epochs import Epochs
 from app.store.records import BatchRecord, OpenEpoch, WorkedOn
 from app.store.scores import Scores
 from app.task import Step, ValidatorTask
+from app.untrusted import shown
 
 # A batch that ended its process this often is worked molecule by molecule, to find the one that does it.
 _MOST_WHOLE_ATTEMPTS: Final = 2
@@ -287,10 +288,10 @@ class _Scoring:
                 log.warning("molecule %s fails alone", text, exc_info=True)
                 failures += 1
                 last = error
-                scores += self._failed(text, f"failed_alone: {type(error).__name__}: {error}")
+                scores += self._failed(text, f"failed_alone: {shown(error, 280)}")
         if failures and failures == len(smiles) and len(smiles) > 1:
             # every one of several molecules failing is the installation's fault, not theirs
-            raise ValidatorError(f"{self._batch.model.value} fails on every molecule: {type(last).__name__}: {last}")
+            raise ValidatorError(f"{self._batch.model.value} fails on every molecule: {shown(last, 300)}")
         return scores
 
     def _one_by_one_on_watch(self, smiles: Sequence[str]) -> list[PairScore]:

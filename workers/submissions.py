@@ -21,6 +21,7 @@ from app.settings import get_settings
 from app.store.epochs import Epochs
 from app.store.records import Examination, PartState, Stage, SubmissionRecord
 from app.task import ValidatorTask
+from app.untrusted import shown
 from chain.sources import SourceUnavailable
 
 # A submission that ended its process this often is refused rather than tried for ever.
@@ -57,7 +58,7 @@ def _found(task: ValidatorTask, epoch_id: int, uid: int) -> Examination:
         # a file that this machine lacks, such as the database: no miner pays for that while there is time
         if now() - epoch.entered(Stage.EXAMINING) < get_settings().open_budget:
             task.later(_OUTAGE_PAUSE, fault, uncounted=True)
-        return _internal_error(f"{type(fault).__name__}: {fault}")
+        return _internal_error(shown(fault, 300))
 
 
 def _examined(epoch_id: int, submission: SubmissionRecord, attempts: int) -> Examination:
@@ -77,10 +78,10 @@ def _examine(epoch_id: int, uid: int, commitment: Any) -> Examination:
     # a fault of ours must not stop the epoch; it stands in the report under the miner's UID
     except Exception as error:
         log.exception("epoch %s UID %s: examination failed", epoch_id, uid)
-        return _internal_error(f"{type(error).__name__}: {error}")
+        return _internal_error(shown(error, 300))
 
 
 def _internal_error(why: str) -> Examination:
     return Examination(
-        "", rejection=Rejection(RejectionCode.INTERNAL_ERROR, f"this validator could not examine it: {why[:300]}")
+        "", rejection=Rejection(RejectionCode.INTERNAL_ERROR, f"this validator could not examine it: {why}")
     )

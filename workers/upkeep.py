@@ -21,6 +21,8 @@ from app.task import ValidatorTask, transaction
 # One transaction deletes at most this much.
 _EPOCHS_AT_ONCE: Final = 1
 _ROWS_AT_ONCE: Final = 5_000
+# an evaluation has hundreds of samples, a file megabytes
+LARGE_ROWS_AT_ONCE: Final = 50
 
 
 @app.task(bind=True, send_events=False)
@@ -49,7 +51,7 @@ def living_processes() -> dict[str, datetime]:
 @app.task
 def forget_old() -> dict[str, Any]:
     """Delete epochs, scores and facts older than their retention, a slice at a time: nobody waits for a long lock."""
-    return {what: _forgotten(delete) for what, delete in _deletions().items()}
+    return {what: delete_in_slices(delete) for what, delete in _deletions().items()}
 
 
 def _deletions() -> dict[str, Callable[[Session], int]]:
@@ -59,12 +61,13 @@ def _deletions() -> dict[str, Callable[[Session], int]]:
         "epochs": lambda session: Epochs(session).delete_before(before, _EPOCHS_AT_ONCE),
         "scores": lambda session: Scores(session).forget(before, _ROWS_AT_ONCE),
         "facts": lambda session: Facts(session).delete_before(facts_before, _ROWS_AT_ONCE),
-        "answers": lambda session: forget_answers(session, before),
-        "files": lambda session: Blobs(session).delete_unused(facts_before),
+        "answers": lambda session: forget_answers(session, before, _ROWS_AT_ONCE),
+        "files": lambda session: Blobs(session).delete_unused(facts_before, LARGE_ROWS_AT_ONCE),
     }
 
 
-def _forgotten(delete: Callable[[Session], int]) -> int:
+def delete_in_slices(delete: Callable[[Session], int]) -> int:
+    """Delete slice after slice, each in a transaction of its own, until nothing goes; how much went."""
     gone = 0
     while True:
         with transaction() as step:

@@ -53,6 +53,8 @@ from chain.hotkey import wallet_signer
 _LOOK_EVERY: Final = 15.0
 # Every so many looks a gpu worker is asked what it can score.
 _LOOKS_A_CAPABILITY: Final = 4
+# Evaluations, each with hundreds of samples, that one look forgets.
+_FORGOTTEN_AT_ONCE: Final = 50
 
 _REFUSALS: Final = refusals("Not a hotkey that this node works for")
 
@@ -185,8 +187,8 @@ def _look(number: int) -> None:
             if number % _LOOKS_A_CAPABILITY == 0:
                 # a gpu worker looks; one that is busy leaves what was found before
                 step.ask("workers.evaluations.note_capabilities", _LOOKS_A_CAPABILITY * timedelta(seconds=_LOOK_EVERY))
-            if number == 0:
-                Evaluations(step.session).delete_before(now() - get_settings().retention)
+            # a slice each time: nobody waits for a long lock
+            Evaluations(step.session).delete_before(now() - get_settings().retention, _FORGOTTEN_AT_ONCE)
     except (SQLAlchemyError, ValidatorError) as error:
         log.error("evaluations could not be moved on: %s", error)
 

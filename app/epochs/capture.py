@@ -36,6 +36,7 @@ from app.settings import Settings, get_settings
 from app.store.database import get_store
 from app.store.facts import Fact, FactKind, FactState, HubFile, Sequences, file_fact
 from app.store.services import StoredAnswers
+from app.untrusted import quoted, shown
 from chain.commitments import may_tie
 from chain.datasets import ARCHIVE, DATABASE, PROTEINS, protein_pool
 from chain.drand import Drand
@@ -378,7 +379,7 @@ class Capture:
                     shortfall.add(kind, key, str(fault), patience or 0.0)
                 # a fault of ours with one miner's file must cost no other miner
                 except Exception as error:
-                    log.exception("%s %r could not be fetched", kind.value, key[:200])
+                    log.exception("%s %s could not be fetched", kind.value, quoted(key, 200))
                     shortfall.add(kind, key, f"this validator failed on it: {type(error).__name__}")
                 if sum(map(len, waiting.values())) >= _WRITTEN_TOGETHER:
                     self._write(waiting)
@@ -426,7 +427,7 @@ class Shortfall:
             for key, cause in causes.items():
                 by_cause.setdefault(cause, []).append(key)
             for cause, keys in by_cause.items():
-                example = min(keys).encode("unicode_escape").decode()[:100]
+                example = shown(min(keys), 100)
                 yield f"{_WHAT[kind]} of {len(keys)} {_OF_WHAT[kind]}, for example {example}: {cause}"
 
 

@@ -219,9 +219,10 @@ class Evaluations:
                 ended.append(str(row.id))
         return ended
 
-    def delete_before(self, instant: datetime) -> int:
-        """Remove evaluations that ended before an instant, with their samples; how many went."""
-        result = self._session.execute(delete(EvaluationRow).where(EvaluationRow.finished_at < instant))
+    def delete_before(self, instant: datetime, at_most: int) -> int:
+        """Remove up to ``at_most`` evaluations that ended before an instant, with their samples; how many went."""
+        old = select(EvaluationRow.id).where(EvaluationRow.finished_at < instant).limit(at_most)
+        result = self._session.execute(delete(EvaluationRow).where(EvaluationRow.id.in_(old.scalar_subquery())))
         return cast(CursorResult[Any], result).rowcount
 
     def _records(self, rows: Select[Any]) -> list[EvaluationRecord]:

@@ -159,13 +159,13 @@ class Blobs:
             yield part
             number += 1
 
-    def delete_unused(self, instant: datetime) -> int:
-        """Forget files that were kept before ``instant`` and that no fact names; how many went."""
+    def delete_unused(self, instant: datetime, at_most: int) -> int:
+        """Forget up to ``at_most`` files that were kept before ``instant`` and that no fact names; how many went."""
         files = select(FactRow.value).where(FactRow.kind == FactKind.FILE.value, FactRow.value.is_not(None)).distinct()
         places = [place_of(Fact(FactState.HELD, value)) for value in self._session.execute(files).scalars()]
         used = {place.digest for place in places if isinstance(place, Blob)}
         old = self._session.execute(select(BlobRow.digest).where(BlobRow.kept_at < instant).distinct()).scalars()
-        unused = set(old) - used
+        unused = sorted(set(old) - used)[:at_most]
         for digest in unused:
             self._session.execute(delete(BlobRow).where(BlobRow.digest == digest, BlobRow.kept_at < instant))
         return len(unused)

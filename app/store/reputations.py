@@ -161,12 +161,14 @@ class WeightRounds:
             ],
         )
 
-    def delete_before(self, instant: datetime) -> int:
-        """Remove rounds computed before an instant, but never the last, which the EMA needs; how many went."""
+    def delete_before(self, instant: datetime, at_most: int) -> int:
+        """Remove up to ``at_most`` rounds older than an instant, never the last, which the EMA needs; how many went."""
         last = select(WeightRoundRow.id).order_by(WeightRoundRow.id.desc()).limit(1).scalar_subquery()
         marks = list(
             self._session.execute(
-                select(WeightRoundRow.mark).where(WeightRoundRow.computed_at < instant, WeightRoundRow.id != last)
+                select(WeightRoundRow.mark)
+                .where(WeightRoundRow.computed_at < instant, WeightRoundRow.id != last)
+                .limit(at_most)
             ).scalars()
         )
         for table in (WeightSubmissionRow, WeightRoundRow):

@@ -177,9 +177,10 @@ class Scorings:
         log.info("UID %s: %s by %s, score %s%s", scoring.uid, state.value, scoring.scorer, score, _because(error))
         return state
 
-    def delete_before(self, instant: datetime) -> int:
-        """Remove scorings that ended before an instant; how many went. The score history is not touched."""
-        result = self._session.execute(delete(ModelScoringRow).where(ModelScoringRow.finished_at < instant))
+    def delete_before(self, instant: datetime, at_most: int) -> int:
+        """Remove up to ``at_most`` scorings that ended before an instant; how many went. The score history stays."""
+        old = select(ModelScoringRow.id).where(ModelScoringRow.finished_at < instant).limit(at_most)
+        result = self._session.execute(delete(ModelScoringRow).where(ModelScoringRow.id.in_(old.scalar_subquery())))
         return cast(CursorResult[Any], result).rowcount
 
     def recent(self, limit: int = 20) -> list[Scoring]:

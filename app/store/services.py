@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, delete
+from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -81,7 +81,8 @@ class StoredAnswers:
             session.merge(AnswerRow(url=url, etag=etag, value=value, kept_at=now()))
 
 
-def forget_answers(session: Session, before: datetime) -> int:
-    """Delete answers that were kept before an instant; how many."""
-    gone = session.execute(delete(AnswerRow).where(AnswerRow.kept_at < before))
+def forget_answers(session: Session, before: datetime, at_most: int) -> int:
+    """Delete up to ``at_most`` answers that were kept before an instant; how many."""
+    old = select(AnswerRow.url).where(AnswerRow.kept_at < before).limit(at_most)
+    gone = session.execute(delete(AnswerRow).where(AnswerRow.url.in_(old.scalar_subquery())))
     return cast(CursorResult[Any], gone).rowcount

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from app.settings import Settings
+from app.untrusted import quoted, shown
 from gpu.evaluation.contract import EvaluationImpossible
 
 SPLIT: Final = "test"
@@ -131,10 +132,12 @@ def column(row: Mapping[str, Any], name: str, place: str) -> Any:
         EvaluationImpossible: the data have no such column.
     """
     if name not in row:
-        raise EvaluationImpossible(f"{place}: there is no column {name!r}, only {', '.join(sorted(row))}")
+        raise EvaluationImpossible(
+            f"{place}: there is no column {quoted(name)}, only {shown(', '.join(sorted(row)), 200)}"
+        )
     return row[name]
 
 
 def first_line(error: Exception) -> str:
     """What a library says of its failure, short."""
-    return (str(error).splitlines() or [""])[0][:200]
+    return shown((str(error).splitlines() or [""])[0], 200)

@@ -134,7 +134,7 @@ class ModelClient:
         if type(rate) is not int or rate not in _RATES:
             raise BadAnswer(
                 BadAnswerCode.WRONG_TYPE,
-                f"the answer's sample_rate must be a whole number from 8000 to 48000, not {rate!r:.40}",
+                f"the answer's sample_rate must be a whole number from 8000 to 48000, not {shown(rate, 40)}",
             )
         wave = _waveform(answer.get("audio_data"))
         if len(wave) > _SECONDS * rate:
@@ -242,7 +242,7 @@ def _waveform(value: object) -> Waveform:
     if array.ndim == 2 and 1 in array.shape:
         array = array.reshape(-1)
     if array.ndim != 1:
-        raise BadAnswer(BadAnswerCode.AUDIO, f"audio_data must have shape (T,) or (1, T), not {array.shape!r:.60}")
+        raise BadAnswer(BadAnswerCode.AUDIO, f"audio_data must have shape (T,) or (1, T), not {shown(array.shape, 60)}")
     if array.size == 0:
         raise BadAnswer(BadAnswerCode.EMPTY, "the answer is empty")
     scale = np.float32(np.iinfo(array.dtype).max if array.dtype.kind == "i" else 1.0)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
+from app.untrusted import quoted
 from chain.huggingface import FileAbsent, HubClient, HubUnavailable, NotOnHub
 from gpu.evaluation.contract import Deadline, EvaluationImpossible, ModelFault, ModelFaultCode
 
@@ -72,7 +73,7 @@ class ModelHub:
         """
         where = f"{repository} at {revision or 'main'}"
         if revision is not None and not _REVISION.fullmatch(revision):
-            raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{revision!r:.80} is no revision of a repository")
+            raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{quoted(revision)} is no revision of a repository")
 
         left = partial(deadline.check, f"the files of {where} were listed")
         info = self._attributed(lambda: self._client.model(repository, revision, left))
@@ -199,7 +200,7 @@ def _listed(entry: Any, where: str) -> RepositoryFile:
     large = entry.lfs
     size = large.size if large is not None else entry.size
     if size is None:
-        raise EvaluationImpossible(f"Hugging Face gives no size for {entry.rfilename!r:.200} of {where}")
+        raise EvaluationImpossible(f"Hugging Face gives no size for {quoted(entry.rfilename, 200)} of {where}")
     return RepositoryFile(
         _inside(entry.rfilename, where),
         size,
@@ -217,7 +218,9 @@ def _inside(name: str, where: str) -> PurePosixPath:
         for part in parts
     )
     if not harmless or "\\" in name or len(name) > _LONGEST_PATH:
-        raise ModelFault(ModelFaultCode.REPOSITORY_MISSING, f"{where} names a file {name!r:.200}, which cannot be one")
+        raise ModelFault(
+            ModelFaultCode.REPOSITORY_MISSING, f"{where} names a file {quoted(name, 200)}, which cannot be one"
+        )
     return PurePosixPath(name)
 
 

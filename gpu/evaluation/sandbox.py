@@ -261,7 +261,7 @@ class _Evaluation:
             if not _coverable(volume):
                 raise ModelFault(
                     ModelFaultCode.START_FAILED,
-                    f"the image declares {volume!r:.80} as a VOLUME, which cannot be one: remove the instruction",
+                    f"the image declares '{shown(volume)}' as a VOLUME, which cannot be one: remove the instruction",
                 )
         client, locks = self._client, self._locks
         try:
@@ -353,7 +353,7 @@ class _Evaluation:
         if state.get("Error"):
             reasons.append(shown(str(state["Error"]), 200))
         if image.volumes:
-            reasons.append(f"what the image keeps in its VOLUMEs ({', '.join(image.volumes)[:200]}) is not there")
+            reasons.append(f"what the image keeps in its VOLUMEs ({shown(', '.join(image.volumes), 200)}) is not there")
         raise ModelFault(ModelFaultCode.START_FAILED, "; ".join(reasons) + self._quoted_log())
 
     # logs

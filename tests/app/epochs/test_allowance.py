@@ -81,11 +81,15 @@ def test_old_answers_are_forgotten(store: Store) -> None:
     answers.remember("https://api/y", '"2"', "y" * 2000)
     assert answers.recall("https://api/y") is None
     with store.writing() as session:
-        assert forget_answers(session, now() - timedelta(days=1)) == 0
+        assert forget_answers(session, now() - timedelta(days=1), 10) == 0
     assert answers.recall("https://api/x") == ('"1"', "2025-10-28T14:21:17Z")
     with store.writing() as session:
-        assert forget_answers(session, now() + timedelta(days=1)) == 1
+        assert forget_answers(session, now() + timedelta(days=1), 10) == 1
     assert answers.recall("https://api/x") is None
+    for name in "abc":
+        answers.remember(f"https://api/{name}", '"1"', name)
+    with store.writing() as session:
+        assert [forget_answers(session, now() + timedelta(days=1), 2) for _ in range(3)] == [2, 1, 0]
 
 
 def test_what_another_process_used_is_not_asked_for_again(server: internet.GitHub, store: Store) -> None:

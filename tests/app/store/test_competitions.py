@@ -369,7 +369,7 @@ def test_weights_from_the_store_and_their_ema(store: Store) -> None:
         registered = Metagraph(session, NETUID).read().hotkeys
         assert set(by_uid(latest.by_hotkey, {hotkey: uid for uid, hotkey in registered.items()})) == {2}
         submissions.begin(NETUID, mark="2026-11-22T01:20")
-        assert WeightRounds(session).delete_before(now() + timedelta(days=1)) == 1
+        assert WeightRounds(session).delete_before(now() + timedelta(days=1), 10) == 1
         assert submissions.at("2026-11-22T01:20") is None
         assert submissions.at("2026-11-22T01:40") is not None
         assert WeightRounds(session).previous()[miner(2)] == pytest.approx(0.95)

@@ -231,9 +231,12 @@ def test_old_evaluations_go_with_their_samples_and_unfinished_ones_stay(store: S
     age(store, one, finished_at=100, accepted_at=200)
     age(store, two, accepted_at=200)
     with store.writing() as session:
-        assert Evaluations(session).delete_before(now() - timedelta(seconds=50)) == 1
+        assert Evaluations(session).delete_before(now() - timedelta(seconds=50), 10) == 1
         assert Evaluations(session).samples(one) == []
         assert [record.id for record in Evaluations(session).recent()] == [two]
+        session.execute(update(EvaluationRow).values(finished_at=now()))
+        assert Evaluations(session).delete_before(now() + timedelta(days=1), 0) == 0
+        assert Evaluations(session).delete_before(now() + timedelta(days=1), 1) == 1
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_facts_go_with_age_or_with_their_epoch_and_files_with_the_last_fact(stor
         session.execute(update(BlobRow).values(kept_at=now() - MINUTE))
         assert Facts(session).delete_before(now() - MINUTE / 2, 1) == 1
         assert Facts(session).delete_before(now() - MINUTE / 2, 10) == 1
-        Blobs(session).delete_unused(now() - MINUTE / 2)
+        Blobs(session).delete_unused(now() - MINUTE / 2, 10)
         assert list(Blobs(session).read(own)) == []
         assert list(Blobs(session).read(shared)) == [b"in both epochs"]
         assert Sequences(session).get("P1") == "MKV", "a sequence belongs to no epoch"
@@ -76,8 +76,11 @@ def test_a_file_that_is_kept_again_is_young_again(store: Store) -> None:
         blob = Blobs(session).keep(b"x")
         session.execute(update(BlobRow).values(kept_at=now() - MINUTE))
         Blobs(session).keep(b"x")
-        Blobs(session).delete_unused(now() - MINUTE / 2)
+        Blobs(session).delete_unused(now() - MINUTE / 2, 10)
         assert list(Blobs(session).read(blob)) == [b"x"]
+        for name in (b"a", b"b"):
+            Blobs(session).keep(name)
+        assert [Blobs(session).delete_unused(now() + MINUTE, 2) for _ in range(3)] == [2, 1, 0]
 
 
 def test_a_submission_tells_what_was_sent_and_how_it_ended(store: Store) -> None:

@@ -54,6 +54,11 @@ class ScoringModel(StrEnum):
     BOLTZGEN = "boltzgen"
 
 
+def percent(share: float | None, places: int = 1) -> str:
+    """A share of one as a percentage, written everywhere alike: ``25.0 %``; a dash where there is none."""
+    return "–" if share is None else f"{share * 100:.{places}f} %"
+
+
 class RejectionCode(StrEnum):
     """Why a submission, one of its tracks or one of its items is refused."""
 

@@ -31,6 +31,8 @@ _START: Final = b'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", d
 
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 
+_READ: Final = ["GET", "HEAD"]
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -39,13 +41,13 @@ def _file(name: str) -> bytes:
     return _START if name == "start.js" else (files("fastapi_offline") / "static" / name).read_bytes()
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=_READ)
 def docs(request: Request) -> Response:
     """The description of this API, for people."""
     return Response(_PAGE.format(title=request.app.title), media_type="text/html", headers=_HEADERS)
 
 
-@router.get("/docs/{name}")
+@router.api_route("/docs/{name}", methods=_READ)
 def docs_file(name: str) -> Response:
     """What the page is made of."""
     if name not in {"swagger-ui.css", "swagger-ui-bundle.js", "start.js"}:
@@ -54,7 +56,7 @@ def docs_file(name: str) -> Response:
     return Response(_file(name), media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
 
 
-@router.get("/favicon.ico")
+@router.api_route("/favicon.ico", methods=_READ)
 def favicon() -> Response:
     """The site's icon, for clients that ask for it without having read a page; it is an SVG."""
     headers = {**SECURITY_HEADERS, "Cache-Control": "public, max-age=86400"}
@@ -63,7 +65,7 @@ def favicon() -> Response:
     )
 
 
-@router.get("/robots.txt")
+@router.api_route("/robots.txt", methods=_READ)
 def robots() -> Response:
     """Search engines are asked to stay out: pages of epochs are many, and change."""
     return Response("User-agent: *\nDisallow: /\n", media_type="text/plain")

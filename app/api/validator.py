@@ -54,6 +54,7 @@ health_router = APIRouter(tags=["health"])
 validator_router = APIRouter(responses=_REFUSALS, route_class=_authentication.route())
 
 
+@health_router.head("/healthz", include_in_schema=False)
 @health_router.get("/healthz", responses={503: _REFUSALS[503]}, operation_id="healthz")
 @health_router.get("/", responses={503: _REFUSALS[503]}, operation_id="health")
 def health(response: Response) -> Health:

@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
-from app.domain import ValidatorError
+from app.domain import ValidatorError, percent
 from app.untrusted import NotJson, quoted, read_json
 
 if TYPE_CHECKING:
-    from app.store.competitions import CompetitionRecord, GivenBenchmark
+    from app.store.competitions import GivenBenchmark
 
 competition_app = typer.Typer(no_args_is_help=True, help="Manage the model competitions.")
 
@@ -48,18 +47,6 @@ def _who(by: str | None) -> str:
     return by or f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def shares_of(records: Sequence[CompetitionRecord]) -> dict[str, float | None]:
-    """Each competition's fraction of all rewards, 0 to 1; None for one that does not run."""
-    running = {record.id: record.reward_percentage for record in records if record.archived_at is None}
-    total = sum(running.values())
-    return {record.id: running[record.id] / total if total and record.id in running else None for record in records}
-
-
-def shown_share(share: float | None) -> str:
-    """A fraction as a percentage of the whole."""
-    return "–" if share is None else f"{share:.1%}"
-
-
 @competition_app.command(name="list")
 def list_competitions(
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
@@ -67,7 +54,7 @@ def list_competitions(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the competitions with their shares of all rewards and their baselines."""
-    from app.store.competitions import Competitions
+    from app.store.competitions import Competitions, shares_of
 
     with _store().reading() as session:
         records = Competitions(session).all(archived=archived)
@@ -110,7 +97,7 @@ def list_competitions(
         baseline = record.baseline
         table.add_row(
             record.id,
-            shown_share(shares[record.id]),
+            percent(shares[record.id]),
             "none" if baseline is None else f"{baseline.score:g}",
             "" if baseline is None else escape(baseline.set_by),
             "" if baseline is None else f"{baseline.set_at:%Y-%m-%d %H:%M}",
@@ -139,7 +126,7 @@ def add(
     """Add a competition, or bring an archived one back."""
     from app.competitions.benchmarks import plan_of
     from app.settings import get_settings
-    from app.store.competitions import Competitions
+    from app.store.competitions import Competitions, shares_of
     from chain.model_metadata import COMPETITION_ID
 
     given = _benchmark(benchmark, parameter)
@@ -156,7 +143,7 @@ def add(
             Competitions(session).set_benchmark(competition, given, _who(by))
         plan = plan_of(session, get_settings(), competition)
         shares = shares_of(Competitions(session).all())
-    print(f"competition {competition} added with share {share:g}: {shown_share(shares[competition])} of all rewards")
+    print(f"competition {competition} added with share {share:g}: {percent(shares[competition])} of all rewards")
     if plan is None:
         Console(stderr=True).print(
             f"warning: no benchmark is known for {competition}, so only a scoring API that knows one can score it; "

@@ -231,7 +231,7 @@ def follow(epoch_id: int, console: Console, revive: Callable[[], object] = bool)
 
     from app.store.database import get_store
     from app.store.epochs import Epochs
-    from app.store.records import FINAL_STAGES
+    from app.store.records import FINAL_STAGES, Stage
 
     columns = (
         TextColumn("{task.description:<18}"),
@@ -256,7 +256,8 @@ def follow(epoch_id: int, console: Console, revive: Callable[[], object] = bool)
             for model in ScoringModel:
                 show(f"score {model.value}", progress.batches_done.get(model, 0), progress.batches.get(model, 0))
             if progress.stage in FINAL_STAGES:
-                show("rank and weigh", 1, 1)
+                if progress.stage is Stage.DONE:
+                    show("rank and weigh", 1, 1)
                 return progress.stage, progress.error
             revive()
             time.sleep(_POLL_SECONDS)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
+from app.domain import percent
 
 _LEADERBOARD_ROWS: Final = 10
 
@@ -92,7 +93,7 @@ def _print_tracks(report: dict[str, Any], console: Console) -> None:
     _print_refused(refused, "Refused in a submission that stands", console)
     for paid in report["payouts"]:
         console.print(
-            f"UID {paid['uid']} won the {paid['track']} track: {paid['share']:.0%}, paid by the subnet's owner"
+            f"UID {paid['uid']} won the {paid['track']} track: {percent(paid['share'])}, paid by the subnet's owner"
         )
 
 

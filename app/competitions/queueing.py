@@ -48,6 +48,15 @@ def queue_commitments(
     return dict(counts)
 
 
+def remedy_of(reason: str) -> str:
+    """What a miner is to change, by the reason that :func:`queue_commitments` kept."""
+    if reason.startswith("no competition"):
+        return "Commit again with the id of a competition that runs."
+    if reason.startswith("the model is"):
+        return "Nothing: it is queued by itself once it is old enough."
+    return "Commit again as namespace:name:epoch:commit:hash:competition_id, each field as its rule asks."
+
+
 def unchecked_repositories(session: Session) -> list[str]:
     """The hotkeys whose model's repository is due to be asked for its date."""
     due = now() - _REPOSITORY_CHECKED_EVERY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import func, nulls_first, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.domain import ValidatorError
+from app.domain import ValidatorError, percent
 from app.store.tables.competitions import BaselineRow, CompetitionChangeRow, CompetitionRow
 
 
@@ -59,6 +59,13 @@ class CompetitionChange:
     detail: str
     changed_by: str
     changed_at: datetime
+
+
+def shares_of(records: Sequence[CompetitionRecord]) -> dict[str, float | None]:
+    """Each competition's fraction of all rewards, 0 to 1; None for one that does not run."""
+    running = {record.id: record.reward_percentage for record in records if record.archived_at is None}
+    total = sum(running.values())
+    return {record.id: running[record.id] / total if total and record.id in running else None for record in records}
 
 
 class Competitions:
@@ -111,7 +118,8 @@ class Competitions:
         else:
             row.reward_percentage, row.archived_at = reward_percentage, None
         self._session.flush()
-        self._log(competition_id, "add", f"reward_percentage {reward_percentage:g}", by)
+        share = percent(shares_of(self.all())[competition_id])
+        self._log(competition_id, "add", f"share {reward_percentage:g}, {share} of all rewards", by)
 
     def set_benchmark(self, competition_id: str, benchmark: GivenBenchmark | None, by: str) -> None:
         """Judge a running competition by this benchmark from now on; None: by the profile's."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.domain import Neuron
 from app.store.tables.competitions import NeuronRow
+
+# UIDs are 32-bit integers in PostgreSQL.
+LARGEST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,15 @@ class Metagraph:
         ]
         if rows:
             self._session.execute(insert(NeuronRow), rows)
+
+    def find(self, text: str, limit: int) -> list[tuple[int, str]]:
+        """UID and hotkey of the neurons with this UID, or whose hotkey begins so."""
+        if text.isascii() and text.isdigit():
+            wanted = NeuronRow.uid == min(int(text[:12]), LARGEST)
+        else:
+            wanted = func.substr(NeuronRow.hotkey, 1, len(text)) == text
+        found = select(NeuronRow.uid, NeuronRow.hotkey).where(NeuronRow.netuid == self._netuid, wanted)
+        return [(uid, hotkey) for uid, hotkey in self._session.execute(found.order_by(NeuronRow.uid).limit(limit))]
 
     def read(self) -> SyncedMetagraph:
         """All neurons, UIDs ascending."""

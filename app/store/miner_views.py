@@ -55,10 +55,13 @@ class MinerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A hit: the submission in which something was found, and what it was found as."""
+    """A hit: the submission in which something was found, and what it was found as.
 
-    epoch_id: int
-    number: int
+    A neuron of the model competitions has no epoch.
+    """
+
+    epoch_id: int | None
+    number: int | None
     uid: int
     hotkey: str
     what: str

@@ -12,13 +12,14 @@ from app.api.pages.downloads import csv_response, json_response
 from app.api.pages.epochs.stage_bars import StageBar, stage_bars
 from app.api.pages.epochs.strip import STRIP, EpochClock, StripCell, clock, strip
 from app.api.pages.page import BrowserRoute, PageRouter, render
-from app.domain import QueueName
+from app.domain import MODELS_NETUID, QueueName
 from app.epochs.allowance import ReadQuota, last_quota
 from app.judgement import RECENT, Condition, Judgement, Part, cluster, gather, judge
 from app.observability.broker import LiveWorker, QueueDepth, workers_by_queue
 from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epoch_views import EpochLine, EpochViews, WeightsRecord
+from app.store.weight_submissions import LastWeights
 from app.weights import ReadVerdict
 
 # The longest that the page waits for the broker; what comes later is there at the next look.
@@ -46,6 +47,7 @@ class Overview:
     warnings: tuple[str, ...]
     recent: tuple[EpochLine, ...]
     weights: WeightsRecord | None
+    last_weights: LastWeights | None
     queues: tuple[QueueState, ...]
     workers: tuple[LiveWorker, ...] | None
     cells: tuple[StripCell, ...]
@@ -90,7 +92,7 @@ def now_json() -> Response:
                 for queue in found.queues
             ],
             "workers": found.workers,
-            "last_weights": found.weights,
+            "last_weights": found.weights or found.last_weights,
             "warnings": found.warnings,
             "clock": found.clock,
             "github": found.quota,
@@ -124,7 +126,8 @@ def overview() -> Overview:
         if current is not None:
             bars = stage_bars(current, views.work(current.summary.id, current.counts), datetime.now(UTC))
             warnings = tuple(views.warnings(current.summary.id))
-        weights = next(iter(views.weights_history(1)), None)
+        # rounds of subnet 21 belong to no epoch
+        weights = None if get_settings().netuid == MODELS_NETUID else next(iter(views.weights_history(1)), None)
         lines = views.lines(STRIP)
         timed = None
         if current is not None:
@@ -148,6 +151,7 @@ def overview() -> Overview:
         warnings=warnings,
         recent=tuple(lines[:RECENT]),
         weights=weights,
+        last_weights=evidence.last_weights,
         queues=queues,
         workers=asked.workers,
         cells=strip(lines),

@@ -58,6 +58,9 @@ def identity() -> Identity:
     found = read.verdict.parameters
     if block is None or block.number < found.block:
         known = replace(known, block=WatchedBlock(found.block, read.read_at))
+    if hotkey is not None and hotkey != found.hotkey:
+        # the wallet was changed since: nothing of what was read is of this hotkey
+        return known
     return replace(known, hotkey=found.hotkey, uid=found.uid, stake=found.stake, permit=found.permit)
 
 

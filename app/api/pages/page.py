@@ -22,6 +22,7 @@ from app.api.pages import wording
 from app.api.pages.assets import asset_path
 from app.api.pages.epochs.stage_bars import RANKING_NAMES
 from app.api.pages.identity import identity, nobody
+from app.competitions.queueing import remedy_of
 from app.settings import get_settings
 from app.untrusted import visible
 
@@ -170,6 +171,7 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES, ranking_names=RANKING_NAMES)
+    environment.filters["remedy_of"] = remedy_of
     environment.tests["uniprot"] = lambda code: bool(_ACCESSION.fullmatch(str(code)))
     for name in (
         "number",

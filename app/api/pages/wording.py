@@ -6,6 +6,12 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from app.domain import percent
+
+__all__ = (
+    "ago", "clipped", "duration", "iso", "number", "parsed_instant", "percent", "shortened", "utc", "whole",
+)  # fmt: skip
+
 NOTHING: Final = "–"
 
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -33,11 +39,6 @@ def whole(value: int) -> str:
 def shortened(text: str, head: int = 6, tail: int = 5) -> str:
     """A long name by its two ends, as explorers show hotkeys: ``5FHneW…M694t``."""
     return text if len(text) <= head + tail + 1 else f"{text[:head]}…{text[-tail:]}"
-
-
-def percent(share: float | None, places: int = 1) -> str:
-    """A share of one as a percentage."""
-    return NOTHING if share is None else f"{share * 100:.{places}f} %"
 
 
 def duration(length: timedelta | float | None) -> str:

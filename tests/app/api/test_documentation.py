@@ -78,3 +78,13 @@ def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
         return schema.get("examples") or [one for part in schema.get("anyOf", ()) for one in of(part)]
 
     return of(media["schema"])
+
+
+@on_sqlite
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/docs/start.js", "/favicon.ico", "/robots.txt"])
+def test_what_monitors_ask_for_answers_head(path: str, store: Store) -> None:
+    client = TestClient(create_app())
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == client.get(path).headers["content-type"]
+    assert "head" not in client.get("/openapi.json").json()["paths"].get(path, {})

@@ -117,7 +117,7 @@ def test_shares_are_percentages_of_what_runs() -> None:
     assert type_("competition", "archive", "c").exit_code == 0
     found = json.loads(type_("competition", "list", "--json", "--archived").output)["competitions"]
     assert {record["id"]: record["share"] for record in found} == {"a": 0.25, "b": 0.75, "c": None}
-    assert "25.0%" in type_("competition", "list").output
+    assert "25.0 %" in type_("competition", "list").output
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

@@ -86,6 +86,7 @@ def test_watch_follows_the_running_epoch_to_its_end(store: Store, monkeypatch: p
     assert watched.exit_code == 1
     assert "Epoch 7 (live)" in watched.output
     assert "3/3" in watched.output
+    assert "rank and weigh" not in watched.output, "it failed before that"
     assert "failed: no target was found" in watched.output
     # one that has ended is shown as it ended
     assert type_("watch", "7").exit_code == 1

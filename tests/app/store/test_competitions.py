@@ -298,11 +298,11 @@ def test_baselines_are_history_and_changes_are_logged(store: Store) -> None:
         assert (record.reward_percentage, record.baseline and record.baseline.score) == (0.8, 0.6)
         log = [(c.changed_by, c.action, c.detail) for c in competitions.changes()]
     assert log == [
-        ("fay", "add", "reward_percentage 0.8"),
+        ("fay", "add", "share 0.8, 100.0 % of all rewards"),
         ("dora", "archive", ""),
         ("carl", "set-baseline", "0.6"),
         ("bob", "set-baseline", "0.5"),
-        ("ann", "add", "reward_percentage 0.7"),
+        ("ann", "add", "share 0.7, 100.0 % of all rewards"),
     ]
 
 

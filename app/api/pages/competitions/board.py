@@ -14,7 +14,7 @@ from app.clock import now
 from app.competitions.profile import Profile
 from app.competitions.standings import ModelStanding, model_standings
 from app.domain import MODELS_NETUID, ModelId, ValidatorError
-from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions
+from app.store.competitions import Baseline, CompetitionChange, CompetitionRecord, Competitions, shares_of
 from app.store.evaluations import EvaluationRecord, Evaluations
 from app.store.metagraph import Metagraph, SyncedMetagraph
 from app.store.model_priority import Priority, priority
@@ -88,6 +88,7 @@ class CompetitionLine:
     """One competition of the overview. ``above`` and ``below`` are the last weight round's pools, best first."""
 
     record: CompetitionRecord
+    share: float | None
     models: int
     scored: int
     under_scoring: int
@@ -135,6 +136,7 @@ class Board:
     """One competition: leaderboard, queue, refusals, and its scores of the last days, newest first."""
 
     record: CompetitionRecord
+    share: float | None
     baselines: tuple[Baseline, ...]
     round: WeightRound | None
     rows: tuple[BoardRow, ...]
@@ -213,6 +215,7 @@ def overview(session: Session, profile: Profile, *, archived: bool = True) -> Ov
     rows = _rows(session, standings, metagraph, round_)
     lines = []
     records = Competitions(session).all(archived=archived)
+    shares = shares_of(records)
     for record in sorted(records, key=lambda item: (item.archived_at is not None, item.id)):
         own = [standing for standing in standings if standing.model.competition_id == record.id]
         ranked = rows.get(record.id, ())
@@ -220,6 +223,7 @@ def overview(session: Session, profile: Profile, *, archived: bool = True) -> Ov
         lines.append(
             CompetitionLine(
                 record=record,
+                share=shares[record.id],
                 models=len(own),
                 scored=sum(row.score is not None for row in ranked),
                 under_scoring=sum(standing.model.is_being_scored_by is not None for standing in own),
@@ -266,6 +270,7 @@ def board(session: Session, profile: Profile, competition_id: str) -> Board:
     ]
     return Board(
         record=record,
+        share=shares_of(Competitions(session).all()).get(competition_id),
         baselines=tuple(Competitions(session).baselines(competition_id)),
         round=round_,
         rows=_rows(session, standings, metagraph, round_).get(competition_id, ()),

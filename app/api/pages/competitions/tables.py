@@ -15,6 +15,7 @@ from app.api.pages.competitions.board import (
     RoundRow,
     round_rows,
 )
+from app.competitions.queueing import remedy_of
 from app.domain import ModelId
 from app.store.model_queue import ScoreRecord
 from app.store.reputations import WeightRound
@@ -66,7 +67,7 @@ def _competitions(view: Overview) -> Iterable[Row]:
         record, leader = line.record, line.leader
         yield (
             record.id,
-            record.reward_percentage,
+            line.share,
             record.baseline.score if record.baseline else None,
             record.baseline.set_by if record.baseline else None,
             record.baseline.set_at if record.baseline else None,
@@ -164,7 +165,7 @@ OVERVIEW_SHEETS: Final[Mapping[str, Sheet[Overview]]] = {
     "competitions": Sheet(
         (
             "competition",
-            "reward_percentage",
+            "share",
             "baseline",
             "baseline_set_by",
             "baseline_set_at",
@@ -185,8 +186,10 @@ OVERVIEW_SHEETS: Final[Mapping[str, Sheet[Overview]]] = {
         lambda view: ((c.changed_at, c.competition_id, c.action, c.detail, c.changed_by) for c in view.changes),
     ),
     "refused-commitments": Sheet(
-        ("uid", "hotkey", "block", "commitment", "reason", "refused_at"),
-        lambda view: ((r.uid, r.hotkey, r.block, r.text, r.reason, r.refused_at) for r in view.refusals),
+        ("uid", "hotkey", "block", "commitment", "reason", "remedy", "refused_at"),
+        lambda view: (
+            (r.uid, r.hotkey, r.block, r.text, r.reason, remedy_of(r.reason), r.refused_at) for r in view.refusals
+        ),
     ),
 }
 
@@ -238,8 +241,10 @@ BOARD_SHEETS: Final[Mapping[str, Sheet[Board]]] = {
         ),
     ),
     "refusals": Sheet(
-        ("uid", "hotkey", "block", "commitment", "reason", "refused_at"),
-        lambda view: ((r.uid, r.hotkey, r.block, r.text, r.reason, r.refused_at) for r in view.refusals),
+        ("uid", "hotkey", "block", "commitment", "reason", "remedy", "refused_at"),
+        lambda view: (
+            (r.uid, r.hotkey, r.block, r.text, r.reason, remedy_of(r.reason), r.refused_at) for r in view.refusals
+        ),
     ),
     "scores": Sheet((*_SCORE, "metric_scores", "error"), lambda view: map(_score, view.recent)),
 }

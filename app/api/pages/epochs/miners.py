@@ -21,11 +21,11 @@ from app.api.pages.epochs.stage_bars import MODEL_NAMES
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import every, paging
-from app.api.pages.wording import iso, number
+from app.api.pages.wording import iso, number, percent
 from app.domain import MODELS_NETUID, ScoringModel
 from app.store.database import get_store
 from app.store.metagraph import Metagraph
-from app.store.miner_views import MOLECULE_EPOCHS, Found, MinerEntry, MinerViews
+from app.store.miner_views import MOLECULE_EPOCHS, MOST_FOUND, Found, MinerEntry, MinerViews
 from app.store.records import PartState
 from app.untrusted import visible
 
@@ -49,10 +49,10 @@ def search(request: Request, q: str = "") -> Response:
         if wanted and MinerViews(session).count(wanted):
             return RedirectResponse(miner_path(wanted), 303)
         if wanted and Metagraph(session, MODELS_NETUID).neuron_of(wanted) is not None:
-            return RedirectResponse(f"/miners/{quote(wanted, safe='')}", 303)
+            return RedirectResponse(_model_miner_path(wanted), 303)
         kind, found = _hits(session, wanted)
     if kind in {"UID", "hotkey"} and len(found) == 1:
-        return RedirectResponse(miner_path(found[0].hotkey), 303)
+        return RedirectResponse(_page_of(found[0]), 303)
     return render(
         request,
         "search.html",
@@ -60,7 +60,7 @@ def search(request: Request, q: str = "") -> Response:
         kind=kind,
         found=found,
         epochs=MOLECULE_EPOCHS,
-        miner_path=miner_path,
+        page_of=_page_of,
     )
 
 
@@ -95,10 +95,24 @@ def _hits(session: Session, wanted: str) -> tuple[str, list[Found]]:
     if not wanted:
         return "nothing", []
     if wanted.isascii() and wanted.isdigit():
-        return "UID", views.of_uid(int(wanted[:12]))
-    if len(wanted) >= _SHORTEST and (found := views.of_hotkey(wanted)):
+        return "UID", _with_models(session, wanted, views.of_uid(int(wanted[:12])))
+    if len(wanted) >= _SHORTEST and (found := _with_models(session, wanted, views.of_hotkey(wanted))):
         return "hotkey", found
     return "molecule", views.of_molecule(wanted)
+
+
+def _with_models(session: Session, wanted: str, found: list[Found]) -> list[Found]:
+    """The hits, and the neurons of the model competitions beside them."""
+    neurons = Metagraph(session, MODELS_NETUID).find(wanted, MOST_FOUND)
+    return [*found, *(Found(None, None, uid, key, f"a neuron of subnet {MODELS_NETUID}") for uid, key in neurons)]
+
+
+def _page_of(found: Found) -> str:
+    return miner_path(found.hotkey) if found.epoch_id is not None else _model_miner_path(found.hotkey)
+
+
+def _model_miner_path(hotkey: str) -> str:
+    return f"/miners/{quote(hotkey, safe='')}"
 
 
 @router.page("/hotkeys/{hotkey:path}/verdicts.csv")
@@ -258,7 +272,7 @@ def _told(entry: MinerEntry) -> str:
         for name, score, rank in _standings(entry)
         if score is not None and math.isfinite(score)
     ]
-    weight = "" if entry.weight is None else f" Weight: {entry.weight:.1%}."
+    weight = "" if entry.weight is None else f" Weight: {percent(entry.weight)}."
     return " ".join((("; ".join(places) + "." if places else "Accepted; not ranked yet.") + weight, *refusals))
 
 

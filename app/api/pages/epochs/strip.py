@@ -92,10 +92,15 @@ def clock(
     return EpochClock(
         closes_at=line.summary.created_at + length * BLOCK if line.live and not line.final else None,
         expected=median(before) if before else None,
-        spent=seconds_of(line) or (now - line.summary.created_at).total_seconds(),
+        spent=seconds_of(line) or ((_ended(line) if line.final else now) - line.summary.created_at).total_seconds(),
         gpu_busy=min(1.0, busy / (whole * len(workers))) if whole > 0 else None,
         gpu_workers=len(workers),
     )
+
+
+def _ended(line: EpochLine) -> datetime:
+    """When a final epoch, however it ended, came to its last stage."""
+    return max(map(datetime.fromisoformat, line.summary.stage_times.values()), default=line.summary.touched_at)
 
 
 def _at(times: Mapping[str, str], stage: Stage) -> datetime:

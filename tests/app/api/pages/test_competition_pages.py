@@ -144,12 +144,17 @@ def document(client: TestClient, path: str) -> list[dict[str, Any]]:
 # -- the overview -----------------------------------------------------------------------------------------------------
 
 
-def test_the_overview_shows_baseline_percentage_pools_and_leader(pages: TestClient) -> None:
+# 0.7 of the 1.2 that run
+SHARE = "58.3 %"
+
+
+def test_the_overview_shows_baseline_share_pools_and_leader(pages: TestClient) -> None:
     page = read(pages, "/competitions")
     o1, v2v, voicebench, retired = page.rows("Competitions")
     best = document(pages, "/competitions/voicebench/leaderboard.json")[0]
     assert voicebench["Competition"] == "voicebench"
-    assert voicebench["Percentage"] == "0.70"
+    assert voicebench["Share"] == SHARE
+    assert f"{SHARE} of all rewards" in " ".join(read(pages, "/competitions/voicebench").text.split())
     assert voicebench["Baseline"] == "0.5200"
     assert "ann@validator" in voicebench["Set"]
     assert voicebench["Leader"].startswith(f"UID {best['uid']}")
@@ -173,12 +178,23 @@ def test_refused_commitments_are_shown_with_their_reasons(pages: TestClient) -> 
     rows = read(pages, "/competitions").rows("Refused commitments")
     assert [row["UID"] for row in rows] == ["3", "5", "7"]
     assert rows[2]["Why it is not queued"] == "no competition 'chess' runs; running: o1, v2v, voicebench"
+    assert rows[2]["What to change"] == "Commit again with the id of a competition that runs."
+    assert rows[0]["What to change"].startswith("Commit again as namespace:name:")
     assert rows[0]["Commitment"] == "maker:old-thing"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", rows[0]["Refused"])
     assert [row["UID"] for row in read(pages, "/competitions/voicebench").rows("Refused commitments")] == ["5"]
     assert [row["reason"] for row in table(pages, "/refused-commitments.csv")] == [
         row["Why it is not queued"] for row in rows
     ]
+
+
+def test_home_shows_the_last_round_on_subnet_21(pages: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETUID", "21")
+    get_settings.cache_clear()
+    text = read(pages, "/").text
+    assert "No weights yet" not in text
+    assert "Round " in text
+    assert pages.get("/now.json").json()["last_weights"]["state"]
 
 
 # -- one competition --------------------------------------------------------------------------------------------------

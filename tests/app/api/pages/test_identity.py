@@ -47,7 +47,7 @@ def test_every_page_names_the_validator(store: Store) -> None:
             assert (found["UID"], found["Stake"], found["Permit"]) == ("12", "31,204.50", "yes")
             assert found["Weights"].startswith("set ")
         page = read(client, "/")
-        assert f"SN68 {hotkey(12)[:6]}" in page.text("//title"), "two tabs are told apart"
+        assert f"SN68 finney {hotkey(12)[:6]}" in page.text("//title"), "two tabs are told apart"
         assert page.root.xpath("//dl[@id='who']//button/@data-copy") == [hotkey(12)]
         fragment = client.get("/fragments/now", headers={"Accept": "text/html"}).text
         assert 'data-replaces="who"' in fragment
@@ -65,7 +65,12 @@ def test_the_hotkey_is_known_before_the_chain_was_asked(
     with TestClient(create_app()) as client:
         text = client.get("/", headers={"Accept": "text/html"}).text
         found = who(client)
+        with store.writing() as session:
+            keep_verdict(session, verdict(WeightsParameters(68, hotkey(12), 6_859_361, uid=12, permit=True, stake=9.0)))
+        changed = who(client)
     assert found["Hotkey"].startswith(hotkey(5)[:6])
+    assert changed["Hotkey"] == found["Hotkey"], "the wallet was changed after the chain was asked"
+    assert {changed[name] for name in ("UID", "Stake", "Permit")} == {"unknown"}
     assert found["Subnet"] == "68 on node.example"
     assert "secret" not in text
     assert "never shown" not in text

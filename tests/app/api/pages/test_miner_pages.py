@@ -17,10 +17,11 @@ from app.api.application import create_app
 from app.api.metrics import ClusterState
 from app.api.pages.epochs.miners import miner_path
 from app.api.pages.epochs.rejection_codes import explanation_of
-from app.domain import Rejection, RejectionCode
+from app.domain import MODELS_NETUID, Neuron, Rejection, RejectionCode
 from app.epochs.rules.molecules import enough_heavy_atoms, entries
 from app.store.database import Store
 from app.store.epochs import Epochs
+from app.store.metagraph import Metagraph
 from app.store.records import Examination
 from app.store.tables.epochs import SubmissionRow
 from chem.properties import parse_smiles
@@ -186,3 +187,25 @@ def test_a_code_of_a_newer_version_is_shown_as_it_is(pages: TestClient, store: S
     assert b"validator_store_up 1.0" in generate_latest(registry)
     with pytest.raises(ValueError, match="valid"):
         RejectionCode("Not A Code")
+
+
+@on_sqlite
+def test_miners_of_the_model_competitions_are_found_by_uid_and_beginning(store: Store) -> None:
+    neurons = [Neuron(uid, hotkey(500 + uid), hotkey(900 + uid), 1.0, False) for uid in range(4)]
+    with store.writing() as session:
+        Metagraph(session, MODELS_NETUID).sync(10, neurons)
+    with TestClient(create_app()) as client:
+        for wanted in ("2", hotkey(502)[:8]):
+            assert go(client, wanted) == f"/miners/{hotkey(502)}"
+        assert "Nothing was found" in go(client, "99")
+        found = client.get("/search.json", params={"q": "2"}).json()["found"]
+        assert [(one["uid"], one["hotkey"], one["id"]) for one in found] == [(2, hotkey(502), None)]
+        full_epoch(store, submissions=4, molecules=4)
+        both = go(client, "2")
+        assert f"/miners/{hotkey(502)}" in both
+        assert miner_path(hotkey(2)) in both
+
+
+@on_sqlite
+def test_the_feed_and_the_page_write_percentages_alike(pages: TestClient) -> None:
+    assert "Weight: 50.0 %" in pages.get(miner_path(hotkey(0)) + "/verdicts.atom").text

@@ -10,8 +10,12 @@ from starlette.testclient import TestClient
 
 from app.api.application import create_app
 from app.api.pages.charts import Span, histogram, timeline
+from app.api.pages.epochs.strip import clock
 from app.clock import now
 from app.store.database import Store
+from app.store.epoch_views import EpochViews
+from app.store.epochs import Epochs
+from app.store.records import Stage
 from app.store.tables.epochs import BatchRow, EpochRow
 from tests.app.api.pages.page_reader import folded, read
 from tests.app.page_stores import full_epoch, running_epoch
@@ -114,3 +118,17 @@ def test_the_winner_is_marked_once_it_has_a_score() -> None:
     assert "The winner, UID 3, has 3.0000." in histogram("H", values, axis="s", winner=("UID 3", 3.0)).description
     for nobody in (None, ("UID 3", float("-inf"))):
         assert "winner" not in histogram("H", values, axis="s", winner=nobody).svg
+
+
+@on_sqlite
+@pytest.mark.parametrize("end", ["fail", "miss"])
+def test_the_time_of_an_epoch_that_failed_does_not_grow(end: str, store: Store) -> None:
+    epoch_id = running_epoch(store)
+    with store.writing() as session:
+        Epochs(session).fail(epoch_id, "no target was found")
+        if end == "miss":
+            session.execute(update(EpochRow).values(stage=Stage.MISSED.value))
+    with store.reading() as session:
+        (line,) = EpochViews(session).lines(1)
+    later = clock(line, 361, [], [], now() + timedelta(days=5))
+    assert later.spent < 60

@@ -42,6 +42,7 @@ from app.competitions.evaluations import (
     slots,
     status_answer,
 )
+from app.competitions.profile import profile_of
 from app.domain import ValidatorError
 from app.settings import get_settings
 from app.store.database import get_store
@@ -132,12 +133,16 @@ def start_model_scoring(hotkey: Caller, request: StartScoring, response: Respons
         410: {"model": Problem, "description": "Given up without a score, by a fault of this node; ask again"},
     },
 )
-def check_scoring_status(hotkey: Caller, task_id: Annotated[str | None, Query(max_length=200)] = None) -> ScoringStatus:
-    """How an evaluation goes; without a task id, the one that was accepted last."""
+def check_scoring_status(
+    hotkey: Caller, task_id: Annotated[str | None, Query(max_length=200)] = None
+) -> ScoringStatus | None:
+    """How an evaluation goes; without a task id, the one that was accepted last (omega-v4: null for none)."""
     with transaction(celery) as step:
         _move_on(step)
         evaluations = Evaluations(step.session)
         record = evaluations.latest() if task_id is None else evaluations.get(task_id)
+    if record is None and task_id is None and profile_of(get_settings()).idle_is_null:
+        return None
     if record is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "No such evaluation is known here.")
     try:

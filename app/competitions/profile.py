@@ -20,8 +20,9 @@ class Profile:
     above 0, instead of the stake-weighted mean; ``needs_baseline``: while a competition has no baseline above 0, or
     nothing is scored, the last weights are sent again, and ``get-all-model-scores`` says that there is nothing;
     ``open_reads``: ``get-top-model`` and ``get-eval-metrics`` need no signature, and the latter tells each metric over
-    time; ``seven_fields``: a commitment may have further fields, and must name an epoch; ``benchmarks`` by competition
-    id, for competitions to which the operator gave none.
+    time; ``idle_is_null``: a scoring node without any evaluation answers null, not 404; ``seven_fields``: a commitment
+    may have further fields, and must name an epoch; ``benchmarks`` by competition id, for competitions to which the
+    operator gave none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Profile:
     latest_report_counts: bool
     needs_baseline: bool
     open_reads: bool
+    idle_is_null: bool
     seven_fields: bool
     benchmarks: Mapping[str, BenchmarkPlan]
 
@@ -39,6 +41,7 @@ SEED: Final = Profile(
     latest_report_counts=False,
     needs_baseline=False,
     open_reads=False,
+    idle_is_null=False,
     seven_fields=False,
     benchmarks=_NAMED_AS_THEY_ARE,
 )
@@ -50,6 +53,7 @@ OMEGA_V4: Final = Profile(
     latest_report_counts=True,
     needs_baseline=True,
     open_reads=True,
+    idle_is_null=True,
     seven_fields=True,
     benchmarks={
         **_NAMED_AS_THEY_ARE,

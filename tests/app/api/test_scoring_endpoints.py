@@ -312,6 +312,20 @@ def test_offline_only_what_the_store_knows_can_be_scored(
 
 
 @on_sqlite
+def test_an_idle_node_answers_null_beside_omega_s_validators_alone(
+    call: Call, broker: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("GET", "/api/check_scoring_status").status_code == 404
+    monkeypatch.setenv("COMPETITION_PROFILE", "omega-v4")
+    get_settings.cache_clear()
+    answer = call("GET", "/api/check_scoring_status")
+    assert (answer.status_code, answer.json()) == (200, None)
+    assert call("GET", "/api/check_scoring_status", params={"task_id": "another"}).status_code == 404
+    assert call("POST", "/score_model", INPUTS).json()["success"]
+    assert call("GET", "/api/check_scoring_status").json()["inputs"] == INPUTS
+
+
+@on_sqlite
 def test_a_restarted_api_knows_what_the_last_one_began(call: Call, store: Store, broker: Celery) -> None:
     task_id = call("POST", "/score_model", INPUTS).json()["task_id"]
     with TestClient(scoring.create_scoring_app()) as restarted:

@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import yaml
+
 from app import __version__
 
 PROJECT = Path(__file__).parents[3]
@@ -40,3 +42,10 @@ def test_every_data_file_of_the_application_is_packaged() -> None:
 
 def test_every_room_is_typed() -> None:
     assert all((PROJECT / room / "py.typed").exists() for room in ("app", "workers", "chem", "gpu", "chain"))
+
+
+def test_ci_installs_the_package_in_a_fresh_environment() -> None:
+    jobs = yaml.safe_load((PROJECT / ".github" / "workflows" / "ci.yaml").read_text(encoding="utf-8"))["jobs"]
+    commands = "\n".join(step.get("run", "") for step in jobs["package"]["steps"])
+    assert 'fresh/bin/pip" install .\n' in commands
+    assert "fresh/bin/celery-validator --version" in commands

@@ -5,6 +5,7 @@
     python tests/benchmarks/boltz_gpu.py memory           out of memory ends in a retry; close() gives memory back
     python tests/benchmarks/boltz_gpu.py error            ``live`` against boltz's own float32 layers
     python tests/benchmarks/boltz_gpu.py amortised        seconds per molecule over a batch; fast against live
+    python tests/benchmarks/boltz_gpu.py cards            one card against all of the machine, a process each
 
 Prints one JSON object per finding. ``--components`` names a folder of CCD components where biotite is not there.
 """
@@ -14,12 +15,15 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import hashlib
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ import torch
 
 from app.domain import Protein
 from gpu.boltz import FAST, LIVE, PROFILES, DeviceOutOfMemory, Profile
+from gpu.devices import visible_gpus
 from tests.gpu.boltz.random_weights import FULL, TINY, Size, write_checkpoints
 
 HDAC3 = Protein(
@@ -329,7 +334,67 @@ def error(bench: Bench) -> None:
         )
 
 
-SECTIONS = {"error": error, "look": look, "verify": verify, "memory": memory, "amortised": amortised}
+def cards(bench: Bench) -> None:
+    """The same batch on the first card alone, then on every card at once; the same bits."""
+    command = [sys.executable, __file__, "card", *sys.argv[1:]]
+    command.remove("cards")
+    children = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": card},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for card in visible_gpus() or ["", ""]
+    ]
+    for child in children:
+        _answer(child, "ready")
+    alone = _timed(children[:1])
+    together = _timed(children)
+    seconds = max(found["seconds"] for found in together)
+    report(
+        cards=len(children),
+        alone_s=alone[0]["seconds"],
+        together_s=seconds,
+        molecules_a_card=len(bench.ligands),
+        times=len(children) * alone[0]["seconds"] / seconds,
+        same_bits=len({found["digest"] for found in (*alone, *together)}) == 1,
+    )
+    for child in children:
+        child.communicate()
+
+
+def _timed(children: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("score\n")
+        child.stdin.flush()
+    return [json.loads(_answer(child, '{"digest"')) for child in children]
+
+
+def _answer(child: subprocess.Popen[str], beginning: str) -> str:
+    assert child.stdout is not None
+    return next(line for line in child.stdout if line.startswith(beginning))
+
+
+def card(bench: Bench) -> None:
+    """One card's part of ``cards``: warm, then score the batch as often as it is told to."""
+    scorer = bench.scorer(FAST)
+    scorer.pair_scores([HDAC3], bench.ligands)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = bench.wait()
+        scores = [sorted(score.metrics.items()) for score in scorer.pair_scores([HDAC3], bench.ligands)]
+        seconds = bench.wait() - started
+        digest = hashlib.sha256(json.dumps(scores).encode()).hexdigest()
+        print(json.dumps({"digest": digest, "seconds": seconds}), flush=True)
+
+
+SECTIONS = {
+    "error": error, "look": look, "verify": verify, "memory": memory, "amortised": amortised, "cards": cards,
+    "card": card,
+}  # fmt: skip
 
 
 def main() -> None:

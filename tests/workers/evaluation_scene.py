@@ -31,7 +31,7 @@ from tiny_voicebench import write_voicebench  # noqa: E402
 
 DOCKERFILE = b'FROM python:3.11\nCOPY . /app\nCMD ["python", "server.py"]\n'
 
-# {setup} comes before the server starts, {misbehaviour} is what it does instead of answering
+# {setup} comes before the server starts, {misbehaviour} is what it does instead of answering {answer}
 SERVER = """\
 import os
 {setup}
@@ -44,7 +44,7 @@ class Here(ModelServer):
         super().server_bind()
 
 
-Here({misbehaviour!r}).serve_forever()
+Here({misbehaviour!r}, answer=lambda wave, rate: {answer!r}).serve_forever()
 """
 
 
@@ -78,6 +78,7 @@ class Scene:
         uid: int,
         *,
         misbehaviour: str | None = None,
+        answer: str = "I can't help with that.",
         setup: str = "",
         proof: bytes | None = None,
         dockerfile: bytes = DOCKERFILE,
@@ -87,7 +88,7 @@ class Scene:
         name = f"maker/model{uid}"
         files = {
             "Dockerfile": dockerfile,
-            "server.py": SERVER.format(setup=setup, misbehaviour=misbehaviour).encode(),
+            "server.py": SERVER.format(setup=setup, misbehaviour=misbehaviour, answer=answer).encode(),
             "model_server.py": (EVALUATION_TESTS / "model_server.py").read_bytes(),
             "hotkey.txt": f"{miner(uid)}\n".encode() if proof is None else proof,
         }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from judge_server import JudgeServer
+from loudness import Loudness, written
 from model_server import ModelServer, tone
 from tiny_voicebench import heard
 
@@ -24,19 +23,9 @@ from gpu.evaluation.sampled_voice import SampledVoice
 SETS = "commoneval:3,wildvoice:4,advbench:4,ifeval:3"
 
 
-class Loudness(torch.nn.Module):
-    """A predictor in UTMOS's interface: the louder, the better."""
-
-    def forward(self, wave: torch.Tensor) -> torch.Tensor:
-        return 1.0 + 4.0 * wave.abs().amax(dim=1)
-
-
 @pytest.fixture
 def make(tiny_voicebench: Path, punkt: Path, tmp_path: Path) -> Callable[[JudgeServer], Settings]:
-    weights = tmp_path / "loudness.jit"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Loudness()).save(str(weights))
+    weights = written(Loudness(), tmp_path / "loudness.jit")
 
     def settings(judge: JudgeServer) -> Settings:
         return Settings(

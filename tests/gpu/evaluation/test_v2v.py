@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loudness import Loudness, written
 from model_server import ModelServer, tone
 from tiny_voicebench import heard
 
@@ -51,13 +51,6 @@ class Ears:
         return self._words.get(pitch, "")
 
 
-class Loudness(torch.nn.Module):
-    """A predictor in UTMOS's interface: the louder, the better."""
-
-    def forward(self, wave: torch.Tensor) -> torch.Tensor:
-        return 1.0 + 4.0 * wave.abs().amax(dim=1)
-
-
 class LoudnessAtRate(torch.nn.Module):
     def forward(self, wave: torch.Tensor, sample_rate: int) -> torch.Tensor:
         return wave.abs().amax(dim=1) * float(sample_rate) / 8000.0
@@ -75,14 +68,7 @@ class Undefined(torch.nn.Module):
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Callable[[torch.nn.Module], Path]:
-    def save(module: torch.nn.Module) -> Path:
-        path = tmp_path / f"{type(module).__name__}.jit"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            torch.jit.script(module).save(str(path))
-        return path
-
-    return save
+    return lambda module: written(module, tmp_path / f"{type(module).__name__}.jit")
 
 
 def v2v(folder: Path, sets: str, ears: Ears, rater: TorchScriptMos, cache: Path) -> VoiceToVoice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import math
@@ -46,11 +47,14 @@ _LONGEST_BACKOFF: Final = 60
 # How long a task that finds its piece taken waits before it asks again.
 _BUSY_COUNTDOWN: Final = timedelta(seconds=5)
 
-# A piece that ended in an exception this often is given up. Restarts and outages are not counted.
+# A piece that ended in an exception this often is given up. Restarts and outages, a full disk among them, do not count.
 MOST_FAILURES: Final = 5
 
 # What a store that answers does not take, now or later.
 _REFUSED_BY_STORE: Final = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+
+# What the machine lacks for a while: a full disk, no more open files, no memory.
+_LACKING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 # The clock's own tasks, mostly idle: their beginning and end are worth a line only to those who look for it.
 _TICKS: Final = frozenset({"watch_epoch", "reconcile", "score_next_models", "follow_scoring", "release_stale"})
@@ -158,6 +162,11 @@ def transaction(app: Celery | None = None) -> Iterator[Step]:
         step = Step(session, app)
         yield step
     step.deliver()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an operator who frees the disk, say, is enough for the same attempt to succeed."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _LACKING)
 
 
 class ValidatorTask(Task):  # type: ignore[misc]
@@ -291,7 +300,7 @@ class ValidatorTask(Task):  # type: ignore[misc]
         """Whether a piece ends with an exception, for nothing is tried for ever; else it is given back."""
         final = isinstance(error, ValidatorError) and piece.epoch_id is not None
         with suppress(DBAPIError), self.transaction() as step:
-            failures = step.claims.failed(piece)
+            failures = 1 if _passes(error) else step.claims.failed(piece)
             if not failures:
                 # another has it
                 return final

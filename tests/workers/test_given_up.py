@@ -146,6 +146,22 @@ def failures(store: Store) -> int:
         return session.execute(select(WorkRow.failures)).scalar_one()
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OSError(24, "Too many open files"), MemoryError()]
+)
+def test_what_the_machine_lacks_for_a_while_is_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    epoch_id = written(store, fetch_submissions)
+    failing(monkeypatch, fetch_submissions, error)
+    for _ in range(2 * MOST_FAILURES):
+        with pytest.raises(type(error)):
+            fetch_submissions(epoch_id)
+    assert failures(store) == 0
+    assert pieces(store) == [fetch_submissions.name]
+
+
 def test_what_the_store_refuses_counts_and_an_outage_does_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     epoch_id = written(store, plan_scoring)
     failing(monkeypatch, plan_scoring, OperationalError("", {}, Exception("server closed the connection")))

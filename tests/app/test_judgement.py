@@ -192,7 +192,7 @@ def test_the_alert_on_refused_weights_says_what_the_page_says(
     assert list(sampled("validator_weights_accepted").values()) == known
     with TestClient(create_app()) as client:
         page = client.get("/", headers={"Accept": "text/html"}).text
-    shown = page.split('id="acceptance"')[1].split("<details>")[0]
+    shown = page.split('id="acceptance"')[1].split("<h2")[0].split("<details>")[0]
     assert ("badge bad" in shown) == fires
     assert ("badge good" in shown) == (sets_weights and condition is GOOD)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
@@ -510,10 +510,6 @@ class Epochs:
         row.stage_times = {**row.stage_times, stage.value: at.isoformat()}
         row.touched_at = at
         self._session.flush()
-
-
-def _changed(result: object) -> bool:
-    return cast(CursorResult[Any], result).rowcount > 0
 
 
 def epoch_summary(row: Any) -> EpochSummary:

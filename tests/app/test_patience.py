@@ -16,7 +16,8 @@ from app.task import ValidatorTask, transaction
 def task() -> Iterator[ValidatorTask]:
     celery = Celery(broker="memory://", set_as_current=False)
 
-    @celery.task(base=ValidatorTask, bind=True, name="tests.patient")
+    # not shared: a shared one is registered in every application of the process, once for each test
+    @celery.task(base=ValidatorTask, bind=True, name="tests.patient", shared=False)
     def patient(self: ValidatorTask, kind: str) -> None:
         if kind == "busy":
             self.retry(countdown=5, max_retries=None)

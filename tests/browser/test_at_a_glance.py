@@ -49,6 +49,31 @@ def test_the_reason_of_a_refusal_is_seen_without_scrolling_sideways(
         assert reason["x"] - uid["x"] < 200, "next to its UID"
 
 
+@pytest.mark.parametrize("look", [look for look in LOOKS if look.is_phone], ids=lambda look: look.name)
+def test_a_phone_shows_whole_what_happened_and_what_to_change(
+    browser: Browser, crowded: Site, competing: Site, look: Look
+) -> None:
+    for site, path in ((crowded, f"/hotkeys/{hotkey(7)}"), (crowded, "/rejections"), (competing, "/competitions")):
+        with visitor(browser, site, look) as guest:
+            guest.go(path)
+            cells = guest.page.locator(".stacked td.text").all()
+            assert cells, path
+            for cell in cells[:12]:
+                cell.scroll_into_view_if_needed()
+                box = cell.bounding_box()
+                assert box
+                assert 0 <= box["x"] <= box["x"] + box["width"] <= look.width
+                assert cell.evaluate("one => one.scrollWidth <= one.clientWidth"), "no word sticks out"
+                label = cell.evaluate("one => getComputedStyle(one, '::before').content")
+                assert label == f'"{cell.get_attribute("data-label")}"', "its column is named"
+            assert guest.page.evaluate(
+                "[...document.querySelectorAll('.stacked')].every(one => "
+                "one.parentElement.scrollWidth <= one.parentElement.clientWidth)"
+            ), "no table scrolls sideways"
+            assert guest.sideways() is None
+            assert guest.findings() == []
+
+
 @every_look
 def test_search_leads_to_a_miner_by_keyboard_alone(browser: Browser, crowded: Site, look: Look) -> None:
     with visitor(browser, crowded, look) as guest:

@@ -259,6 +259,11 @@ def test_every_page_that_links_lead_to_is_sound(pages: TestClient) -> None:
         assert [script.get("src") is not None and not script.text for script in root.xpath("//script")] == [True]
         assert not root.xpath("//table[not(caption)]"), path
         assert not root.xpath("//thead//th[not(@scope)] | //tbody//th[not(@scope)]"), path
+        for row in root.xpath("//table[@class='stacked']/tbody/tr"):
+            # on a phone each cell names its column
+            named = [head.text_content() for head in row.xpath("../../thead/tr/th")]
+            assert [cell.get("data-label", head) for cell, head in zip(row, named, strict=True)] == named, path
+            assert not row.xpath("td[not(@data-label)]"), path
         assert not root.xpath("//img[not(@alt) or @alt='']")
         assert not root.xpath("//*[contains(@class,'scroll')][not(@tabindex='0' and @role='region' and @aria-label)]")
         assert not root.xpath(

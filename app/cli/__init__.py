@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from app import __version__
+from app.cli.help_style import in_one_style, style
 from app.cli.log_setup import set_up_logs
 from app.cli.shared_options import with_shared_options
 from app.domain import ValidatorError
@@ -62,7 +63,7 @@ class _Verbs(Mapping[str, Any]):
                 holder.add_typer(found, name=name)
             else:
                 holder.command(name)(found)
-            self._made[name] = with_shared_options(get_command(holder).commands[name])  # type: ignore[attr-defined]
+            self._made[name] = in_one_style(with_shared_options(get_command(holder).commands[name]))  # type: ignore[attr-defined]
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -76,6 +77,11 @@ class _LazyGroup(TyperGroup):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = _Verbs()  # type: ignore[assignment]
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        parameters = super().get_params(ctx)
+        style(parameters)
+        return parameters
 
 
 # the spellings of earlier versions

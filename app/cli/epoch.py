@@ -53,8 +53,8 @@ def replay(
     cluster: Annotated[
         str, typer.Option(help="eager: in this process; embedded: a cluster of its own; or a broker's URL.")
     ] = "embedded",
-    force: Annotated[bool, typer.Option(help="Overwrite a result that differs.")] = False,
-    without_boltz: Annotated[bool, typer.Option(help="Run no Boltz-2; the result says so.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a result that differs.")] = False,
+    without_boltz: Annotated[bool, typer.Option("--without-boltz", help="Run no Boltz-2; the result says so.")] = False,
 ) -> None:
     """Replay a recorded epoch and write its result.json; exit 1 where a result that is there differs."""
     recording = _checked_recording(folder, scores)

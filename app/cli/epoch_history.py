@@ -141,7 +141,9 @@ def show(
 
 @epoch_app.command()
 def watch(
-    number: Annotated[int | None, typer.Argument(metavar="[N]", help="An epoch's number; the running one.")] = None,
+    number: Annotated[
+        int | None, typer.Argument(metavar="N", help="An epoch's number; the running one by default.")
+    ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="The newest replay of this number.")] = False,
 ) -> None:
     """Follow an epoch until its end, with a bar for each stage; exit 1 where it fails."""

@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.terminal import Console
-from app.domain import percent
 
 _LEADERBOARD_ROWS: Final = 10
 
@@ -93,7 +92,8 @@ def _print_tracks(report: dict[str, Any], console: Console) -> None:
     _print_refused(refused, "Refused in a submission that stands", console)
     for paid in report["payouts"]:
         console.print(
-            f"UID {paid['uid']} won the {paid['track']} track: {percent(paid['share'])}, paid by the subnet's owner"
+            f"UID {paid['uid']} won the {paid['track']} track: {paid['share']:.4g} of the epoch's incentive, "
+            "paid by the subnet's owner"
         )
 
 

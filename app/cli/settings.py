@@ -21,10 +21,12 @@ from app.untrusted import visible
 
 def settings(
     word: Annotated[
-        str | None, typer.Argument(metavar="[WORD]", help="Only those whose name or meaning has this word.")
+        str | None, typer.Argument(metavar="WORD", help="Only those whose name or meaning has this word.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, by variable.")] = False,
-    markdown: Annotated[bool, typer.Option(help="Print the tables of docs/settings.md: names and defaults.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of docs/settings.md: names and defaults.")
+    ] = False,
 ) -> None:
     """Show every setting: its environment variable, its meaning and its present value (secrets hidden)."""
     if markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.epoch_tables import print_report
+from app.cli.terminal import Console
 from app.demo import RECORDING
 from app.epochs.result import differences
+from tests.conftest import DATA
 
 PROJECT = Path(__file__).parents[3]
 
@@ -28,6 +32,18 @@ def recording(tmp_path: Path) -> Path:
     folder = tmp_path / "recording"
     shutil.copytree(RECORDING, folder)
     return folder
+
+
+def test_an_epoch_of_tracks_shows_weights_and_payouts_alike() -> None:
+    report = json.loads((DATA / "example-2026.result.json").read_text())
+    output = io.StringIO()
+    print_report(report, Console(file=output, width=200))
+    said = output.getvalue()
+    assert report["payouts"]
+    for paid in report["payouts"]:
+        assert f"UID {paid['uid']} won the {paid['track']} track: {paid['share']:.4g} of the epoch's incentive" in said
+    assert all(f"UID {uid}: {share:.4g}" in said for uid, share in report["weights"].items())
+    assert "%" not in said, "fractions, which are what the chain gets"
 
 
 def test_a_replay_is_an_audit(recording: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ def test_the_tables_are_those_of_the_settings() -> None:
     assert tables == markdown_tables(), "run 'make readme'"
 
 
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(cli, ["settings", *arguments], env={"COLUMNS": "200"})
+def run(*arguments: str, columns: int = 200) -> str:
+    result = CliRunner().invoke(cli, ["settings", *arguments], env={"COLUMNS": str(columns)})
     if result.exception is not None:
         raise result.exception
     return result.output
@@ -37,3 +37,18 @@ def test_a_word_filters_by_name_meaning_and_concern(monkeypatch: pytest.MonkeyPa
     assert all(name.upper() in run() for name in Settings.model_fields)
     with pytest.raises(ValidatorError, match="no setting has 'xyzzy'"):
         run("xyzzy")
+
+
+def test_meanings_are_whole_at_80_columns_and_values_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = ",".join(f"https://{n}.drand.example.org" for n in range(5))
+    monkeypatch.setenv("DRAND_URLS", long)
+    for words in ((), ("drand",)):
+        lines = run(*words, columns=80).splitlines()
+        # a value stays one line, so that it is copied whole, however the terminal breaks it
+        assert f"  DRAND_URLS={long}" in lines
+        assert all(len(line) <= 80 for line in lines if "=" not in line)
+        shown = " ".join(" ".join(lines).split())
+        for name, field in Settings.model_fields.items():
+            if not words or name == "drand_urls":
+                assert f"{name.upper()}=" in shown
+                assert " ".join((field.description or "").split()) in shown, name

@@ -51,16 +51,6 @@ def wallet_signer(path: Path, name: str, hotkey: str) -> KeypairSigner:
     return KeypairSigner(load_wallet(name, hotkey, path).hotkey)
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is a hotkey's SS58 address as the chain writes it, checksum included."""
-    import bittensor_core
-
-    try:
-        return bool(bittensor_core.ss58_encode(bytes(bittensor_core.ss58_decode(text)), 42) == text)
-    except (ValueError, TypeError):
-        return False
-
-
 def signature_bytes(text: str) -> bytes | None:
     """A signature written as ``0x`` and 128 hex digits; None where it is not."""
     digits = text.removeprefix("0x")

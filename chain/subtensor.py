@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 RAO: Final = 1_000_000_000
 
+# An SS58 address of 32 bytes has 46 to 48 characters.
+_LONGEST_ADDRESS: Final = 64
+
 # The commitments pallet's largest plain field.
 MAX_COMMITMENT_BYTES: Final = 128
 
@@ -56,6 +59,9 @@ _STALE_SECONDS: Final = 300.0
 
 # A dropped connection is reopened once even where there is no second endpoint.
 _LEAST_ATTEMPTS: Final = 2
+
+# A node that lies makes the SDK's decoder stumble in any of these ways.
+LIES: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 log = logging.getLogger("celery_validator.subtensor")
 
@@ -101,6 +107,19 @@ def load_wallet(name: str, hotkey: str, path: Path) -> Any:
     return wallet
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is a hotkey's SS58 address as the chain writes it, checksum included."""
+    import bittensor_core
+
+    # decoding takes time that grows with the square of the length
+    if len(text) > _LONGEST_ADDRESS:
+        return False
+    try:
+        return bool(bittensor_core.ss58_encode(bytes(bittensor_core.ss58_decode(text)), 42) == text)
+    except (ValueError, TypeError):
+        return False
+
+
 def signed_by_hotkey(hotkey: str, message: bytes, signature: str | bytes) -> bool:
     """Whether ``signature`` (64 bytes, or hex) over ``message`` is the hotkey's; False for anything malformed.
 
@@ -110,9 +129,7 @@ def signed_by_hotkey(hotkey: str, message: bytes, signature: str | bytes) -> boo
 
     try:
         raw = bytes.fromhex(signature.removeprefix("0x")) if isinstance(signature, str) else bytes(signature)
-        if bittensor_core.ss58_encode(bytes(bittensor_core.ss58_decode(hotkey)), 42) != hotkey:
-            return False
-        return bool(bittensor_core.verify(message, raw, hotkey))
+        return is_address(hotkey) and bool(bittensor_core.verify(message, raw, hotkey))
     except (ValueError, TypeError):
         return False
 
@@ -208,13 +225,14 @@ class Subtensor:
             ValidatorError: the chain has no such subnet.
         """
 
-        async def read(client: Any) -> Any:
-            return await (await client.at(block)).subnets.metagraph(netuid, commitments=False)
+        async def read(client: Any) -> tuple[Neuron, ...] | None:
+            found = await (await client.at(block)).subnets.metagraph(netuid, commitments=False)
+            return None if found is None else _neurons(found)
 
-        found = self._read(f"the metagraph of subnet {netuid} at block {block}", read)
-        if found is None:
+        neurons = self._read(f"the metagraph of subnet {netuid} at block {block}", read)
+        if neurons is None:
             raise ValidatorError(f"{self.network} has no subnet {netuid} at block {block}; correct --netuid")
-        return _neurons(found)
+        return neurons
 
     def commitments(self, netuid: int, block: int) -> tuple[Commitment, ...]:
         """Every commitment of the subnet as it stood at a block: one map query."""
@@ -222,19 +240,18 @@ class Subtensor:
 
         item = bt.storage.Commitments.CommitmentOf
 
-        async def read(client: Any) -> list[tuple[Any, Any]]:
+        async def read(client: Any) -> tuple[Commitment, ...]:
             block_hash = await client._substrate.block_hash(block)
 
             async def pages(raw: Any) -> list[tuple[Any, Any]]:
                 return [pair async for pair in await raw.query_map(*item, [netuid], block_hash, page_size=_PAGE)]
 
-            return list(await client._substrate._read(pages))
+            return tuple(
+                Commitment(str(hotkey), int(record["block"]), _commitment_text(record["info"]["fields"]))
+                for hotkey, record in await client._substrate._read(pages)
+            )
 
-        pairs = self._read(f"commitments of subnet {netuid} at block {block}", read)
-        return tuple(
-            Commitment(str(hotkey), int(record["block"]), _commitment_text(record["info"]["fields"]))
-            for hotkey, record in pairs
-        )
+        return self._read(f"commitments of subnet {netuid} at block {block}", read)
 
     def weights_parameters(self, netuid: int, hotkey: str) -> tuple[WeightsParameters, tuple[Neuron, ...]]:
         """What decides whether the hotkey's weights are accepted, and the metagraph, both as of the newest block.
@@ -501,8 +518,7 @@ class Subtensor:
         for _ in range(max(_LEAST_ATTEMPTS, len(self._endpoints()))):
             try:
                 return self._once(call, self._timeout)
-            # a node that lies makes the decoder stumble in any of these ways
-            except (bt.BittensorError, OSError, TimeoutError, ValueError, TypeError, LookupError) as error:
+            except (bt.BittensorError, OSError, TimeoutError, *LIES) as error:
                 faults.append(f"{self._endpoint()}: {_named(error)}")
                 chain_failed(error)
                 self._drop()
@@ -662,10 +678,14 @@ def _commitment_text(fields: Sequence[Any]) -> str:
 
 
 def _field_bytes(value: Any) -> bytes:
+    """The bytes of a field as the SDK gives them: ``0x`` and hex digits, text, or bytes; none of anything else."""
     if isinstance(value, str):
         # a BigRaw arrives as text where it is valid UTF-8
-        try:
-            return bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
-        except ValueError:
-            return value.encode()
-    return bytes(value)
+        with contextlib.suppress(ValueError):
+            if value.startswith("0x"):
+                return bytes.fromhex(value[2:])
+        return value.encode("utf-8", "backslashreplace")
+    # bytes(n) of a number is n zeros: as much memory as somebody likes
+    with contextlib.suppress(ValueError, TypeError):
+        return bytes(value) if isinstance(value, Iterable) else b""
+    return b""

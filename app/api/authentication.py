@@ -24,8 +24,8 @@ from app.store.callers import Callers
 from app.store.database import get_store
 from app.store.metagraph import Metagraph
 from app.untrusted import NotJson, read_json
-from chain.hotkey import is_address, request_message, signature_bytes
-from chain.subtensor import signed_by_hotkey
+from chain.hotkey import request_message, signature_bytes
+from chain.subtensor import is_address, signed_by_hotkey
 
 # How long a signed request may be used, and how far a caller's clock may run ahead of ours.
 LIFETIME_SECONDS: Final = 60
@@ -35,7 +35,6 @@ _AHEAD_SECONDS: Final = 10
 _CALLER: Final = "authenticated_hotkey"
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?\Z")
-_LONGEST_ADDRESS: Final = 64
 
 # The schemes' names in the OpenAPI schema; the three headers only mean something together.
 BASIC_SCHEME: Final = "Basic"
@@ -224,7 +223,7 @@ def _from_headers(request: Request, body: bytes, hotkey: str, timestamp: str, pr
 
 def _from_basic(basic: HTTPBasicCredentials) -> _Claim:
     proof = signature_bytes(basic.password)
-    if proof is None or not 0 < len(basic.username) <= _LONGEST_ADDRESS:
+    if proof is None or not is_address(basic.username):
         _unauthorized("the user must be a hotkey, the password 0x and its signature of itself")
     return _Claim(basic.username, basic.username.encode(), proof, None)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from app.api.messages import CompetitionId, Hotkey
-from chain.hotkey import is_address
 from chain.model_metadata import is_repository
+from chain.subtensor import is_address
 
 # The chain counts blocks in 32 bits, of which the store's integers have 31: enough for 800 years.
 _LAST_BLOCK: Final = 2**31 - 1

@@ -161,11 +161,17 @@ class ScoreTable:
                 if missing := set(FAILURES_COLUMNS) - set(reader.fieldnames or ()):
                     raise SourceError(f"{self._failures_path} lacks column(s) {', '.join(sorted(missing))}")
                 by_protein = names_protein(self.model)
-                return {
-                    (row["protein"] if by_protein else _NO_PROTEIN, row["smiles"]): row["error"] or NOT_RECORDED
-                    for row in reader
-                    if row["model"] == self.model
-                }
+                failures = {}
+                for row in reader:
+                    # csv fills up what is missing with None, and puts what is too much under None
+                    if None in row or None in row.values():
+                        raise SourceError(
+                            f"{self._failures_path}: line {reader.line_num} has another number of columns"
+                        )
+                    if row["model"] == self.model:
+                        protein = row["protein"] if by_protein else _NO_PROTEIN
+                        failures[protein, row["smiles"]] = row["error"] or NOT_RECORDED
+                return failures
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"{self._failures_path} cannot be read: {error}") from None
 

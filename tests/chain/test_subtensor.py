@@ -15,7 +15,7 @@ import pytest
 from bittensor import settings
 
 from app.domain import ValidatorError
-from chain.subtensor import ChainUnavailable, Subtensor, WalletError, load_wallet, signed_by_hotkey
+from chain.subtensor import ChainUnavailable, Subtensor, WalletError, is_address, load_wallet, signed_by_hotkey
 from chain.weights import SubmissionState
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, FakeSubnet
 from tests.chain.nodes import KeyedWallet, address, subnet
@@ -107,6 +107,13 @@ def test_commitments_are_pinned_and_paged(chain: FakeChain, node: FakeNode, subt
     assert found[hotkeys[4]].data == ""
     assert found[hotkeys[5]].data == "o/r/b/first.txt"
     assert node.requests.count("state_getKeysPaged") <= 4
+
+
+def test_a_long_text_is_no_address_at_once() -> None:
+    started = time.process_time()
+    assert not is_address("A" * 100_000)
+    assert not signed_by_hotkey("A" * 100_000, b"", b"")
+    assert time.process_time() - started < 1
 
 
 def test_weights_land_on_the_chain(chain: FakeChain, subtensor: Subtensor) -> None:

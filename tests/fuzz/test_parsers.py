@@ -5,36 +5,48 @@ A quick slice with the other tests; ``make fuzz`` gives each parser 100,000 inpu
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import math
 import os
 import random
+import sqlite3
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bittensor.metagraph import _build as build_metagraph
+from fastapi import HTTPException
 from huggingface_hub import ModelInfo
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
+from app.api.authentication import _basic, _from_basic, _from_headers, _proof
 from app.api.messages import ModelScoreResults
 from app.api.scoring_messages import StartScoring
+from app.cli.submission import _file_text, _plaintext, read_submission
 from app.demo import RECORDING, RECORDING_2026
-from app.domain import SubmissionRejected
+from app.domain import ScoringModel, SubmissionRejected, ValidatorError
 from app.epochs.documents import (
     parse_commitments,
     parse_fasta,
     parse_header,
     parse_metagraph,
+    parse_outages,
     parse_push_times,
     parse_signatures,
 )
+from app.epochs.recorded_scores import ScoreTable
 from app.epochs.rules import RulesError, parse_rules
 from app.epochs.rules.august_2026 import parse_payload
 from app.untrusted import NotJson, read_json, shown
@@ -44,15 +56,20 @@ from chain.github import GitHub
 from chain.github_path import parse_github_path
 from chain.huggingface import HubClient, HubUnavailable, checked
 from chain.model_metadata import UnreadableMetadata, parse_model_id
-from chain.score_sharing import Posted, ScoreSharing, SharingFailed
+from chain.score_sharing import Averages, Posted, ScoreSharing, SharingFailed
 from chain.scoring_api import ScorerUnavailable, read_evaluation
 from chain.sources import RoundNotReached, SourceError
 from chain.submission import parse_submission, text_of
+from chain.subtensor import LIES, _commitment_text, _field_bytes, _neurons, signed_by_hotkey
 from chain.timelock import TimelockError, open_sealed, seal
 from chain.uniprot import UniProt
 from chain.web import Answer, HostUnavailable
 from chem.archive import ArchiveUnreadable, read_archive
+from chem.database import CombinatorialDatabase, DatabaseMalformed
+from chem.history import read_history
 from chem.names import parse_name, reaction_of
+from chem.nanobodies.archive import read_nanobody_archive
+from chem.properties import parse_smiles
 from gpu.evaluation.contract import EvaluationImpossible, ModelFault
 from gpu.evaluation.dockerfile import parse as parse_dockerfile
 from gpu.evaluation.judge import rating_in
@@ -180,6 +197,131 @@ def _status(body: bytes) -> object:
     return read_evaluation(document) if isinstance(document, dict) else None
 
 
+def _as_file(read: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
+    """The parser reads a file of this name."""
+
+    def reading(body: bytes) -> object:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            path = Path(folder, name)
+            path.write_bytes(body)
+            return read(path)
+
+    return reading
+
+
+def _scores_of(model: ScoringModel) -> Callable[[Path], None]:
+    """As they are kept in the store, which takes finite numbers and Unicode."""
+
+    def read(path: Path) -> None:
+        for pairs in ScoreTable(path.parent, model).molecules():
+            for pair in pairs:
+                assert all(map(math.isfinite, pair.metrics.values()))
+                for text in (pair.protein, pair.smiles, pair.error or "", *pair.metrics):
+                    text.encode()
+
+    return read
+
+
+def _of_database(path: Path) -> None:
+    database = CombinatorialDatabase(path)
+    try:
+        for reaction in database.reactions.values():
+            for block in database.building_blocks(range(-1, 6)).values():
+                block.smiles.encode()
+                block.serves(reaction.role_a), block.serves(reaction.role_b), block.serves(reaction.role_c)
+            reaction.smarts.encode()
+    finally:
+        database.close()
+
+
+def _database() -> bytes:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, closing(sqlite3.connect(f"{folder}/db")) as connection:
+        # small pages, so that a mutation meets what matters
+        connection.executescript(
+            """
+            PRAGMA page_size = 512;
+            CREATE TABLE reactions (rxn_id INTEGER PRIMARY KEY, smarts, roleA, roleB, roleC);
+            CREATE TABLE molecules (mol_id INTEGER PRIMARY KEY, smiles, role_mask);
+            INSERT INTO reactions VALUES (1, '[C:1]>>[C:1]', 1, 2, NULL), (4, NULL, 1, 2, 4);
+            INSERT INTO molecules VALUES (1, 'CCO', 3), (2, 'c1ccccc1', 2), (3, 'CN', 4);
+            """
+        )
+        return Path(folder, "db").read_bytes()
+
+
+def _untyped_database() -> bytes:
+    """Columns that hold anything at all."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, closing(sqlite3.connect(f"{folder}/db")) as connection:
+        connection.executescript(
+            """
+            PRAGMA page_size = 512;
+            CREATE TABLE reactions (rxn_id, smarts, roleA, roleB, roleC);
+            CREATE TABLE molecules (mol_id, smiles, role_mask);
+            INSERT INTO reactions VALUES (1, x'ff', '1', 1.5, x'00'), (4, 7, 1, 2, 4), ('2', 'C', 1, 1, 1);
+            INSERT INTO molecules VALUES (1, 'CCO', 3), (1.0, 'C', 2), ('3', x'ff', '4'), (4, CAST(x'ff' AS TEXT), 1);
+            """
+        )
+        return Path(folder, "db").read_bytes()
+
+
+def _shared(body: bytes) -> None:
+    document = read_json(body)
+    found = Averages.of_document(document if isinstance(document, dict) else {"molecules": document})
+    json.dumps(found.document(), allow_nan=False, ensure_ascii=False).encode()
+
+
+def _committed(body: bytes) -> None:
+    # as the SDK decodes: also text that is not Unicode, and numbers of any size
+    fields = read_json(body, lenient=True)
+    text = _commitment_text(fields if isinstance(fields, list) else [fields])
+    assert len(text) <= 4 * len(body)
+    text.encode()
+    _field_bytes(fields)
+
+
+def _neurons_of(body: bytes) -> None:
+    graph = read_json(body)
+    for neuron in _neurons(build_metagraph(68, graph if isinstance(graph, dict) else {"hotkeys": graph}, {})):
+        assert math.isfinite(neuron.stake)
+        assert isinstance(neuron.hotkey, str)
+
+
+def _signed_request(body: bytes) -> None:
+    """Hotkey, time and signature, a line each, as the server decodes headers; NOW is the present time."""
+    text = body.replace(b"NOW", str(int(time.time())).encode()).decode("latin-1")
+    hotkey, timestamp, signature = (*text.split("\n", 2), "", "")[:3]
+    request = Request({"type": "http", "method": "POST", "path": "/a", "raw_path": text.encode(), "headers": []})
+    proof = _proof(hotkey, timestamp, signature)
+    claim = _from_headers(request, body, hotkey, timestamp, proof)
+    signed_by_hotkey(claim.hotkey, claim.message, claim.signature)
+    datetime.fromtimestamp(claim.expires_at or 0, UTC)
+
+
+def _basic_request(body: bytes) -> None:
+    # one more layer than the header: mutations of what is within Base64
+    for header in (body, b"Basic " + base64.b64encode(body)):
+        request = Request({"type": "http", "method": "GET", "path": "/", "headers": [(b"authorization", header)]})
+        if (credentials := asyncio.run(_basic(request))) is not None:
+            claim = _from_basic(credentials)
+            signed_by_hotkey(claim.hotkey, claim.message, claim.signature)
+
+
+def _names(text: str) -> None:
+    """As a shell gives the argument: no NUL."""
+    read, _ = read_submission(text.replace("\x00", ""))
+    _plaintext(read, None)[0].encode()
+
+
+def _names_file(path: Path) -> None:
+    notes: list[str] = []
+    _file_text(path, notes).encode()
+    read, found = read_submission(str(path))
+    _plaintext(read, None)[0].encode()
+    assert all(note.isprintable() for note in (*notes, *found))
+
+
+HOTKEY = b"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+
 PARSERS = {
     "submission file": Parser(parse_submission, (SubmissionRejected,), [b"(1000, b'ab\\x00')", b"(0xff, b'')"]),
     "opened text": Parser(_text(lambda text: text_of(text, 5)), (SubmissionRejected,), [b"5:rxn:4:1:2,rxn:5:1:2:3"]),
@@ -248,6 +390,95 @@ PARSERS = {
     "protein table (JSON)": Parser(_table_of(".json"), (SourceError,), [b'[{"Entry": "P1", "Sequence": "MKT"}]']),
     "protein table (JSON lines)": Parser(_table_of(".jsonl"), (SourceError,), [b'{"Entry": "P1", "Sequence": null}\n']),
     "judge's rating": Parser(_text(rating_in), (), [b"4", b"Rating: [[3]]", "\u0664".encode()]),
+    "outages of a recording": Parser(
+        _text(lambda text: parse_outages(text, "outages.json")),
+        (SourceError,),
+        [b'{"warnings": ["a"], "contents": {"o/r/b/x.txt": "gone"}, "signatures": {"5": "x"}, "archive": null}'],
+    ),
+    "recorded scores of PSICHIC": Parser(
+        _as_file(_scores_of(ScoringModel.PSICHIC), "psichic.csv"),
+        (SourceError,),
+        [b"protein,smiles,predicted_binding_affinity\nP1,CCO,5.5\nP2,CCO,\n"],
+    ),
+    "recorded scores of Boltz-2": Parser(
+        _as_file(_scores_of(ScoringModel.BOLTZ), "boltz.csv"),
+        (SourceError,),
+        [b"smiles,affinity_probability_binary,ptm\nCCO,0.5,1e-3\nCN,nan,\n"],
+    ),
+    "recorded scores of BoltzGen": Parser(
+        _as_file(_scores_of(ScoringModel.BOLTZGEN), "boltzgen.csv"),
+        (SourceError,),
+        [b"protein,sequence,design_ptm\nP1,QVQL,0.5\n"],
+    ),
+    "recorded failures": Parser(
+        _as_file(_scores_of(ScoringModel.PSICHIC), "failures.csv"),
+        (SourceError,),
+        [
+            b"model,protein,smiles,error\npsichic,P1,CCO,out of memory\npsichic,P2,C,\nboltz,,CN,x\n",
+            b"model,protein,smiles,error\npsichic,P1\n",
+        ],
+    ),
+    "averages of a recording": Parser(
+        _shared,
+        (NotJson,),
+        [b'{"molecules": {"rxn:1:2:3": {"P1": {"score": 0.5, "ptm": null}}}, "nanobodies": null, "notes": ["a", [1]]}'],
+    ),
+    "combinatorial database": Parser(
+        _as_file(_of_database, "molecules.sqlite"), (DatabaseMalformed,), [_database(), _untyped_database()]
+    ),
+    "archive as history": Parser(
+        _as_file(lambda path: read_history(path).nearest(parse_smiles("CCO")), "P1_molecules.csv"),
+        (ArchiveUnreadable,),
+        [b"InChI_Key,SMILES\nA,CCO\nB,c1ccccc1\nC,[nonsense\n"],
+    ),
+    "archive of nanobodies": Parser(
+        _as_file(read_nanobody_archive, "P1_nanobodies.csv"),
+        (ArchiveUnreadable,),
+        [
+            b"sequence,sequence_hash,design_iiptm,design_ptm,min_design_to_target_pae,plip_hbonds_refolded,"
+            b"plip_saltbridge_refolded,delta_sasa_refolded,liability_num_violations\n"
+            b"QVQL,ab,0.5,0.5,1,2,3,4,5\nEVQL,cd,inf,nan,,x,1_0,-1e999,\n"
+        ],
+    ),
+    "commitment on the chain": Parser(
+        _committed,
+        (NotJson,),
+        [
+            b'[[{"Raw15": "0x6f2f722f622f66697273742e747874"}], [{"Raw6": "second"}]]',
+            b'[{"BigRaw": "0xzz"}, "ResetBondsFlag"]',
+            b'[{"Raw3": "\\ud800"}]',
+            b'[{"Raw3": 99999999999}]',
+            b'[{"Raw3": [1, 2, 300]}]',
+        ],
+    ),
+    "metagraph on the chain": Parser(
+        _neurons_of,
+        LIES,
+        [
+            b'{"hotkeys": ["a", "b"], "coldkeys": ["c", "d"], "total_stake": [5000000000, 0], "block": 9, '
+            b'"validator_permit": [true, null], "symbol": [945], "alpha_stake": [1], "emission": [3, 4], "tempo": 360, '
+            b'"last_step": 5, "blocks_since_last_step": 4, "owner_hotkey": "o", "owner_coldkey": "o", "rank": [1, 2], '
+            b'"network_registered_at": 1, "moving_price": {"bits": 5}, "alpha_in": 1, "tao_in": 1}'
+        ],
+    ),
+    "signature headers": Parser(
+        _signed_request,
+        (HTTPException,),
+        [HOTKEY + b"\nNOW\n0x" + b"ab" * 64, HOTKEY + b"\nNOW.5\n0x" + b"0" * 128],
+    ),
+    "Basic header": Parser(
+        _basic_request, (HTTPException,), [HOTKEY + b":0x" + b"ab" * 64, b"Basic " + base64.b64encode(b"a:b")]
+    ),
+    "names to check": Parser(
+        _text(_names),
+        (ValidatorError,),
+        [b"rxn:4:1:2,rxn:5:1:2:3", b"5:rxn:4:1:2", b"rxn:1:2:3|QVQL", b"/etc/x", "\U0001f9ea".encode() * 100],
+    ),
+    "file of names to check": Parser(
+        _as_file(_names_file, "names.txt"),
+        (ValidatorError,),
+        [b"rxn:4:1:2\nrxn:5:1:2:3\n", "\ufeffrxn:4:1:2,".encode(), "rxn:4:1:2\r\n".encode("utf-16")],
+    ),
     "JSON": Parser(read_json, (NotJson,), [b'{"a": [1, 2.5, "x\\ud83d\\ude00"], "b": null}']),
     "message": Parser(_text(lambda text: shown(text).encode()), (), [b"plain", "\u202e".encode()]),
 }
@@ -284,7 +515,10 @@ def test_a_value_or_its_own_refusal(name: str) -> None:
         for number in range(INPUTS):
             body = mutated(chance, chance.choice(seeds if number % 4 == 0 else parser.seeds))
             try:
-                with suppress(*parser.refusals):
+                try:
                     parser.read(body)
+                except parser.refusals as refusal:
+                    # what cannot be encoded can be neither printed nor stored
+                    str(refusal).encode()
             except Exception as error:
                 raise AssertionError(f"input {number}, {body[:300]!r}: {type(error).__name__}") from error

@@ -30,9 +30,10 @@ up: install
 doctor: install
 	$(BIN)/python -m app doctor
 
-# a module's tests stay together: they share a cluster, a database, a loaded model
+# a module's tests stay together: they share a cluster, a database, a loaded model; three processes on two cores, for many
+# of them wait for a cluster most of the time
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 3 --dist loadscope
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -161,13 +161,13 @@ class Crawl:
 
 
 def crawl(site: Site, per_kind: int = 2, *, strict: bool = True) -> Crawl:
-    """Follow links from the home page; of each kind of address at most ``per_kind``."""
+    """Follow links from the home page and from a search; of each kind of address at most ``per_kind``."""
     kind_of = _kinds()
     pages: dict[str, list[str]] = defaultdict(list)
     files: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     pending = deque(["/"])
-    with httpx.Client(base_url=site.url, headers=_HTML, timeout=60) as client:
+    with httpx.Client(base_url=site.url, headers=_HTML, timeout=60, follow_redirects=True) as client:
         while pending:
             path = pending.popleft()
             if path in seen:
@@ -188,6 +188,8 @@ def crawl(site: Site, per_kind: int = 2, *, strict: bool = True) -> Crawl:
             for link in _LINK.findall(answer.text):
                 found = urlsplit(urljoin(site.url + path, unescape(link)))
                 if found.netloc == site.host:
+                    if hotkey := re.match(r"/hotkeys/(\w\w)", found.path):
+                        pending.append(f"/search?q={hotkey[1]}")
                     pending.append(found.path + (f"?{found.query}" if found.query else ""))
     return Crawl({k: v for k, v in pages.items() if v}, {k: v for k, v in files.items() if v})
 

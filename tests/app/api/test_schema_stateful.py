@@ -65,7 +65,7 @@ class Conversation(RuleBasedStateMachine):
         return self.send(self.schema[path][method].Case(**parts), key)
 
     def learn(self, case: Any, status: int, answer: Any, caller: str) -> None:
-        """Hold an answer against what was said before, whoever thought of its request."""
+        """Hold an answer against what was said before, no matter who thought of its request."""
         raise NotImplementedError
 
     @rule(data=st.data())
@@ -106,7 +106,7 @@ class ScorersAtTheValidator(Conversation):
 
     @rule(key=st.sampled_from([VALIDATOR, SECOND]), uid=MODELS, score=SCORES)
     def post(self, key: Keypair, uid: int, score: float) -> None:
-        """Kept from whoever has the model, and from nobody else."""
+        """Kept from the validator that has the model, and from no other."""
         has_it = self.taken.get(uid) == key.ss58_address
         body = {
             "miner_hotkey": miner(uid),

@@ -650,7 +650,7 @@ class FakeNode:
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do something in the node's thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(120)
 
     def mine(self, blocks: int = 1) -> None:
         self.run(self._mine(blocks))

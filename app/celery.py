@@ -130,11 +130,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
-        # forked: the worker itself never touches CUDA, RDKit or a store's connection, and a child that has to import
-        # everything again starts two seconds of processor time later
+        # forked: a spawned child imports everything again, which takes two seconds of processor time. The worker itself
+        # never touches CUDA or RDKit, and keeps no connection to the store.
         "worker_pool": "prefork",
         "worker_pool_start_method": "fork",
-        # on a busy machine
+        # a busy machine may need longer than the default of 4 s
         "worker_proc_alive_timeout": 120.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,

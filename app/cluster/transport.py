@@ -48,8 +48,8 @@ class _FreeingQoS(kombu_redis.QoS):
     Kombu logs the refusal, keeps the connection and goes on counting the message, and a worker that may prefetch one
     message never takes another. Redis delivers the message again later, and its task finds the work done.
 
-    What is noted of a message, and taken off, goes in one write without a transaction around it: half of it, after a
-    crash between two commands, is skipped where messages are restored, and the reconciler sends what was lost.
+    A message is noted, and crossed off, in one write of two commands without a transaction. If Redis crashes between
+    the two, restoring skips the incomplete note, and the reconciler sends what was lost.
     """
 
     @contextmanager

@@ -11,7 +11,7 @@ from celery.backends import redis
 
 
 class _Counting:
-    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
+    def add_pending_result(self, result: Any, **_: Any) -> Any:
         """Wait for nothing: nobody asks for a result."""
         return result
 

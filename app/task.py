@@ -300,7 +300,10 @@ class ValidatorTask(Task):  # type: ignore[misc]
         """Whether a piece ends with an exception, for nothing is tried for ever; else it is given back."""
         final = isinstance(error, ValidatorError) and piece.epoch_id is not None
         with suppress(DBAPIError), self.transaction() as step:
-            failures = 1 if _passes(error) else step.claims.failed(piece)
+            if _passes(error):
+                step.claims.give_back(piece, now() + _BUSY_COUNTDOWN)
+                return False
+            failures = step.claims.failed(piece)
             if not failures:
                 # another has it
                 return final

@@ -31,7 +31,7 @@ from app.api.scoring_messages import (
 from app.api.validator import health_router
 from app.celery import app as celery
 from app.clock import now
-from app.competitions.benchmarks import capabilities, offline_capability
+from app.competitions.benchmarks import offline_capabilities
 from app.competitions.evaluations import (
     SWEEP,
     SWEEP_EXPIRES,
@@ -156,7 +156,7 @@ def show_capabilities(hotkey: Caller) -> NodeCapabilities:
     """Which competitions this node can score, and why not the others."""
     settings = get_settings()
     with get_store().reading() as session:
-        found = [offline_capability(session, settings, one) for one in capabilities(session, settings)]
+        found = offline_capabilities(session, settings)
     return NodeCapabilities(
         competitions=[
             CompetitionCapability(

@@ -70,18 +70,22 @@ def capabilities(session: Session, settings: Settings) -> list[Capability]:
     return [capability(session, settings, competition_id) for competition_id in plans(session, settings)]
 
 
-def offline_capability(session: Session, settings: Settings, found: Capability) -> Capability:
+def offline_capabilities(session: Session, settings: Settings) -> list[Capability]:
     """The same where the chain may be asked; else a competition of which the store has no model cannot be scored."""
-    if not settings.offline or found.objection is not None:
+    found = capabilities(session, settings)
+    if not settings.offline:
         return found
-    queued = ModelQueue(session, MODELS_NETUID).models()
-    if any(one.commitment.model.competition_id == found.competition_id for one in queued):
-        return found
-    return replace(
-        found,
-        objection=f"OFFLINE forbids asking the chain, and this node's store has no model of {found.competition_id}; "
-        "unset it, or share the validator's DATABASE_URL",
-    )
+    stored = {one.commitment.model.competition_id for one in ModelQueue(session, MODELS_NETUID).models()}
+    return [
+        one
+        if one.objection is not None or one.competition_id in stored
+        else replace(
+            one,
+            objection=f"OFFLINE forbids asking the chain, and this node's store has no model of {one.competition_id}; "
+            "unset it, or share the validator's DATABASE_URL",
+        )
+        for one in found
+    ]
 
 
 def objection_here(plan: BenchmarkPlan | None, settings: Settings, competition_id: str) -> str | None:

@@ -6,11 +6,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    make_url,
+    select,
+    tuple_,
+)
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.domain import ValidatorError
 from app.settings import get_settings
@@ -152,3 +163,12 @@ def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, An
     dialect = session.get_bind().dialect.name
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(table).on_conflict_do_nothing()
     session.execute(statement, list(rows))
+
+
+def delete_slice(
+    session: Session, key: Sequence[InstrumentedAttribute[Any]], where: ColumnElement[bool], at_most: int
+) -> int:
+    """Delete up to ``at_most`` rows, found by their key columns, of which ``where`` is true; how many went."""
+    old = select(*key).where(where).limit(at_most)
+    statement = delete(key[0].class_).where(tuple_(*key).in_(old)).execution_options(synchronize_session=False)
+    return cast(CursorResult[Any], session.execute(statement)).rowcount

@@ -14,6 +14,7 @@ from app.domain import Challenge, EpochHeader, Molecule, Protein, ScoringModel
 from app.store.epochs import epoch_summary, read_tracks
 from app.store.records import FINAL_STAGES, EpochSummary, PartState, Stage, TrackRefusal, track_refusals
 from app.store.scores import Scores
+from app.store.tables.base import LARGEST_ID
 from app.store.tables.epochs import (
     BatchRow,
     EpochRow,
@@ -21,9 +22,6 @@ from app.store.tables.epochs import (
     WarningRow,
 )
 from app.store.tables.weights import WeightSubmissionRow
-
-# Ids and UIDs are 32-bit integers in PostgreSQL; a larger number in an address is no epoch's.
-LARGEST_ID: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import CursorResult, Select, delete, exists, literal, select, update
+from sqlalchemy import Select, exists, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.store.claims import Claims, Work
-from app.store.database import insert_ignoring
+from app.store.database import delete_slice, insert_ignoring
 from app.store.scorings import ScoringEnd, Scorings
 from app.store.tables.evaluations import EvaluationRow, EvaluationSampleRow
 from app.store.tables.work import WorkRow
@@ -221,9 +221,7 @@ class Evaluations:
 
     def delete_before(self, instant: datetime, at_most: int) -> int:
         """Remove up to ``at_most`` evaluations that ended before an instant, with their samples; how many went."""
-        old = select(EvaluationRow.id).where(EvaluationRow.finished_at < instant).limit(at_most)
-        result = self._session.execute(delete(EvaluationRow).where(EvaluationRow.id.in_(old.scalar_subquery())))
-        return cast(CursorResult[Any], result).rowcount
+        return delete_slice(self._session, [EvaluationRow.id], EvaluationRow.finished_at < instant, at_most)
 
     def _records(self, rows: Select[Any]) -> list[EvaluationRecord]:
         piece = literal('["') + EvaluationRow.id + literal('"]')

@@ -11,11 +11,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, delete, select, tuple_, update
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.store.database import insert_ignoring
+from app.store.database import delete_slice, insert_ignoring
 from app.store.tables.facts import BlobRow, FactRow, SequenceRow
 
 _PART_BYTES: Final = 1 << 20
@@ -123,12 +123,8 @@ class Facts:
 
     def delete_before(self, instant: datetime, at_most: int) -> int:
         """Forget up to ``at_most`` facts that were captured before ``instant``; how many went."""
-        columns = (FactRow.epoch_id, FactRow.kind, FactRow.key)
-        old = select(*columns).where(FactRow.captured_at < instant).limit(at_most)
-        result = self._session.execute(
-            delete(FactRow).where(tuple_(*columns).in_(old)).execution_options(synchronize_session=False)
-        )
-        return cast(CursorResult[Any], result).rowcount
+        key = [FactRow.epoch_id, FactRow.kind, FactRow.key]
+        return delete_slice(self._session, key, FactRow.captured_at < instant, at_most)
 
 
 class Blobs:

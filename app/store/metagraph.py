@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.domain import Neuron
+from app.store.tables.base import LARGEST_ID
 from app.store.tables.competitions import NeuronRow
-
-# UIDs are 32-bit integers in PostgreSQL.
-LARGEST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Metagraph:
     def find(self, text: str, limit: int) -> list[tuple[int, str]]:
         """UID and hotkey of the neurons with this UID, or whose hotkey begins so."""
         if text.isascii() and text.isdigit():
-            wanted = NeuronRow.uid == min(int(text[:12]), LARGEST)
+            wanted = NeuronRow.uid == min(int(text[:12]), LARGEST_ID)
         else:
             wanted = func.substr(NeuronRow.hotkey, 1, len(text)) == text
         found = select(NeuronRow.uid, NeuronRow.hotkey).where(NeuronRow.netuid == self._netuid, wanted)

@@ -10,9 +10,10 @@ from typing import Any, Final
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from app.store.epoch_views import LARGEST_ID, TrackStanding, track_standings
+from app.store.epoch_views import TrackStanding, track_standings
 from app.store.epochs import read_tracks
 from app.store.records import PartState, Stage, TrackRefusal, track_refusals
+from app.store.tables.base import LARGEST_ID
 from app.store.tables.epochs import EpochRow, SubmissionRow
 
 # Epochs in which a UID is looked for, and in which every molecule is: a week, and half a day.

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, delete, select, tuple_, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.domain import PairScore, Protein
-from app.store.database import insert_ignoring
+from app.store.database import delete_slice, insert_ignoring
 from app.store.tables.epochs import PanelRow, ScoreRow
 
 # Databases bound the number of values in one statement; SQLite's bound is the lowest.
@@ -78,13 +78,7 @@ class Scores:
     def forget(self, instant: datetime, at_most: int) -> int:
         """Forget up to ``at_most`` molecules of panels not used since ``instant``; how many went. 0: there are none."""
         old = select(PanelRow.id).where(PanelRow.used_at < instant)
-        keys = select(ScoreRow.panel_id, ScoreRow.molecule).where(ScoreRow.panel_id.in_(old)).limit(at_most)
-        result = self._session.execute(
-            delete(ScoreRow)
-            .where(tuple_(ScoreRow.panel_id, ScoreRow.molecule).in_(keys))
-            .execution_options(synchronize_session=False)
-        )
-        gone = cast(CursorResult[Any], result).rowcount
+        gone = delete_slice(self._session, [ScoreRow.panel_id, ScoreRow.molecule], ScoreRow.panel_id.in_(old), at_most)
         if gone == 0:
             self._session.execute(delete(PanelRow).where(PanelRow.used_at < instant))
         return gone

@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult, delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.domain import MODELS_NETUID, ModelCommitment
 from app.observability.metrics import MODEL_SCORINGS
-from app.store.database import insert_ignoring
+from app.store.database import delete_slice, insert_ignoring
 from app.store.model_queue import ModelQueue, PostedScore, TakenModel, model_id
 from app.store.tables.competitions import ModelScoringRow
 
@@ -179,9 +179,7 @@ class Scorings:
 
     def delete_before(self, instant: datetime, at_most: int) -> int:
         """Remove up to ``at_most`` scorings that ended before an instant; how many went. The score history stays."""
-        old = select(ModelScoringRow.id).where(ModelScoringRow.finished_at < instant).limit(at_most)
-        result = self._session.execute(delete(ModelScoringRow).where(ModelScoringRow.id.in_(old.scalar_subquery())))
-        return cast(CursorResult[Any], result).rowcount
+        return delete_slice(self._session, [ModelScoringRow.id], ModelScoringRow.finished_at < instant, at_most)
 
     def recent(self, limit: int = 20) -> list[Scoring]:
         """The latest scorings, newest first."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.orm import Session
 
 from app.clock import now
-from app.store.database import Store
+from app.store.database import Store, delete_slice
 from app.store.tables.services import AnswerRow, ServiceStateRow
 
 # A longer address, tag or answer is not worth its place.
@@ -83,6 +82,4 @@ class StoredAnswers:
 
 def forget_answers(session: Session, before: datetime, at_most: int) -> int:
     """Delete up to ``at_most`` answers that were kept before an instant; how many."""
-    old = select(AnswerRow.url).where(AnswerRow.kept_at < before).limit(at_most)
-    gone = session.execute(delete(AnswerRow).where(AnswerRow.url.in_(old.scalar_subquery())))
-    return cast(CursorResult[Any], gone).rowcount
+    return delete_slice(session, [AnswerRow.url], AnswerRow.kept_at < before, at_most)

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from app.store.database import Store
 from tests.chaos.scene import WORK, Scene
+from tests.cluster.proxy import Proxy
 
 Fault = Callable[[Scene, random.Random], object]
 
@@ -139,11 +140,15 @@ def clients_unblocked(scene: Scene, _: random.Random) -> object:
 
 
 def stalled_and_cut(scene: Scene, dice: random.Random) -> object:
+    return _stalled_and_cut(scene.proxy, dice)
+
+
+def _stalled_and_cut(proxy: Proxy, dice: random.Random) -> object:
     seconds = dice.uniform(6, 14)
-    scene.proxy.freeze()
+    proxy.freeze()
     time.sleep(seconds)
-    scene.proxy.cut()
-    scene.proxy.thaw()
+    proxy.cut()
+    proxy.thaw()
     return round(seconds, 1)
 
 
@@ -252,12 +257,7 @@ def connections_dropped_often(scene: Scene, dice: random.Random) -> None:
 
 def database_stalled_and_cut(scene: Scene, dice: random.Random) -> object:
     assert scene.database_proxy is not None
-    seconds = dice.uniform(6, 14)
-    scene.database_proxy.freeze()
-    time.sleep(seconds)
-    scene.database_proxy.cut()
-    scene.database_proxy.thaw()
-    return round(seconds, 1)
+    return _stalled_and_cut(scene.database_proxy, dice)
 
 
 def database_crashed(scene: Scene, _: random.Random) -> None:

@@ -23,6 +23,7 @@ from app.api.pages.assets import asset_path
 from app.api.pages.epochs.stage_bars import RANKING_NAMES
 from app.api.pages.identity import identity, nobody
 from app.competitions.queueing import remedy_of
+from app.domain import percent
 from app.settings import get_settings
 from app.untrusted import visible
 
@@ -171,13 +172,12 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.globals.update(asset=asset_path, infinity=float("inf"), badges=_BADGES, ranking_names=RANKING_NAMES)
-    environment.filters["remedy_of"] = remedy_of
+    environment.filters.update(percent=percent, remedy_of=remedy_of)
     environment.tests["uniprot"] = lambda code: bool(_ACCESSION.fullmatch(str(code)))
     for name in (
         "number",
         "whole",
         "shortened",
-        "percent",
         "duration",
         "ago",
         "utc",

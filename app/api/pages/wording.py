@@ -6,12 +6,6 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from app.domain import percent
-
-__all__ = (
-    "ago", "clipped", "duration", "iso", "number", "parsed_instant", "percent", "shortened", "utc", "whole",
-)  # fmt: skip
-
 NOTHING: Final = "–"
 
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))

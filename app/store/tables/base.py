@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import zlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import DateTime, Dialect, LargeBinary, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
+
+# Ids and UIDs are 32-bit integers in PostgreSQL; no row has a larger number.
+LARGEST_ID: Final = 2**31 - 1
 
 
 class UntrustedText(TypeDecorator[str]):

@@ -21,8 +21,8 @@ from app.api.pages.epochs.stage_bars import MODEL_NAMES
 from app.api.pages.errors import NotFound
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import every, paging
-from app.api.pages.wording import iso, number, percent
-from app.domain import MODELS_NETUID, ScoringModel
+from app.api.pages.wording import iso, number
+from app.domain import MODELS_NETUID, ScoringModel, percent
 from app.store.database import get_store
 from app.store.metagraph import Metagraph
 from app.store.miner_views import MOLECULE_EPOCHS, MOST_FOUND, Found, MinerEntry, MinerViews

@@ -19,9 +19,10 @@ from app.api.pages.page import SECURITY_HEADERS, PageRouter, render
 from app.domain import MINUS_INFINITY, Molecule, ScoringModel
 from app.epochs.rules.october_2025 import MoleculeValidation, October2025
 from app.store.database import get_store
-from app.store.epoch_views import LARGEST_ID, EpochFacts, EpochLine, EpochViews, ScoreFailure
+from app.store.epoch_views import EpochFacts, EpochLine, EpochViews, ScoreFailure
 from app.store.epochs import Epochs, UnknownEpoch
 from app.store.records import SubmissionRecord, track_refusals
+from app.store.tables.base import LARGEST_ID
 from chain.incentive.molecules import boltz_candidates, entropy_weight
 
 router = PageRouter()

@@ -12,7 +12,7 @@ from app.api.pages.downloads import csv_response, streamed_json
 from app.api.pages.epochs.epochs import MOST_DOWNLOADED
 from app.api.pages.page import PageRouter, render
 from app.api.pages.paging import every, paging
-from app.api.pages.wording import percent
+from app.domain import percent
 from app.store.database import get_store
 from app.store.epoch_views import EpochViews, WeightsRecord
 

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.pages.downloads import csv_response, json_response
-from app.api.pages.wording import ago, clipped, duration, iso, number, parsed_instant, percent, utc
-from app.domain import RejectionCode
+from app.api.pages.wording import ago, clipped, duration, iso, number, parsed_instant, utc
+from app.domain import RejectionCode, percent
 
 NOON = datetime(2025, 10, 28, 12, 0, tzinfo=UTC)
 

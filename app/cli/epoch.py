@@ -64,8 +64,8 @@ def replay(
     console = Console()
     with _cluster(cluster, console) as running:
         report = _run(recording, chosen, running, console, without_boltz=without_boltz)
-    print_report(report, console)
-    _write(report, out or folder / "result.json", force=force, console=console)
+        print_report(report, console)
+        _write(report, out or folder / "result.json", force=force, console=console)
 
 
 def _checked_recording(folder: Path, scores: ScoresFrom | None) -> Recording:
@@ -97,12 +97,18 @@ def _refuse_missing_boltz(recording: Recording) -> None:
         raise ValidatorError(f"{error} Or replay with --without-boltz.") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Cluster:
-    """What runs the replay: this very process (eager) or workers; ``revive`` starts again what died of them."""
+    """What runs the replay: this very process (eager) or workers.
+
+    ``ready`` waits for the workers, ``revive`` starts again what died of them; once it is ``finished``, nothing is left
+    for them to do.
+    """
 
     eager: bool = False
+    ready: Callable[[], object] = bool
     revive: Callable[[], object] = bool
+    finished: bool = False
 
 
 @contextmanager
@@ -145,16 +151,16 @@ def _embedded(console: Console) -> Iterator[_Cluster]:
     cluster = EmbeddedCluster(settings, flower=False, name=f"replay-{uuid.uuid4().hex[:12]}")
     with console.status("starting Redis and the chain, cpu and gpu workers…"):
         cluster.__enter__()
+    replaying = _Cluster(revive=cluster.revive)
     try:
         _settle(dict(cluster.environment))
         from app.celery import app
 
-        with console.status("waiting for the workers…"):
-            cluster.await_workers(app)
-        yield _Cluster(revive=cluster.revive)
+        replaying.ready = lambda: cluster.await_workers(app)
+        yield replaying
     finally:
         with console.status("stopping the cluster…"):
-            cluster.stop()
+            cluster.stop(warmly=not replaying.finished)
 
 
 def _settle(environment: dict[str, str]) -> None:
@@ -202,15 +208,32 @@ def _run(
         thread = threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True)
         thread.start()
     else:
+        # it waits in the queue: the first worker that is up begins
         open_epoch.delay(epoch_id)
+        _await_workers(cluster, epoch_id, console)
     stage, error = follow(epoch_id, console, cluster.revive)
     if stage is not Stage.DONE:
         raise ValidatorError(error or f"epoch {epoch_id} ended as {stage.value}")
+    cluster.finished = True
     with store.reading() as session:
         epochs = Epochs(session)
         return build_report(
             epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
         )
+
+
+def _await_workers(cluster: _Cluster, epoch_id: int, console: Console) -> None:
+    """Wait until every worker answers; where one does not, the epoch ends with the reason."""
+    from app.store.database import get_store
+    from app.store.epochs import Epochs
+
+    try:
+        with console.status("waiting for the workers…"):
+            cluster.ready()
+    except ValidatorError as error:
+        with get_store().writing() as session:
+            Epochs(session).fail(epoch_id, str(error))
+        raise
 
 
 def _eagerly(task: Any, epoch_id: int) -> None:

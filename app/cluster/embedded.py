@@ -200,7 +200,9 @@ class EmbeddedCluster:
         deadline = time.monotonic() + _START_SECONDS
         wanted = {"chain", "cpu", "gpu"}
         while time.monotonic() < deadline:
-            answered = {node.split("@", 1)[0] for reply in app.control.ping(timeout=1.0) or [] for node in reply}
+            # the last answer that is needed ends the wait
+            replies = app.control.ping(timeout=1.0, limit=len(wanted)) or []
+            answered = {node.split("@", 1)[0] for reply in replies for node in reply}
             if wanted <= answered:
                 return
             self._refuse_dead()
@@ -238,14 +240,25 @@ class EmbeddedCluster:
             revived.append(child.name)
         return revived
 
-    def stop(self) -> None:
-        """End every process: first the workers, warmly, Redis last; a process that does not listen is killed."""
-        for names in ({"beat", "flower", "api"}, {"chain", "cpu", "gpu"}, {"redis"}):
-            self._end([child for child in self._children if child.name in names])
+    def stop(self, *, warmly: bool = True) -> None:
+        """End every process, Redis last.
+
+        Args:
+            warmly: workers finish what they do first, and one that does not listen is killed; else, where nothing is
+                left to do, all are killed: to end by itself takes a worker two seconds.
+        """
+        if not warmly:
+            for child in self._without_redis():
+                _signal_group(child.process, signal.SIGKILL)
+        self._end(self._without_redis())
+        self._end(self._children)
         self._children.clear()
         (self._folder / "cluster.json").unlink(missing_ok=True)
         if hasattr(self, "_lock"):
             self._lock.release()
+
+    def _without_redis(self) -> list[_Child]:
+        return [child for child in self._children if child.name != "redis"]
 
     def _end(self, children: list[_Child]) -> None:
         for child in children:

@@ -63,6 +63,10 @@ class Piece:
     lease: timedelta
 
 
+# another piece than the one that a statement is about; made once, for it takes longer to make than to use
+_OTHER = aliased(WorkRow)
+
+
 class Claims:
     """Reads and writes pieces of work inside one session; the caller owns the transaction."""
 
@@ -97,9 +101,8 @@ class Claims:
         by hand; it does not wait.
         """
         at = now()
-        part = aliased(WorkRow)
         free = or_(WorkRow.claim.is_(None), WorkRow.claim == claim, WorkRow.held_until <= at)
-        ready = or_(WorkRow.waits_for.is_(None), ~exists().where(part.part_of == WorkRow.waits_for))
+        ready = or_(WorkRow.waits_for.is_(None), ~exists().where(_OTHER.part_of == WorkRow.waits_for))
         due = or_(
             literal(early),
             WorkRow.claim.is_not(None),
@@ -212,10 +215,9 @@ class Claims:
 
     def ready(self, group: str) -> Work | None:
         """The piece that waits for a group, once the group is empty and nobody works on it."""
-        part = aliased(WorkRow)
         row = self._session.execute(
             select(WorkRow).where(
-                WorkRow.waits_for == group, WorkRow.claim.is_(None), ~exists().where(part.part_of == group)
+                WorkRow.waits_for == group, WorkRow.claim.is_(None), ~exists().where(_OTHER.part_of == group)
             )
         ).scalar_one_or_none()
         return None if row is None else _work(row)
@@ -273,7 +275,6 @@ class Claims:
     def standing(self, cluster: str, for_longer_than: timedelta) -> list[Work]:
         """Pieces that are due, that nobody works on, and whose group did not move either; they count as sent now."""
         at = now()
-        follower = aliased(WorkRow)
         still = at - for_longer_than
         rows = self._session.execute(
             select(WorkRow)
@@ -286,7 +287,7 @@ class Claims:
                     WorkRow.part_of.is_(None),
                     # nil: the claim of a dead process was voided
                     WorkRow.moved_at < at - timedelta(days=365),
-                    ~exists().where(follower.waits_for == WorkRow.part_of, follower.moved_at >= still),
+                    ~exists().where(_OTHER.waits_for == WorkRow.part_of, _OTHER.moved_at >= still),
                 ),
             )
             .order_by(WorkRow.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,6 +153,8 @@ def _forget_stores() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_stores)
+# the last process that closes a SQLite store takes its journal away
+atexit.register(close_stores)
 
 
 def insert_ignoring(session: Session, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -125,10 +125,8 @@ def _all(panel: Sequence[str], digest: str) -> list[int]:
 def _row(panel_id: int, proteins: int, smiles: str, pairs: Mapping[int, PairScore]) -> dict[str, Any]:
     # in the order of the model, for the result is written in it
     names = list(dict.fromkeys(name for pair in pairs.values() for name in pair.metrics))
-    numbers = array("d")
-    for index in range(proteins):
-        metrics = pairs[index].metrics if index in pairs else {}
-        numbers.extend(metrics.get(name, math.nan) for name in names)
+    metrics = [pairs[index].metrics if index in pairs else {} for index in range(proteins)]
+    numbers = array("d", [of_pair.get(name, math.nan) for of_pair in metrics for name in names])
     errors = {str(index): pair.error for index, pair in pairs.items() if pair.error}
     return {
         "panel_id": panel_id,

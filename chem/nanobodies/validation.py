@@ -58,20 +58,20 @@ class NanobodiesRejected(Exception):
 class NanobodyLimits:
     """The rules' section ``nanobody_requirements``, by the same names; lengths in residues, shares 0 to 1."""
 
-    num_sequences: int = 1
-    min_sequence_length: int = 90
-    max_sequence_length: int = 150
-    min_cysteines: int = 1
-    cys_pair_min_separation: int = 35
-    cys_pair_max_separation: int = 80
-    max_homopolymer_run: int = 6
-    max_di_repeat_pairs: int = 4
-    sp_window: int = 12
-    sp_hydro_min_in_window: int = 8
-    sp_scan_prefix: int = 30
-    min_nativeness_score: float = 0.45
-    min_human_framework_score: float = 0.75
-    enforce_vhh_hallmarks: bool = True
+    num_sequences: int
+    min_sequence_length: int
+    max_sequence_length: int
+    min_cysteines: int
+    cys_pair_min_separation: int
+    cys_pair_max_separation: int
+    max_homopolymer_run: int
+    max_di_repeat_pairs: int
+    sp_window: int
+    sp_hydro_min_in_window: int
+    sp_scan_prefix: int
+    min_nativeness_score: float
+    min_human_framework_score: float
+    enforce_vhh_hallmarks: bool
 
 
 class NanobodyTools(Protocol):
@@ -111,7 +111,7 @@ class AcceptedNanobody:
 class NanobodyRules:
     """The limits in force, each target's archive, and the quirks of nativeness and of similarity."""
 
-    limits: NanobodyLimits = NanobodyLimits()
+    limits: NanobodyLimits
     archives: Mapping[str, NanobodyArchive] = field(default_factory=dict)
     regions_from_alignment: bool = True
     identity_of_alignment: bool = True

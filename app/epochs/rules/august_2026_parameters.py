@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from app.epochs.rules.document import Section
 from chain.incentive.tracks import Mode, Strategy
+from chem.nanobodies.validation import NanobodyLimits
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -142,6 +143,11 @@ class NanobodyRequirements(Section):
     max_similarity_score: Share = 0.95
     num_top_sequences: Count = 50
     enforce_vhh_hallmarks: bool = True
+
+    @property
+    def limits(self) -> NanobodyLimits:
+        """What the sequences are held against."""
+        return NanobodyLimits(**{name: getattr(self, name) for name in NanobodyLimits.__dataclass_fields__})
 
 
 class BoltzgenConfig(Section):

@@ -36,7 +36,6 @@ from chem.nanobodies.steps import StepUnavailable
 from chem.nanobodies.tools import FILES, Figures, RememberingTools, local_tools
 from chem.nanobodies.validation import (
     NanobodiesRejected,
-    NanobodyLimits,
     NanobodyRules,
     NanobodyTools,
     validate_nanobodies,
@@ -120,7 +119,7 @@ class NanobodyTrack:
         archives, _ = nanobody_archives(facts, challenge.nanobody_targets)
         given = rules.nanobody_requirements
         self._against = NanobodyRules(
-            NanobodyLimits(**{name: getattr(given, name) for name in NanobodyLimits.__dataclass_fields__}),
+            given.limits,
             archives,
             regions_from_alignment=rules.has_quirk("regions_from_alignment"),
             identity_of_alignment=rules.has_quirk("identity_of_alignment"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from app.epochs.rules.august_2026_parameters import NanobodyRequirements
 from chem.nanobodies.archive import NanobodyArchive
 from chem.nanobodies.developability import Profile
 from chem.nanobodies.nativeness import GermlineHit, GermlineHits
@@ -16,12 +17,12 @@ from chem.nanobodies.similarity import local_identity
 from chem.nanobodies.steps import StepUnavailable
 from chem.nanobodies.validation import (
     NanobodiesRejected,
-    NanobodyLimits,
     NanobodyRules,
     validate_nanobodies,
 )
 from tests.chem.nanobodies.examples import PERFECT, REGIONS
 
+LIMITS = NanobodyRequirements().limits
 VHH = "".join(REGIONS.regions)
 OTHER = (
     VHH.replace("GRTFSSYA", "GNIFDRKP")
@@ -57,7 +58,7 @@ class Told:
 
 
 def refusal(*items: str, tools: Told | None = None, archive: NanobodyArchive | None = None, **limits: float) -> str:
-    rules = NanobodyRules(NanobodyLimits(**limits), {"P05231": archive or NanobodyArchive()})  # type: ignore[arg-type]
+    rules = NanobodyRules(NanobodyRequirements(**limits).limits, {"P05231": archive or NanobodyArchive()})  # type: ignore[arg-type]
     with pytest.raises(NanobodiesRejected) as caught:
         validate_nanobodies(items, rules, tools or Told())
     assert str(caught.value)
@@ -65,14 +66,14 @@ def refusal(*items: str, tools: Told | None = None, archive: NanobodyArchive | N
 
 
 def test_a_valid_sequence_is_normalised_and_carries_its_figures() -> None:
-    (accepted,) = validate_nanobodies([f" {VHH.lower()}\n"], NanobodyRules(), Told())
+    (accepted,) = validate_nanobodies([f" {VHH.lower()}\n"], NanobodyRules(LIMITS), Told())
     assert (accepted.sequence, accepted.hash) == (VHH, sequence_hash(VHH))
     assert accepted.nativeness.score > 0.9
     assert accepted.profile == PROFILE
 
 
 def test_surplus_sequences_are_ignored_but_a_tilde_in_them_is_not() -> None:
-    assert len(validate_nanobodies([VHH, "GARBAGE"], NanobodyRules(), Told())) == 1
+    assert len(validate_nanobodies([VHH, "GARBAGE"], NanobodyRules(LIMITS), Told())) == 1
     assert refusal(VHH, "~") == "track_excluded"
     assert refusal("VHH~" + VHH) == "track_excluded"
 
@@ -103,14 +104,16 @@ def test_the_letters(sequence: str, code: str) -> None:
 def test_a_cysteine_pair_is_asked_only_where_two_cysteines_are() -> None:
     lonely = VHH.replace("C", "A", 2).replace("ECGH", "ECGC")
     assert refusal(lonely, min_cysteines=2) == "no_cysteine_pair"
-    assert validate_nanobodies([lonely], NanobodyRules(), Told())
+    assert validate_nanobodies([lonely], NanobodyRules(LIMITS), Told())
 
 
 def test_the_archive() -> None:
     assert refusal(VHH, archive=NanobodyArchive(frozenset({sequence_hash(VHH)}))) == "already_used"
     assert refusal(VHH, archive=NanobodyArchive(top=(VHH[:-1] + "T",))) == "too_similar"
     unlike = {OTHER: replace(REGIONS, cdr1="GNIFDRKP", cdr2="ITRPEKGN", cdr3="NVWHEKRDPYLNRKYDTM")}
-    assert validate_nanobodies([VHH], NanobodyRules(archives={"P05231": NanobodyArchive(top=(OTHER,))}), Told(unlike))
+    assert validate_nanobodies(
+        [VHH], NanobodyRules(LIMITS, archives={"P05231": NanobodyArchive(top=(OTHER,))}), Told(unlike)
+    )
 
 
 @pytest.mark.parametrize("quirk", [True, False])
@@ -118,7 +121,7 @@ def test_a_fragment_of_the_sequence_is_the_same_design_only_by_the_quirk(quirk: 
     fragment = VHH[:80]
     unlike = {fragment: replace(REGIONS, cdr1="GNIFDRKP", cdr2="ITRPEKGN", cdr3="NVWHEKRDPYLNRKYDTM")}
     archives = {"P05231": NanobodyArchive(top=(fragment,))}
-    rules = NanobodyRules(archives=archives, identity_of_alignment=quirk)
+    rules = NanobodyRules(LIMITS, archives=archives, identity_of_alignment=quirk)
     if quirk:
         with pytest.raises(NanobodiesRejected, match=r"identity 1\.00"):
             validate_nanobodies([VHH], rules, Told(unlike))
@@ -130,7 +133,7 @@ def test_an_archived_sequence_that_cannot_be_numbered_costs_nothing_but_its_cdrs
     """In the original one such sequence loses the whole epoch."""
     archive = NanobodyArchive(top=(OTHER,))
     assert local_identity(VHH, OTHER) < 0.90
-    assert validate_nanobodies([VHH], NanobodyRules(archives={"P05231": archive}), Told({OTHER: None}))
+    assert validate_nanobodies([VHH], NanobodyRules(LIMITS, archives={"P05231": archive}), Told({OTHER: None}))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_a_step_that_cannot_be_run_gives_no_verdict() -> None:
             raise StepUnavailable("developability", "TNP is not installed")
 
     with pytest.raises(StepUnavailable, match=r"'developability': TNP is not installed"):
-        validate_nanobodies([VHH], NanobodyRules(), Without())
+        validate_nanobodies([VHH], NanobodyRules(LIMITS), Without())
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,6 @@ def test_developability_bounds_are_inclusive(
     field_name: str, inside: tuple[float, ...], outside: tuple[float, ...]
 ) -> None:
     for value in inside:
-        assert validate_nanobodies([VHH], NanobodyRules(), Told(figures=replace(PROFILE, **{field_name: value})))  # type: ignore[arg-type]
+        assert validate_nanobodies([VHH], NanobodyRules(LIMITS), Told(figures=replace(PROFILE, **{field_name: value})))  # type: ignore[arg-type]
     for value in outside:
         assert refusal(VHH, tools=Told(figures=replace(PROFILE, **{field_name: value}))) == "not_developable"  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.epochs.rules.august_2026_parameters import NanobodyRequirements
 from chem.nanobodies.developability import Profile
 from chem.nanobodies.igblast import IgBlast, first_v_hit
 from chem.nanobodies.nativeness import GermlineHit, GermlineHits
@@ -28,6 +29,7 @@ from chem.nanobodies.tools import (
 from chem.nanobodies.validation import NanobodyRules, validate_nanobodies
 from tests.chem.nanobodies.examples import PERFECT, REGIONS
 
+LIMITS = NanobodyRequirements().limits
 VHH = "".join(REGIONS.regions)
 PROFILE = Profile(34, 18, 0.9288582368386492, 88.7932, 0.0505, 0.3852)
 
@@ -189,13 +191,15 @@ def test_a_replay_asks_no_program_and_gives_the_same_verdict(igblast_home: Path,
     known = Figures(
         numbering={sequence_hash(VHH): REGIONS}, germline={sequence_hash(VHH): GermlineHits(PERFECT, human)}
     )
-    first = validate_nanobodies([VHH], NanobodyRules(), RememberingTools(known, live))
+    first = validate_nanobodies([VHH], NanobodyRules(LIMITS), RememberingTools(known, live))
     tables = known.tables()
     for name, text in tables.items():
         (tmp_path / name).write_text(text)
     recorded = Figures.of_files([tmp_path / name for name in tables])
     shutil.rmtree(igblast_home)
-    replayed = validate_nanobodies([VHH], NanobodyRules(), RememberingTools(recorded, LocalTools(tnp=Tnp("nowhere"))))
+    replayed = validate_nanobodies(
+        [VHH], NanobodyRules(LIMITS), RememberingTools(recorded, LocalTools(tnp=Tnp("nowhere")))
+    )
     assert replayed == first
     assert replayed[0].profile == PROFILE
 
@@ -203,4 +207,4 @@ def test_a_replay_asks_no_program_and_gives_the_same_verdict(igblast_home: Path,
 def test_a_replay_without_a_row_is_no_verdict() -> None:
     known = Figures(numbering={sequence_hash(VHH): REGIONS})
     with pytest.raises(StepUnavailable, match="'igblast'"):
-        validate_nanobodies([VHH], NanobodyRules(), RememberingTools(known, LocalTools()))
+        validate_nanobodies([VHH], NanobodyRules(LIMITS), RememberingTools(known, LocalTools()))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from app.settings import Settings
 from gpu.evaluation.blame import judged
-from gpu.evaluation.contract import Deadline, EvaluationImpossible, Score
+from gpu.evaluation.contract import Deadline, EvaluationImpossible, Prepared, Score
 from gpu.evaluation.datasets_hub import DataSource, chosen_rows, column, first_line
 from gpu.evaluation.interview import Reply, interview, sample_row
 from gpu.evaluation.model_client import BadAnswer, ModelClient
@@ -45,24 +45,8 @@ class Video:
     description: str
 
 
-class TextEmbedder(Protocol):
+class TextEmbedder(Prepared, Protocol):
     """Puts texts where the videos are."""
-
-    def check(self) -> None:
-        """Look, quickly and without loading, whether package and weights are here.
-
-        Raises:
-            EvaluationImpossible: one is missing; the message says what to install.
-        """
-        ...
-
-    def prepare(self) -> None:
-        """Load the model.
-
-        Raises:
-            EvaluationImpossible: the package or the weights are missing; the message says what to install.
-        """
-        ...
 
     def embed(self, text: str) -> Vector:
         """The text's embedding, shape ``(1024,)``."""
@@ -82,7 +66,7 @@ class ImageBindText:
         self._model: Any = None
 
     def check(self) -> None:
-        """See ``TextEmbedder.check``."""
+        """See ``Prepared.check``."""
         self._found()
 
     def _found(self) -> Path:
@@ -99,7 +83,7 @@ class ImageBindText:
         return path
 
     def prepare(self) -> None:
-        """See ``TextEmbedder.prepare``."""
+        """See ``Prepared.prepare``."""
         if self._model is not None:
             return
         path = self._found()
@@ -148,12 +132,12 @@ class CaptionBenchmark:
         self._videos: tuple[Video, ...] | None = None
 
     def check(self) -> None:
-        """See ``Benchmark.check``."""
+        """See ``Prepared.check``."""
         self._embedder.check()
         self._source.check()
 
     def prepare(self) -> None:
-        """See ``Benchmark.prepare``: the embedder first, for it is the optional one."""
+        """See ``Prepared.prepare``: the embedder first, for it is the optional one."""
         self._embedder.prepare()
         self.videos()
 

@@ -82,11 +82,11 @@ class Score:
     samples: tuple[Mapping[str, Any], ...] = field(default=())
 
 
-class Benchmark(Protocol):
-    """A competition's evaluation of a model that answers over HTTP."""
+class Prepared(Protocol):
+    """What must be here before an evaluation: a benchmark with its data, a judge, or a model of its own."""
 
     def check(self) -> None:
-        """Look, quickly and without loading anything large, whether what the benchmark needs is here and set.
+        """Look, quickly and without loading anything large, whether what is needed is here and set.
 
         Raises:
             EvaluationImpossible: something is not; the message says what to install or set.
@@ -94,12 +94,16 @@ class Benchmark(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Load what the benchmark itself needs, before an untrusted model takes the device.
+        """Load it, before an untrusted model takes the device.
 
         Raises:
             EvaluationImpossible: data, a judge or weights are not available; the message says what to install or set.
         """
         ...
+
+
+class Benchmark(Prepared, Protocol):
+    """A competition's evaluation of a model that answers over HTTP."""
 
     def evaluate(self, base_url: str, deadline: Deadline) -> Score:
         """Ask the model at ``base_url`` and score its answers.

@@ -32,12 +32,12 @@ class SampledVoice:
     seed: str
 
     def check(self) -> None:
-        """See ``Benchmark.check``."""
+        """See ``Prepared.check``."""
         self.rater.check()
         self.voicebench.check()
 
     def prepare(self) -> None:
-        """See ``Benchmark.prepare``: the voice rater first, for it is the optional one."""
+        """See ``Prepared.prepare``: the voice rater first, for it is the optional one."""
         self.rater.prepare()
         self.voicebench.prepare()
 

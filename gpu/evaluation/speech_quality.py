@@ -12,7 +12,7 @@ import numpy as np
 
 from app.settings import Settings
 from gpu.evaluation.blame import judged
-from gpu.evaluation.contract import EvaluationImpossible
+from gpu.evaluation.contract import EvaluationImpossible, Prepared
 from gpu.evaluation.model_client import SAMPLE_RATE, Speech
 from gpu.evaluation.sound import resampled
 
@@ -26,48 +26,16 @@ HARMLESS_SPEECH: Final = Speech(
 )
 
 
-class Transcriber(Protocol):
+class Transcriber(Prepared, Protocol):
     """Writes down what is said."""
-
-    def check(self) -> None:
-        """Look, quickly and without loading, whether package and weights are here.
-
-        Raises:
-            EvaluationImpossible: one is missing; the message says what to install.
-        """
-        ...
-
-    def prepare(self) -> None:
-        """Load the model.
-
-        Raises:
-            EvaluationImpossible: the package or the weights are missing; the message says what to install.
-        """
-        ...
 
     def text(self, speech: Speech) -> str:
         """The words; empty where there are none."""
         ...
 
 
-class VoiceRater(Protocol):
+class VoiceRater(Prepared, Protocol):
     """Predicts how listeners would rate a voice."""
-
-    def check(self) -> None:
-        """Look, quickly and without loading, whether package and weights are here.
-
-        Raises:
-            EvaluationImpossible: one is missing; the message says what to install.
-        """
-        ...
-
-    def prepare(self) -> None:
-        """Load the model.
-
-        Raises:
-            EvaluationImpossible: the package or the weights are missing; the message says what to install.
-        """
-        ...
 
     def mos(self, speech: Speech) -> float:
         """The mean opinion score, 1 (bad) to 5 (excellent)."""
@@ -108,7 +76,7 @@ class Whisper:
         self._processor: Any = None
 
     def check(self) -> None:
-        """See ``Transcriber.check``: a folder with a configuration, or a model that the hub's library finds."""
+        """See ``Prepared.check``: a folder with a configuration, or a model that the hub's library finds."""
         if self._model is not None:
             return
         _require_package("transformers", _TRANSFORMERS)
@@ -120,7 +88,7 @@ class Whisper:
             raise self._not_loaded(error) from error
 
     def prepare(self) -> None:
-        """See ``Transcriber.prepare``. Only safetensors are read: a pickle could run code."""
+        """See ``Prepared.prepare``. Only safetensors are read: a pickle could run code."""
         if self._model is not None:
             return
         _require_package("transformers", _TRANSFORMERS)
@@ -180,13 +148,13 @@ class TorchScriptMos:
         self._takes_rate = False
 
     def check(self) -> None:
-        """See ``VoiceRater.check``."""
+        """See ``Prepared.check``."""
         path = self._weights.expanduser()
         if not path.is_file():
             raise EvaluationImpossible(f"MOS_WEIGHTS: there is no file {path}; it names a TorchScript UTMOS predictor")
 
     def prepare(self) -> None:
-        """See ``VoiceRater.prepare``."""
+        """See ``Prepared.prepare``."""
         if self._model is not None:
             return
         import torch
@@ -235,11 +203,11 @@ class Utmosv2:
         self._model: Any = None
 
     def check(self) -> None:
-        """See ``VoiceRater.check``."""
+        """See ``Prepared.check``."""
         _require_package("utmosv2", _UTMOS)
 
     def prepare(self) -> None:
-        """See ``VoiceRater.prepare``."""
+        """See ``Prepared.prepare``."""
         if self._model is not None:
             return
         self.check()

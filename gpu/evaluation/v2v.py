@@ -46,13 +46,13 @@ class VoiceToVoice:
         self._voice_share = voice_share
 
     def check(self) -> None:
-        """See ``Benchmark.check``."""
+        """See ``Prepared.check``."""
         self._transcriber.check()
         self._rater.check()
         self._voicebench.check()
 
     def prepare(self) -> None:
-        """See ``Benchmark.prepare``: the speech models first, for they are the optional ones."""
+        """See ``Prepared.prepare``: the speech models first, for they are the optional ones."""
         self._transcriber.prepare()
         self._rater.prepare()
         self._voicebench.prepare()

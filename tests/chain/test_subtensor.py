@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
 import time
-import warnings
-from collections.abc import Iterator
 
 import bittensor_core
 import pytest
@@ -17,42 +14,13 @@ from bittensor import settings
 from app.domain import ValidatorError
 from chain.subtensor import ChainUnavailable, Subtensor, WalletError, is_address, load_wallet, signed_by_hotkey
 from chain.weights import SubmissionState
+from tests.chain.conftest import HEAD
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, FakeSubnet
 from tests.chain.nodes import KeyedWallet, address, subnet
 from tests.chain.world import commit_through_sdk
 
-HEAD = 6_000_100
+pytestmark = pytest.mark.usefixtures("own_cache")
 SIGNATURE_1000 = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "runtime"))
-    yield
-    # the SDK leaves the socket of an interrupted handshake to the collector
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-@pytest.fixture
-def chain() -> FakeChain:
-    chain = FakeChain(HEAD)
-    chain.put_subnet(subnet())
-    return chain
-
-
-@pytest.fixture
-def node(chain: FakeChain) -> Iterator[FakeNode]:
-    with FakeNode(chain) as node:
-        yield node
-
-
-@pytest.fixture
-def subtensor(node: FakeNode) -> Iterator[Subtensor]:
-    subtensor = Subtensor(node.url, (), (), timeout=5)
-    yield subtensor
-    subtensor.close()
 
 
 def test_blocks_and_tempo(chain: FakeChain, subtensor: Subtensor) -> None:

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-import warnings
-from collections.abc import Iterator
 
 import pytest
 
 from chain.subtensor import PreparedWeights, Subtensor
 from chain.weights import SubmissionState, WeightsOutcome, in_chain_units, same_vector, verdict
+from tests.chain.conftest import HEAD
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, RpcError
 from tests.chain.nodes import KeyedWallet, address, remembered_commits, subnet
 
-HEAD = 6_000_100
+pytestmark = pytest.mark.usefixtures("own_cache")
 VALIDATOR = KeyedWallet("//hotkey0")
 VECTOR = {0: 0.5, 3: 0.25, 5: 0.25}
 SENT = {0: 65535, 3: 32768, 5: 32768}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "runtime"))
-    yield
-    # the SDK leaves the socket of an interrupted handshake to the collector
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-@pytest.fixture
-def chain() -> FakeChain:
-    chain = FakeChain(HEAD)
-    chain.put_subnet(subnet())
-    return chain
-
-
-@pytest.fixture
-def node(chain: FakeChain) -> Iterator[FakeNode]:
-    with FakeNode(chain) as node:
-        yield node
-
-
-@pytest.fixture
-def subtensor(node: FakeNode) -> Iterator[Subtensor]:
-    subtensor = Subtensor(node.url, (), (), timeout=5)
-    yield subtensor
-    subtensor.close()
 
 
 def change(chain: FakeChain, **changes: object) -> None:

@@ -55,7 +55,7 @@ class VoiceBench:
         self._samples: tuple[Sample, ...] | None = None
 
     def check(self) -> None:
-        """See ``Benchmark.check``."""
+        """See ``Prepared.check``."""
         self.dataset.source.check()
         for name in dict.fromkeys(EVALUATOR_OF[plan.name] for plan in self.dataset.plans):
             self._evaluators[name].check()

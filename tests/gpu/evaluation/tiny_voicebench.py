@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +105,7 @@ def _hub_metadata(table: pa.Table) -> dict[bytes, bytes]:
 
 def write_punkt(folder: Path) -> Path:
     """``folder`` with a small English punkt_tab, trained here: NLTK's own data are not on PyPI."""
+    import nltk
     from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
     text = "Dr. Smith met Mr. Jones. They talked about rivers. It was late, e.g. after ten. She left. He did not. " * 20
@@ -112,5 +114,7 @@ def write_punkt(folder: Path) -> Path:
     trainer.train(text)
     place = folder / "tokenizers" / "punkt_tab" / "english"
     place.mkdir(parents=True)
-    save_punkt_params(trainer.get_params(), dir=str(place))
+    # NLTK writes only where it reads; a temporary folder counts where nobody else may write
+    with patch.object(nltk.data, "path", [str(folder)]):
+        save_punkt_params(trainer.get_params(), dir=str(place))
     return folder

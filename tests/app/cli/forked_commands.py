@@ -1,6 +1,6 @@
 """Runs commands, each in a fork of a process that has loaded the libraries: ``python forked_commands.py SECONDS``.
 
-Reads one JSON object a line (``argv``, ``environment``, ``folder``); writes one a line (``status``, ``output``); status
+Reads one JSON object a line (``argv``, ``environment``, ``folder``, ``seconds`` where it has other ones); writes one a line (``status``, ``output``); status
 None means that the command had not ended in time.
 """
 
@@ -68,4 +68,5 @@ def run(case: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line), float(sys.argv[1]))), flush=True)
+        asked = json.loads(line)
+        print(json.dumps(run(asked, asked.get("seconds", float(sys.argv[1])))), flush=True)

@@ -1,4 +1,7 @@
-"""Every command in every kind of bad surroundings ends by itself with a sentence that names the setting."""
+"""Every command in every kind of bad surroundings ends by itself with a sentence that names the setting.
+
+The slow half runs every command in every other kind, too: it works, or says what it lacks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -27,8 +31,8 @@ NOWHERE = "redis://127.0.0.1:1/0"
 STORE = ("data in /proc", "data in a file", "database refuses", "database is a text", "database in /proc")
 COMMANDS: dict[str, tuple[str, ...]] = {
     f"epoch replay {RECORDING} --cluster {NOWHERE}": ("redis",),
-    f"epoch replay {RECORDING} --cluster embedded": STORE,
-    f"epoch replay {RECORDING} --cluster eager": STORE,
+    f"epoch replay {RECORDING} --cluster embedded --out result.json": STORE,
+    f"epoch replay {RECORDING} --cluster eager --out result.json": STORE,
     "epoch replay /nowhere": ("nothing",),
     "epoch list": STORE,
     "epoch show 1": STORE,
@@ -79,6 +83,11 @@ NAMED = {
 }
 CASES = [(command, kind) for command, kinds in COMMANDS.items() for kind in (*kinds, "wrong setting")]
 
+# all others: surroundings that a command may do without
+OTHERS = [(command, kind) for command in COMMANDS for kind in NAMED | {"nothing": ()} if (command, kind) not in CASES]
+LASTING = ("api", "scoring-api", "run", "up", "flower", "epoch watch", "epoch replay")
+LASTING_SECONDS = 8.0
+
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[subprocess.Popen[str]]:
@@ -122,22 +131,43 @@ def surroundings(kind: str, folder: Path, port: int) -> dict[str, str]:
     )
 
 
+def end_of(
+    command: str, environment: dict[str, str], runner: subprocess.Popen[str], folder: Path, seconds: float
+) -> dict[str, Any]:
+    assert runner.stdin is not None
+    assert runner.stdout is not None
+    case = {"argv": command.split(), "environment": environment, "folder": str(folder), "seconds": seconds}
+    runner.stdin.write(json.dumps(case) + "\n")
+    runner.stdin.flush()
+    return json.loads(runner.stdout.readline())
+
+
 @pytest.mark.parametrize(("command", "kind"), CASES)
 def test_it_ends_with_a_sentence(
     command: str, kind: str, runner: subprocess.Popen[str], taken: int, tmp_path: Path
 ) -> None:
-    assert runner.stdin is not None
-    assert runner.stdout is not None
-    case = {"argv": command.split(), "environment": surroundings(kind, tmp_path, taken), "folder": str(tmp_path)}
-    runner.stdin.write(json.dumps(case) + "\n")
-    runner.stdin.flush()
-    ended = json.loads(runner.stdout.readline())
+    ended = end_of(command, surroundings(kind, tmp_path, taken), runner, tmp_path, SECONDS)
     assert "Traceback" not in ended["output"]
     assert ended["status"] is not None, f"it had not ended after {SECONDS:.0f} s: {ended['output']}"
     assert ended["status"] != 0, ended["output"]
     assert any(word in ended["output"] for word in NAMED.get(kind, ("",))), ended["output"]
     assert len(ended["output"].strip()) > 20
     assert "hunter2" not in ended["output"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "kind"), OTHERS)
+def test_it_does_without_or_ends_with_a_sentence(
+    command: str, kind: str, runner: subprocess.Popen[str], taken: int, tmp_path: Path
+) -> None:
+    lasting = command.startswith(LASTING)
+    seconds = LASTING_SECONDS if lasting else SECONDS
+    ended = end_of(command, surroundings(kind, tmp_path, taken), runner, tmp_path, seconds)
+    assert "Traceback" not in ended["output"]
+    assert "hunter2" not in ended["output"]
+    assert lasting or ended["status"] is not None, ended["output"]
+    if ended["status"]:
+        assert len(ended["output"].strip()) > 20
 
 
 def test_every_command_is_here() -> None:

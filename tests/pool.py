@@ -19,3 +19,13 @@ def _command_line(pid: str) -> bytes:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
+
+
+def processes_of(data: Path) -> list[str]:
+    """The command lines of processes whose DATA_DIR is this folder or one below it."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit() and f"\0DATA_DIR={data}".encode() in b"\0" + (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found

@@ -16,6 +16,7 @@ from typing import Any, Final
 from celery.apps.worker import Worker as CeleryWorker
 from celery.bootsteps import RUN, StartStopStep
 from celery.concurrency.prefork import TaskPool
+from celery.signals import worker_shutting_down
 from celery.worker.consumer.tasks import Tasks
 
 # How long (s) a worker's loop may stand still: it turns every second, and a busy machine must not end it.
@@ -24,7 +25,8 @@ TURNING: Final = 15.0
 # The longest (s) that one attempt to connect may take, and the longest pause before the next (30 s).
 CONNECTING: Final = 60.0
 
-# How long (s) a cold shutdown may take, which ends the children's tasks and waits for the children.
+# How long (s) a cold shutdown may take, which ends the children's tasks and waits for the children; and the end of a
+# worker that never was connected.
 COLD: Final = 10.0
 
 # How long (s) to wait before a lost connection is made again.
@@ -72,6 +74,24 @@ def stop() -> None:
 
 class Worker(CeleryWorker):  # type: ignore[misc]
     """A worker whose cold shutdown (SIGQUIT, a second Ctrl-C) has a time limit; a warm one waits for its tasks."""
+
+    connected = False
+    """Whether it ever was; before, it has no task to finish"""
+
+    def on_start(self) -> None:
+        """Called where the worker starts."""
+        super().on_start()
+        worker_shutting_down.connect(self._told_to_end, weak=False)
+
+    def on_consumer_ready(self, consumer: Any) -> None:
+        """Called where the consumer takes tasks."""
+        super().on_consumer_ready(consumer)
+        self.connected = True
+
+    def _told_to_end(self, **_: Any) -> None:
+        # some of Celery's ways to connect go on trying for as long as the broker is gone, whatever they are told
+        if not self.connected:
+            start(COLD)
 
     def wait_for_soft_shutdown(self) -> None:
         """Called where a cold shutdown begins."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from app.demo import RECORDING
 from app.store.database import Store
 from app.store.epochs import Epochs
 from app.store.records import Stage
+from tests.pool import processes_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -20,16 +20,6 @@ def replay(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "app", "epoch", "replay", str(RECORDING), "--out", str(folder / "result.json")]
     own = {**os.environ, "DATA_DIR": str(folder / "data"), "PYTHONPATH": str(PROJECT), "COLUMNS": "200", **environment}
     return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120, check=False)
-
-
-def processes_of(data: Path) -> list[str]:
-    """The command lines of processes that work on this data folder."""
-    found = []
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            if process.name.isdigit() and f"DATA_DIR={data}\0".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 def last_epoch(data: Path) -> tuple[Stage, str | None]:

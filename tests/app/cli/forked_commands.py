@@ -1,7 +1,7 @@
 """Runs commands, each in a fork of a process that has loaded the libraries: ``python forked_commands.py SECONDS``.
 
-Reads one JSON object a line (``argv``, ``environment``, ``folder``, ``seconds`` where it has other ones); writes one a line (``status``, ``output``); status
-None means that the command had not ended in time.
+Reads one JSON object a line (``argv``, ``environment``, ``folder``, perhaps ``seconds``); writes one
+a line (``status``, ``output``); status None means that the command had not ended in time.
 """
 
 from __future__ import annotations

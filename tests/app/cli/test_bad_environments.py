@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import typer
 
 from app.cli import cli
 from app.demo import RECORDING
+from tests.pool import processes_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -168,6 +170,14 @@ def test_it_does_without_or_ends_with_a_sentence(
     assert lasting or ended["status"] is not None, ended["output"]
     if ended["status"]:
         assert len(ended["output"].strip()) > 20
+
+
+@pytest.mark.slow
+def test_no_command_that_was_killed_leaves_a_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    deadline = time.monotonic() + SECONDS
+    while (left := processes_of(tmp_path_factory.getbasetemp())) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert left == []
 
 
 def test_every_command_is_here() -> None:

@@ -14,9 +14,17 @@ from app.settings import Settings, get_settings
 from app.store import database
 from app.store.database import Store
 from tests.stores import migrated, replace_by_migrated
+from tests.sweep import swept
 
 DATA = Path(__file__).parent / "data"
 DEMO = Path(__file__).parent.parent / "app" / "demo" / "recording"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_garbage() -> Iterator[None]:
+    """No module is blamed for a socket that another left to the collector."""
+    with swept():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from app.settings import get_settings
 from app.store.database import get_store
 from app.store.epochs import Epochs
 from tests.chain.world import World, world
-from tests.workers.live_scene import eager_validator, swept
+from tests.sweep import swept
+from tests.workers.live_scene import eager_validator
 from workers.scoring import forget_scorers
 from workers.submissions import _examiner
 

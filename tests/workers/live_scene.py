@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from chain.epochs import ClosedEpoch
 from tests.chain.fake_subtensor import FakeChain, FakeNode
 from tests.chain.nodes import subnet
 from tests.stores import migrated
+from tests.sweep import swept
 
 LENGTH = 361
 END = 6_000_181
@@ -140,18 +139,6 @@ def close_chains() -> None:
     for connection in app.epochs.capture._chains.values():
         connection.close()
     app.epochs.capture._chains.clear()
-
-
-@contextmanager
-def swept() -> Iterator[None]:
-    """What servers leave behind is collected once they have ended, so that no later test is blamed for it."""
-    # what is there already, modules above all, need not be looked through
-    gc.freeze()
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-    gc.unfreeze()
 
 
 def delivered(task: Any, *arguments: Any, seconds: float = 30) -> Any:

@@ -28,8 +28,9 @@ from app.weights import Submitter
 from chain.subtensor import Subtensor
 from tests.chain.fake_subtensor import DispatchFailure, FakeChain, FakeNode, RpcError
 from tests.chain.nodes import KeyedWallet, remembered_commits, subnet
+from tests.sweep import swept
 from tests.workers.killed import killed_at
-from tests.workers.live_scene import delivered, eager_validator, swept
+from tests.workers.live_scene import delivered, eager_validator
 from workers.upkeep import reconcile
 from workers.weights import follow_weights, submit_round
 

@@ -117,6 +117,6 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _may_hold_surrogates(document: str | bytes | bytearray) -> bool:
-    if isinstance(document, str):
-        return "\\u" in document or not document.isascii()
-    return b"\\u" in document
+    # bytes may be UTF-16, where a zero stands between backslash and u
+    escaped = "\\u" in document if isinstance(document, str) else b"\\" in document
+    return escaped or not document.isascii()

@@ -187,8 +187,9 @@ def _file_text(path: Path, notes: list[str]) -> str:
 def _plaintext(text: str, uid: int | None) -> tuple[str, int]:
     """What is sealed, ``uid:names``, and its UID: the one given, else the one that the text begins with, else 0."""
     prefix, separator, _ = text.partition(":")
-    if separator and _UID.fullmatch(prefix.strip()):
-        return text, int(prefix) if uid is None else uid
+    # not as it stands: of what strip takes for white space, int refuses some
+    if separator and _UID.fullmatch(number := prefix.strip()):
+        return text, int(number) if uid is None else uid
     return f"{uid or 0}:{text}", uid or 0
 
 

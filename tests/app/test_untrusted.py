@@ -116,6 +116,8 @@ def test_json_is_read_or_refused(value: Any) -> None:
         (b"[-Infinity]", "Infinity"),
         (b'"\\ud800"', "surrogate"),
         ('"\ud800"', "surrogate"),
+        (b'"\xed\xa0\x80"', "surrogate"),
+        ('"\\ud800"'.encode("utf-16"), "surrogate"),
         (b"", "line 1, column 1"),
         (b"{", "line 1, column 2"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
+from app.cli.submission import _plaintext
 from app.demo import RECORDING_2026
 from app.domain import Challenge, SubmissionRejected, ValidatorError
 from app.epochs.recording import Recording
@@ -52,6 +53,12 @@ def test_a_sound_submission_is_accepted(tmp_path: Path, form: str) -> None:
     code, output = run("submission", "check", argument, "--recording", str(EXAMPLE))
     assert code == 0
     assert "accepted: 100 molecules, entropy 0." in output
+
+
+@pytest.mark.parametrize("space", ["", " ", "\t", "\x1c", "\u2003"])
+def test_a_text_that_begins_with_its_uid_is_sealed_as_it_is(space: str) -> None:
+    assert _plaintext(f"{space}7{space}:rxn:4:1:2", None) == (f"{space}7{space}:rxn:4:1:2", 7)
+    assert _plaintext(f"{space}:rxn:4:1:2", None) == (f"0:{space}:rxn:4:1:2", 0)
 
 
 @pytest.mark.parametrize(

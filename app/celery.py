@@ -197,8 +197,11 @@ def _shape_worker(sender: str, instance: Any, conf: Any, options: dict[str, Any]
     queues = _queue_names(options.get("queues"))
     if not options.get("concurrency"):
         conf.worker_concurrency = concurrency_for(queues, get_settings())
-    if queues == {QueueName.CPU.value} and not options.get("max_memory_per_child"):
-        conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
+    if queues == {QueueName.CPU.value}:
+        # a quarter of the time of closing an epoch; a gpu worker's garbage may hold memory of its device
+        gc.set_threshold(50_000, 20, 50)
+        if not options.get("max_memory_per_child"):
+            conf.worker_max_memory_per_child = _CPU_CHILD_MEMORY
     # the banner is for people
     instance.quiet = instance.quiet or get_settings().log_format == "json"
     # the children learn it from their environment
@@ -258,8 +261,7 @@ def _prepare_store(**_: Any) -> None:
 
 @worker_init.connect(weak=False)
 def _leave_modules_out_of_collections(**_: Any) -> None:
-    """Collect garbage less often, and never among what is loaded already: a quarter of the time of closing an epoch."""
-    gc.set_threshold(50_000, 20, 50)
+    """Look for no garbage among what is loaded already."""
     gc.freeze()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,11 +102,12 @@ def _refuse_missing_boltz(recording: Recording) -> None:
 class _Cluster:
     """What runs the replay: this very process (eager) or workers.
 
-    ``ready`` waits for the workers, ``revive`` starts again what died of them; once it is ``finished``, nothing is left
-    for them to do.
+    ``ready`` waits for the workers, ``revive`` starts again what died of them. A cluster of our ``own`` ends with us,
+    and its epoch with it; once it is ``finished``, nothing is left for the workers to do.
     """
 
     eager: bool = False
+    own: bool = False
     ready: Callable[[], object] = bool
     revive: Callable[[], object] = bool
     finished: bool = False
@@ -122,7 +124,7 @@ def _cluster(choice: str, console: Console) -> Iterator[_Cluster]:
             {"BROKER_URL": "memory://", "RESULT_BACKEND": "cache+memory://", "CLUSTER_NAME": f"eager-{os.getpid()}"}
         )
         migrate(get_store())
-        yield _Cluster(eager=True)
+        yield _Cluster(eager=True, own=True)
     elif choice == "embedded":
         yield from _embedded(console)
     else:
@@ -151,12 +153,12 @@ def _embedded(console: Console) -> Iterator[_Cluster]:
     cluster = EmbeddedCluster(settings, flower=False, name=f"replay-{uuid.uuid4().hex[:12]}")
     with console.status("starting Redis and the chain, cpu and gpu workers…"):
         cluster.__enter__()
-    replaying = _Cluster(revive=cluster.revive)
+    replaying = _Cluster(own=True, revive=cluster.revive)
     try:
         _settle(dict(cluster.environment))
         from app.celery import app
 
-        replaying.ready = lambda: cluster.await_workers(app)
+        replaying.ready = partial(cluster.await_workers, app)
         yield replaying
     finally:
         with console.status("stopping the cluster…"):
@@ -201,17 +203,23 @@ def _run(
     store = get_store()
     with store.writing() as session:
         epoch_id = recording.announce(session, scores.value, get_settings().cluster_name, without_boltz=without_boltz)
-    if cluster.eager:
-        app.conf.update(task_always_eager=True, task_eager_propagates=True)
-        # what a worker does at its start: tasks are sent by name
-        app.loader.import_default_modules()
-        thread = threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True)
-        thread.start()
-    else:
-        # it waits in the queue: the first worker that is up begins
-        open_epoch.delay(epoch_id)
-        _await_workers(cluster, epoch_id, console)
-    stage, error = follow(epoch_id, console, cluster.revive)
+    try:
+        if cluster.eager:
+            app.conf.update(task_always_eager=True, task_eager_propagates=True)
+            # what a worker does at its start: tasks are sent by name
+            app.loader.import_default_modules()
+            threading.Thread(target=_eagerly, args=(open_epoch, epoch_id), daemon=True).start()
+        else:
+            # it waits in the queue: the first worker that is up begins
+            open_epoch.delay(epoch_id)
+        with console.status("waiting for the workers…"):
+            cluster.ready()
+        stage, error = follow(epoch_id, console, cluster.revive)
+    except BaseException as end:
+        if cluster.own:
+            with store.writing() as session:
+                Epochs(session).fail(epoch_id, str(end) or "the replay was interrupted")
+        raise
     if stage is not Stage.DONE:
         raise ValidatorError(error or f"epoch {epoch_id} ended as {stage.value}")
     cluster.finished = True
@@ -220,20 +228,6 @@ def _run(
         return build_report(
             epochs.get(epoch_id), epochs.summary(epoch_id), epochs.submissions(epoch_id), epochs.warnings(epoch_id)
         )
-
-
-def _await_workers(cluster: _Cluster, epoch_id: int, console: Console) -> None:
-    """Wait until every worker answers; where one does not, the epoch ends with the reason."""
-    from app.store.database import get_store
-    from app.store.epochs import Epochs
-
-    try:
-        with console.status("waiting for the workers…"):
-            cluster.ready()
-    except ValidatorError as error:
-        with get_store().writing() as session:
-            Epochs(session).fail(epoch_id, str(error))
-        raise
 
 
 def _eagerly(task: Any, epoch_id: int) -> None:
@@ -303,7 +297,7 @@ def _write(report: dict[str, Any], path: Path, *, force: bool, console: Console)
             console.print(f"  {escape(line)}")
         raise typer.Exit(EXIT_DIFFERS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
     console.print(f"Result written to {path}")

@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import redis
 
 MOST = 12
 IDLE_SECONDS = 10.0
+REPLAYS = 10
 DEMO = Path(__file__).parents[2] / "app" / "demo" / "recording"
 
 
@@ -30,9 +32,11 @@ class Watched:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        for line in self._monitor.listen():
-            if line["client_type"] != "lua":
-                self._counts[line["command"].split(" ", 1)[0].upper()] += 1
+        # until Redis ends
+        with suppress(redis.ConnectionError):
+            for line in self._monitor.listen():
+                if line["client_type"] != "lua":
+                    self._counts[line["command"].split(" ", 1)[0].upper()] += 1
 
     def taken(self) -> Counter[str]:
         """What was counted since the last time."""
@@ -64,7 +68,8 @@ def main() -> None:
             time.sleep(IDLE_SECONDS)
             idle = watched.taken()
             before, began = _finished(cluster.logs), time.monotonic()
-            _replay()
+            for _ in range(REPLAYS):
+                _replay()
             seconds = time.monotonic() - began
             busy, tasks = watched.taken(), _finished(cluster.logs) - before
     own = {name: (count - idle[name] * seconds / IDLE_SECONDS) / tasks for name, count in busy.items()}

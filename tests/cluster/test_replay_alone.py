@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 from app.demo import RECORDING
@@ -16,10 +20,21 @@ from tests.pool import processes_of
 PROJECT = Path(__file__).parents[2]
 
 
-def replay(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def replaying(folder: Path, **environment: str) -> tuple[list[str], dict[str, str]]:
     command = [sys.executable, "-m", "app", "epoch", "replay", str(RECORDING), "--out", str(folder / "result.json")]
     own = {**os.environ, "DATA_DIR": str(folder / "data"), "PYTHONPATH": str(PROJECT), "COLUMNS": "200", **environment}
+    return command, own
+
+
+def replay(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, own = replaying(folder, **environment)
     return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120, check=False)
+
+
+def announced(data: Path) -> bool:
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{data}/validator.sqlite?mode=ro", uri=True)) as store:
+        return bool(store.execute("SELECT count(*) FROM epochs").fetchone()[0])
+    return False
 
 
 def last_epoch(data: Path) -> tuple[Stage, str | None]:
@@ -53,3 +68,18 @@ def test_a_worker_that_cannot_start_ends_the_epoch_with_the_reason(tmp_path: Pat
     assert stage is Stage.FAILED
     assert error is not None
     assert "ended while starting" in error
+
+
+def test_one_that_is_interrupted_ends_its_epoch(tmp_path: Path) -> None:
+    command, environment = replaying(tmp_path)
+    data = tmp_path / "data"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        deadline = time.monotonic() + 60
+        while not announced(data) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=90)
+    assert "Traceback" not in output
+    assert run.returncode not in (0, None)
+    assert processes_of(data) == []
+    assert last_epoch(data) == (Stage.FAILED, "the replay was interrupted")

@@ -72,6 +72,8 @@ def test_a_worker_that_cannot_start_ends_the_epoch_with_the_reason(tmp_path: Pat
 
 def test_one_that_is_interrupted_ends_its_epoch(tmp_path: Path) -> None:
     command, environment = replaying(tmp_path)
+    # what a shell starts in the background ignores SIGINT
+    command = ["env", "--default-signal=INT", *command]
     data = tmp_path / "data"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         deadline = time.monotonic() + 60

@@ -34,6 +34,9 @@ epoch_app = typer.Typer(no_args_is_help=True, help="Replay and inspect molecule 
 EXIT_DIFFERS = 1
 
 _POLL_SECONDS = 0.2
+
+# What the name of a replay's own cluster begins with.
+_OWN = "replay-"
 _WORKERS_SECONDS = 30.0
 
 
@@ -145,12 +148,13 @@ def _embedded(console: Console) -> Iterator[_Cluster]:
     require_folder(settings)
     migrate(get_store())
     running = running_cluster(settings.data_dir.expanduser())
-    if running is not None:
+    # another replay's cluster ends with that replay
+    if running is not None and not running["CLUSTER_NAME"].startswith(_OWN):
         _settle(dict(running))
         console.print("Using the cluster that 'python -m app up' started here.")
         yield _Cluster()
         return
-    cluster = EmbeddedCluster(settings, flower=False, name=f"replay-{uuid.uuid4().hex[:12]}")
+    cluster = EmbeddedCluster(settings, flower=False, name=f"{_OWN}{uuid.uuid4().hex[:12]}")
     with console.status("starting Redis and the chain, cpu and gpu workers…"):
         cluster.__enter__()
     replaying = _Cluster(own=True, revive=cluster.revive)

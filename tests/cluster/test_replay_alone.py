@@ -31,6 +31,12 @@ def replay(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=own, capture_output=True, text=True, timeout=120, check=False)
 
 
+def await_announced(data: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not announced(data) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def announced(data: Path) -> bool:
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{data}/validator.sqlite?mode=ro", uri=True)) as store:
         return bool(store.execute("SELECT count(*) FROM epochs").fetchone()[0])
@@ -76,12 +82,27 @@ def test_one_that_is_interrupted_ends_its_epoch(tmp_path: Path) -> None:
     command = ["env", "--default-signal=INT", *command]
     data = tmp_path / "data"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        deadline = time.monotonic() + 60
-        while not announced(data) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        await_announced(data)
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=90)
     assert "Traceback" not in output
     assert run.returncode not in (0, None)
     assert processes_of(data) == []
     assert last_epoch(data) == (Stage.FAILED, "the replay was interrupted")
+
+
+def test_a_second_one_does_not_lean_on_a_cluster_that_ends_with_the_first(tmp_path: Path) -> None:
+    command, environment = replaying(tmp_path)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as first:
+        await_announced(tmp_path / "data")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            second = replay(tmp_path)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        output, _ = first.communicate(timeout=90)
+    assert second.returncode != 0
+    assert "an embedded cluster already runs in" in second.stderr
+    assert first.returncode == 0, output

@@ -42,6 +42,8 @@ class _Watch:
     on = False
     fed_at = float("-inf")
     limit = 0.0
+    ending = False
+    """Whether the process has been told to end: nothing lengthens its time any more"""
 
 
 def start(limit: float = CONNECTING) -> None:
@@ -61,9 +63,15 @@ os.register_at_fork(after_in_child=_forget)
 def feed(limit: float) -> None:
     """Allow ``limit`` seconds until the process must say again that it advances; nothing where it is not watched."""
     now = time.monotonic()
-    if _Watch.on and (now - _Watch.fed_at >= _EVERY or limit != _Watch.limit):
+    if _Watch.on and not _Watch.ending and (now - _Watch.fed_at >= _EVERY or limit != _Watch.limit):
         _Watch.fed_at, _Watch.limit = now, limit
         faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or 2)
+
+
+def end(limit: float) -> None:
+    """Allow ``limit`` seconds for the end of this process, whatever it still tries meanwhile."""
+    start(limit)
+    _Watch.ending = True
 
 
 def stop() -> None:
@@ -91,12 +99,12 @@ class Worker(CeleryWorker):  # type: ignore[misc]
     def _told_to_end(self, **_: Any) -> None:
         # some of Celery's ways to connect go on trying for as long as the broker is gone, whatever they are told
         if not self.connected:
-            start(COLD)
+            end(COLD)
 
     def wait_for_soft_shutdown(self) -> None:
         """Called where a cold shutdown begins."""
         super().wait_for_soft_shutdown()
-        start(COLD)
+        end(COLD)
 
 
 class Watchdog(StartStopStep):  # type: ignore[misc]
@@ -124,7 +132,7 @@ class Watchdog(StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, consumer: Any) -> None:
         """Stop, unless the limit of a cold shutdown runs: the worker ends."""
-        if _Watch.limit != COLD:
+        if not _Watch.ending:
             stop()
 
 
